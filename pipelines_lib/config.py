@@ -1,0 +1,222 @@
+"""Where things are and where they run: the project's folders, its profiles, and reading YAML with good errors.
+
+`load` names file, line, field, rule and remedy of each mistake. This module is read at every DAG parse: it imports
+pydantic, PyYAML and croniter alone, and does no I/O but reading the YAML file it is asked for.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.use_case import FieldErrors, Settings, UseCase
+
+S = TypeVar("S", bound=Settings)
+
+
+class Profile(Settings):
+    """Where things run: `include/profiles/<name>.yaml`."""
+
+    name: str
+    launcher: Literal["local"] = "local"
+    """`local`: a process on this machine."""
+    store: str
+    """Folder of the object store; `{home}` is the state folder."""
+    tracking_uri: str
+    """MLflow's tracking and registry server; `{home}` is the state folder."""
+    mlflow_url: str | None = None
+    """Where a person finds the MLflow pages."""
+    airflow_url: str | None = None
+    """Where a person finds Airflow."""
+    grace_seconds: float = Field(default=10, ge=0)
+    """How long a cancelled job may take to end by itself."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where a checkout keeps its things; each can be moved by an environment variable."""
+
+    folder: Path
+    """SLUICE_PROJECT: the folder with `dags/` and `include/`."""
+    home: Path
+    """SLUICE_HOME: the ignored folder with all state; `.sluice` in the project's folder by default."""
+    use_cases: Path
+    """SLUICE_USE_CASES: the folder with one folder a use case."""
+    profile_name: str
+    """SLUICE_PROFILE: which file of `include/profiles` says where things run."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The project this process works on."""
+        folder = Path(os.environ.get("SLUICE_PROJECT") or Path(__file__).resolve().parents[1])
+        return cls(
+            folder=folder,
+            home=Path(os.environ.get("SLUICE_HOME") or folder / ".sluice"),
+            use_cases=Path(os.environ.get("SLUICE_USE_CASES") or folder / "include" / "use_cases"),
+            profile_name=os.environ.get("SLUICE_PROFILE", "local"),
+        )
+
+    def profile(self, name: str | None = None) -> Profile:
+        """The profile in force, with `{home}` filled in."""
+        name = name or self.profile_name
+        if not re.fullmatch(r"[a-z0-9_-]+", name):
+            raise ConfigError(
+                f"profile {name!r}: a name holds lower-case letters, digits, - and _; set SLUICE_PROFILE to a file name of include/profiles without .yaml"
+            )
+        path = self.folder / "include" / "profiles" / f"{name}.yaml"
+        if not path.exists():
+            raise ConfigError(
+                f"profile {name!r}: there is no {path}; set SLUICE_PROFILE to one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
+            )
+        profile = load(path, Profile)
+        return profile.model_copy(
+            update={k: v.replace("{home}", str(self.home)) for k in ("store", "tracking_uri") for v in [getattr(profile, k)]}
+        )
+
+    def use_case(self, name: str) -> UseCase:
+        """The use case called `name`. Raises `ConfigError`."""
+        if name not in (names := self.use_case_names()):
+            raise ConfigError(
+                f"there is no use case {name!r} in {self.use_cases}; there are: {', '.join(names) or 'none'}. `sluice new` makes one"
+            )
+        return load_use_case(self.use_cases / name)
+
+    def use_case_names(self) -> list[str]:
+        """Names of the folders that hold a use_case.yaml, sorted."""
+        return sorted(p.parent.name for p in self.use_cases.glob("*/use_case.yaml"))
+
+    def use_cases_or_errors(self) -> tuple[list[UseCase], dict[str, ConfigError]]:
+        """Every use case that is right, and the error of every one that is not: a broken one never hides the others."""
+        good, broken = [], {}
+        for name in self.use_case_names():
+            try:
+                good.append(self.use_case(name))
+            except ConfigError as error:
+                broken[name] = error
+        return good, broken
+
+
+def load_use_case(folder: Path) -> UseCase:
+    """Read `folder/use_case.yaml`. Raises `ConfigError` with file, line, field, rule and remedy of every mistake."""
+    path = folder / "use_case.yaml"
+    use_case = load(path, UseCase)
+    if use_case.name != folder.name:
+        raise ConfigError(
+            f"{path}:1: name: {use_case.name!r} differs from its folder's name {folder.name!r}; they must be the same, so rename one"
+        )
+    if use_case.source.land and not (folder / "hooks.py").exists():
+        raise ConfigError(
+            f"{path}: source.land: there is no hooks.py beside it; write one with land(partition_key, path, params), or remove `land`"
+        )
+    return use_case
+
+
+def load(path: Path, model: type[S]) -> S:
+    """Read the YAML file `path` as `model`. Raises `ConfigError` that lists every mistake with its line."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=_Loader)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: not valid YAML: {error.problem}; check indentation, colons and quotes near this line") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(f"{path}:1: expected settings as `key: value` lines, found {'nothing' if root is None else 'something else'}")
+    try:
+        loader = _Loader("")
+        document = loader.construct_document(root)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ConfigError(f"{path}:{line}: {error.problem}") from error
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        problems = [line for e in error.errors() for line in _explain(path, root, model, e)]
+        raise ConfigError("\n".join(problems)) from error
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Safe YAML that refuses a key written twice instead of dropping the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is written twice; remove one", key.start_mark)
+            seen.add(key.value)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def _explain(path: Path, root: yaml.Node, model: type[BaseModel], error: Any) -> Iterator[str]:
+    """One line a mistake: `file:line: field: rule and remedy`."""
+    cause = error.get("ctx", {}).get("error")
+    if isinstance(cause, FieldErrors):
+        for location, message in cause.problems:
+            yield f"{path}:{_line(root, location)}: {_dotted(location)}: {message}"
+        return
+    location = error["loc"]
+    message = str(cause) if cause is not None else error["msg"]
+    match error["type"]:
+        case "extra_forbidden":
+            known = ", ".join(_fields_at(model, location[:-1]))
+            message = f"unknown key; known here are: {known}. Fix the spelling or remove it"
+        case "missing":
+            message = "required, and missing; add it"
+        case _ if cause is None:
+            message = f"{message} (found {error['input']!r:.80}); change the value"
+    yield f"{path}:{_line(root, location)}: {_dotted(location)}: {message}"
+
+
+def _dotted(location: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in location) or "use case"
+
+
+def _line(node: yaml.Node, location: tuple[str | int, ...]) -> int:
+    """Line of the deepest part of `location` that stands in the file."""
+    line = node.start_mark.line + 1
+    for part in location:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((k, v) for k, v in node.value if k.value == str(part)), None)
+            if found is None:
+                return line
+            line, node = found[0].start_mark.line + 1, found[1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        else:
+            return line
+    return int(line)
+
+
+def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[str]:
+    """The keys that are known at `location` of `model`."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            if part not in current.model_fields:
+                return []
+            current = current.model_fields[str(part)].annotation
+        current = _settings_within(current)
+        if current is None:
+            return []
+    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+
+
+def _settings_within(annotation: Any) -> Any:
+    """The Settings class inside `X | None`, `list[X]`, `dict[str, X]`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        if (found := _settings_within(argument)) is not None:
+            return found
+    return None

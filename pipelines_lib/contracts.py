@@ -1,0 +1,145 @@
+"""The contract between the Airflow world and the job world.
+
+A stage is a command, `python -m pipelines_lib.jobs.<stage> --spec <path>`. It reads a `JobSpec`, does the
+work, writes a `JobResult` to `<run_dir>/<stage>/result.json`, and ends with an `ExitCode`. Nothing else
+passes between the worlds. This module imports pydantic and the standard library alone.
+"""
+
+import hashlib
+import re
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+class ExitCode(IntEnum):
+    """How a stage ended. Every other code, a signal's included, means: try again, and a retry is a resume."""
+
+    DONE = 0
+    BAD_INPUT = 2
+    HELD = 3
+
+
+class Pipeline(StrEnum):
+    """The three DAGs of a use case; `<use_case>__<pipeline>` is the DAG's id."""
+
+    DATA = "data"
+    TRAINING = "training"
+    MONITORING = "monitoring"
+
+
+# The stages of each pipeline, in order. `sluice run` walks them; the DAGs wire them.
+STAGES: dict[Pipeline, tuple[str, ...]] = {
+    Pipeline.DATA: ("ingest", "validate", "prepare"),
+    Pipeline.TRAINING: ("snapshot", "train", "evaluate", "gate", "register", "deploy", "verify"),
+    Pipeline.MONITORING: ("profile", "measure", "decide", "report"),
+}
+
+Verdict = Literal["pass", "hold"]
+
+
+class Contract(BaseModel):
+    """Frozen, strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobSpec(Contract):
+    """What one stage is asked to do."""
+
+    stage: str
+    pipeline: Pipeline
+    use_case: str
+    partition_key: str
+    """The partition this run is for, or, for training, the last partition its window may hold."""
+    run_id: str
+    profile: str = "local"
+    store: str
+    """Root of the object store: a folder or a URL."""
+    attempt: int = 1
+    workers: int = 1
+    """Processes that work on the stage together (`torchrun` where more than one is possible)."""
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    """Parameters of a manual run, already checked against the DAG's schema."""
+
+    @property
+    def run_dir(self) -> str:
+        """Where the stages of this run leave their results."""
+        return run_dir(self.store, self.use_case, self.pipeline, self.run_id)
+
+    @property
+    def stage_dir(self) -> str:
+        """Where this stage leaves its result."""
+        return f"{self.run_dir}/{self.stage}"
+
+
+class JobResult(Contract):
+    """What a stage did; `result.json`."""
+
+    stage: str
+    status: Literal["done", "held"] = "done"
+    reason: str = ""
+    """Why it was held, or one sentence on what was done."""
+    figures: dict[str, JsonValue] = Field(default_factory=dict)
+    """Small numbers and names a person wants to see. Never a row of data."""
+    outputs: dict[str, JsonValue] = Field(default_factory=dict)
+    """What the next stages read: references, never data."""
+    links: dict[str, str] = Field(default_factory=dict)
+    """Link text to URL, or to a path below the store (served by the Sluice page)."""
+    seconds: float = 0.0
+
+
+class DatasetRef(Contract):
+    """An immutable dataset: training reads this, never "the latest"."""
+
+    use_case: str
+    table: str
+    version: int
+    """Version of the Delta table."""
+    partitions: tuple[str, ...]
+    """The partitions in the window, oldest first."""
+    n_rows: int
+    config_hash: str
+    """Hash of the label, split and feature settings."""
+    content_hash: str
+    """Hash of the above: two equal references read equal rows."""
+
+
+class ModelRef(Contract):
+    """A registered model version and where its package lies."""
+
+    name: str
+    version: int
+    package: str
+    """Path of the package below the store."""
+    run_id: str
+    """The MLflow run that trained it."""
+
+
+class GateResult(Contract):
+    """One row of a gate's report."""
+
+    gate: str
+    verdict: Verdict
+    figure: float | None
+    bound: float | None
+    reason: str
+
+
+def run_dir(store: str, use_case: str, pipeline: Pipeline, run_id: str) -> str:
+    """Folder of a run's results. A run id is user input, so it is made safe as a folder's name."""
+    return f"{store.rstrip('/')}/{use_case}/runs/{pipeline}/{safe_name(run_id)}"
+
+
+def safe_name(text: str) -> str:
+    """`text` as a file name: letters, digits, `.`, `-`, `_`, `+`. Where that changes it, a hash keeps two texts apart."""
+    safe = re.sub(r"[^A-Za-z0-9._+-]", "_", text)[:160].lstrip(".")
+    if safe == text and safe:
+        return safe
+    return f"{safe}-{hashlib.sha256(text.encode('utf-8')).hexdigest()[:8]}"
+
+
+def dag_id(use_case: str, pipeline: Pipeline) -> str:
+    """The id of a use case's DAG."""
+    return f"{use_case}__{pipeline}"

@@ -1,0 +1,118 @@
+"""What every stage shares: read the spec, do the work, write the result, end with the contract's exit code."""
+
+import argparse
+import importlib.util
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from pydantic import ValidationError
+
+from pipelines_lib.config import Profile, Project
+from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
+from pipelines_lib.errors import BadInput, DataError, Held
+from pipelines_lib.store import read_json, write_json
+from pipelines_lib.use_case import UseCase
+
+log = logging.getLogger("sluice")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What a stage's work is given."""
+
+    spec: JobSpec
+    use_case: UseCase
+    profile: Profile
+    project: Project
+
+    @property
+    def folder(self) -> Path:
+        """This stage's own folder in the store: its result and what else it leaves."""
+        return Path(self.spec.stage_dir)
+
+    @property
+    def root(self) -> Path:
+        """The use case's folder in the store."""
+        return Path(self.spec.store) / self.spec.use_case
+
+    def result_of(self, stage: str) -> JobResult:
+        """The result of an earlier stage of this run. Raises `DataError` where it has none."""
+        path = Path(self.spec.run_dir) / stage / "result.json"
+        if not path.exists():
+            raise DataError(f"stage {self.spec.stage} needs the result of {stage}, and there is no {path}; run {stage} for this run first")
+        return JobResult.model_validate(read_json(path))
+
+    def hooks(self) -> ModuleType:
+        """The use case's `hooks.py`. Raises `DataError` where there is none."""
+        path = self.project.use_cases / self.use_case.name / "hooks.py"
+        if not path.exists():
+            raise DataError(f"use case {self.use_case.name} needs {path}, and there is none")
+        spec = importlib.util.spec_from_file_location(f"sluice_hooks_{self.use_case.name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+
+Work = Callable[[Stage], JobResult]
+
+
+def run_stage(work: Work) -> NoReturn:
+    """Run `work` as the process's whole life."""
+    sys.exit(_run(work))
+
+
+def is_first_rank() -> bool:
+    """Whether this process speaks for the stage: rank 0, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _run(work: Work) -> int:
+    started = time.monotonic()
+    parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
+    parser.add_argument("--spec", required=True, type=Path, help="path of the stage's spec.json")
+    path: Path = parser.parse_args().spec
+    _set_up_logging()
+    try:
+        spec = JobSpec.model_validate(read_json(path))
+    except (OSError, ValidationError) as error:
+        log.error("%s is not the spec of a stage: %s", path, error)
+        return ExitCode.BAD_INPUT
+    result_path = Path(spec.stage_dir) / "result.json"
+    if is_first_rank():
+        result_path.unlink(missing_ok=True)
+    try:
+        project = Project.from_environment()
+        result = work(Stage(spec, project.use_case(spec.use_case), project.profile(spec.profile), project))
+        code = ExitCode.DONE
+    except Held as held:
+        log.warning("HELD: %s", held.reason)
+        result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures)
+        code = ExitCode.HELD
+    except BadInput as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return ExitCode.BAD_INPUT
+    seconds = round(time.monotonic() - started, 3)
+    if is_first_rank():
+        write_json(result_path, result.model_copy(update={"seconds": seconds}))
+        log.info(
+            "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
+        )
+    return code
+
+
+def _set_up_logging() -> None:
+    rank = os.environ.get("RANK")
+    prefix = f"[rank {rank}] " if rank is not None and os.environ.get("WORLD_SIZE") != "1" else ""
+    logging.basicConfig(
+        level=logging.WARNING, format=f"%(asctime)s {prefix}%(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    log.setLevel(logging.INFO)

@@ -1,0 +1,106 @@
+"""The local launcher: a stage as a process group of this machine.
+
+Its output is handed on line by line. Whoever cancels it (or dies) leaves no process behind: every process of a
+job carries the job's mark in its environment, is found by it even when torchrun has put it into a session of
+its own, and is ended before another try of the same job starts.
+"""
+
+import contextlib
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import JobSpec
+from pipelines_lib.store import write_json
+
+MARK = "SLUICE_JOB"
+
+
+class Job:
+    """One stage as a process group. `run` starts it and waits; `cancel`, from a signal handler or thread, ends it."""
+
+    def __init__(self, spec: JobSpec, project: Project, grace_seconds: float = 10) -> None:
+        self._spec = spec
+        self._project = project
+        self._grace_seconds = grace_seconds
+        self._mark = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
+
+    def run(self, on_line: Callable[[str], None]) -> int:
+        """Run to the end and return the exit code (negative: the signal that ended it). Each line of output goes to `on_line`."""
+        if leftovers := self.cancel():
+            on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
+        spec_path = Path(self._spec.stage_dir) / "spec.json"
+        write_json(spec_path, self._spec)
+        process = subprocess.Popen(
+            command(self._spec, spec_path),
+            cwd=self._project.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+        )
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                on_line(line.rstrip("\n"))
+            return process.wait()
+        finally:
+            self.cancel()
+
+    def cancel(self) -> int:
+        """End every process of this job: SIGTERM, the grace period, SIGKILL. Returns how many there were."""
+        processes = self._processes()
+        for process in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGTERM)
+        _, alive = psutil.wait_procs(processes, timeout=self._grace_seconds)
+        while alive:
+            for process in alive:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(alive, timeout=5)
+            alive = self._processes()
+        return len(processes)
+
+    def _processes(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
+        return found
+
+    def _environment(self) -> dict[str, str]:
+        project = self._project
+        # Airflow's own settings (its database URL among them) are none of a job's business.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
+        return inherited | {
+            MARK: self._mark,
+            "SLUICE_PROJECT": str(project.folder),
+            "SLUICE_HOME": str(project.home),
+            "SLUICE_USE_CASES": str(project.use_cases),
+            "SLUICE_PROFILE": self._spec.profile,
+            "PYTHONPATH": str(project.folder),
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONHASHSEED": "0",
+        }
+
+
+def command(spec: JobSpec, spec_path: Path) -> list[str]:
+    """The command of a stage: an argument list, never a shell's line."""
+    stage = ["-m", f"pipelines_lib.jobs.{spec.stage}", "--spec", str(spec_path)]
+    if spec.workers == 1:
+        return [sys.executable, *stage]
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.workers}", *stage]

@@ -1,0 +1,438 @@
+"""What a use case says in its `use_case.yaml`. Every setting's doc stands under it.
+
+Read at every DAG parse, so it imports pydantic and croniter alone.
+"""
+
+import datetime as dt
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from croniter import croniter
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, field_validator, model_validator
+
+from pipelines_lib.errors import ConfigError
+
+Task = Literal["binary", "multiclass", "regression"]
+ColumnType = Literal["integer", "number", "string", "text", "boolean", "timestamp"]
+Role = Literal["feature", "entity", "time", "key", "label", "other"]
+
+HIGHER_IS_BETTER = {
+    "roc_auc": True,
+    "average_precision": True,
+    "accuracy": True,
+    "macro_f1": True,
+    "log_loss": False,
+    "rmse": False,
+    "mae": False,
+}
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("roc_auc", "average_precision", "log_loss", "accuracy"),
+    "multiclass": ("accuracy", "macro_f1", "log_loss"),
+    "regression": ("rmse", "mae"),
+}
+
+
+class Settings(BaseModel):
+    """Frozen, no unknown keys, every default checked like a given value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+# --- the parts of a use case ------------------------------------------------------------------------------------
+
+
+class Schedule(Settings):
+    """Cron expressions in UTC; `null` leaves the DAG to manual runs, backfills and triggers."""
+
+    data: str | None = "0 2 * * *"
+    """When the partition that has just closed is ingested."""
+    training: str | None = "0 4 * * 1"
+    """When a regular training starts, beside those that drift fires."""
+    monitoring: str | None = "0 6 * * *"
+    """When the partition that has just closed is compared with what the champion was trained on."""
+
+    @field_validator("data", "training", "monitoring")
+    @classmethod
+    def _is_cron(cls, value: str | None) -> str | None:
+        if value is not None and not (len(value.split()) == 5 and croniter.is_valid(value)):
+            raise ValueError(
+                f"{value!r} is not a schedule; write a cron expression of five fields such as '0 2 * * *' (daily at 02:00 UTC), or null"
+            )
+        return value
+
+
+class Csv(Settings):
+    """How a CSV file is written down. What is not said here is detected."""
+
+    delimiter: str | None = Field(default=None, min_length=1, max_length=1)
+    """One character; detected when absent."""
+    encoding: str | None = None
+    """A Python codec name; UTF-8 (with or without BOM) is tried first, then detected, when absent."""
+    header: bool = True
+    """Whether the first line names the columns. Without a header columns are called c0, c1, …"""
+
+
+class Replay(Settings):
+    """One finished file, played back as daily (or hourly) partitions from the use case's `start`."""
+
+    partitions: int = Field(default=14, ge=1)
+    """Over how many partitions the file's rows are spread evenly."""
+    seed: int | None = 0
+    """Seed of the shuffle that decides which row falls on which partition; null keeps the file's order."""
+
+
+class Source(Settings):
+    """Where a partition's rows come from."""
+
+    path: str
+    """A file, relative to the project's folder or absolute; `{partition}` and `{home}` (the state folder) are filled in."""
+    csv: Csv = Csv()
+    replay: Replay | None = None
+    """Set where `path` is one finished file rather than one file a partition."""
+    land: bool = False
+    """Whether `hooks.py` has `land(partition_key, path, params)`, which collects the partition's file before it is read."""
+    params: dict[str, JsonValue] = Field(default_factory=dict)
+    """Handed to `land`."""
+
+    @model_validator(mode="after")
+    def _one_way_to_partition(self) -> Self:
+        if self.replay is None and "{partition}" not in self.path:
+            raise ValueError(
+                "path must contain {partition} (one file a partition), or `replay` must say how one file is spread over partitions"
+            )
+        if self.replay is not None and "{partition}" in self.path:
+            raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
+        return self
+
+
+class Column(Settings):
+    """One column of the data, under the name that the rest of the use case uses."""
+
+    type: ColumnType
+    """`string` is a category (few values), `text` is language."""
+    role: Role = "feature"
+    """`entity`: whose row it is (splits keep an entity together); `time`: when it happened; `key`: identifies the row;
+    `label`: what the label is made of, never a feature; `other`: kept, not used."""
+    source: str | None = None
+    """The column's name in the source, where it differs."""
+    nullable: bool = True
+    """Whether a row may lack the value; a row that lacks it where it may not goes to quarantine."""
+
+
+class Quality(Settings):
+    """The gate between `raw` and `clean`."""
+
+    max_quarantined: float = Field(default=0.05, ge=0, le=1)
+    """Share of a partition's rows that may be quarantined before the partition is held."""
+    expectations: list[dict[str, dict[str, Any]]] = Field(default_factory=list)
+    """Great Expectations by their own names and arguments, one a list item: `- expect_column_values_to_be_between: {column: price, min_value: 0}`."""
+
+    @field_validator("expectations")
+    @classmethod
+    def _one_each(cls, value: list[dict[str, dict[str, Any]]]) -> list[dict[str, dict[str, Any]]]:
+        for item in value:
+            if len(item) != 1 or not re.fullmatch(r"expect_[a-z0-9_]+", next(iter(item))):
+                raise ValueError(
+                    f"{sorted(item)} is not one expectation; write `- expect_…: {{column: …}}` with the name Great Expectations gives it"
+                )
+        return value
+
+
+class CleaningStep(Settings):
+    """One step, done in the order written; exactly one of the fields is set."""
+
+    deduplicate: list[str] | None = None
+    """Keep the first of the rows that agree on these columns."""
+    fill: dict[str, str | float | int] | None = None
+    """Column to the constant that stands in for a missing value."""
+    clip: dict[str, tuple[float, float]] | None = None
+    """Column to the lower and upper bound its values are moved to."""
+    drop_missing: list[str] | None = None
+    """Drop the rows that lack any of these columns."""
+    to_missing: dict[str, list[str | float | int]] | None = None
+    """Column to the values that mean "missing" in it (zeros, "****")."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a cleaning step does one thing, this one names {given or 'none'}; write one list item a step")
+        return self
+
+    def columns(self) -> list[str]:
+        """The columns the step names."""
+        [value] = [v for name in type(self).model_fields if (v := getattr(self, name)) is not None]
+        return list(value)
+
+
+class Label(Settings):
+    """What is predicted."""
+
+    column: str
+    """The column the label is made from; its role must be `label`."""
+    map: dict[str, str] | None = None
+    """Value to class. A row whose value is not listed is quarantined."""
+    positive: str | None = None
+    """The class whose probability is predicted; binary tasks only, and required there."""
+    horizon: int = Field(default=0, ge=0)
+    """Partitions that must have passed before the label is known."""
+
+
+class Split(Settings):
+    """Who trains, who stops the training early, who judges: never the same entity twice."""
+
+    by: Literal["entity", "row", "partition"] = "row"
+    """`entity`: all rows of an entity fall on one side; `row`: each row by its own hash; `partition`: the last partitions judge."""
+    validation: float = Field(default=0.15, gt=0, lt=0.5)
+    test: float = Field(default=0.2, gt=0, lt=0.5)
+    seed: int = 0
+
+
+class Training(Settings):
+    """The model and the loop."""
+
+    window: int = Field(default=14, ge=1)
+    """Partitions a training reads, the newest last."""
+    workers: int = Field(default=2, ge=1, le=64)
+    """Processes that train together."""
+    epochs: int = Field(default=10, ge=1)
+    batch_size: int = Field(default=256, ge=1)
+    """Rows of the global batch, over all workers."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
+    """Widths of the hidden layers."""
+    embedding: int = Field(default=8, ge=1)
+    """Width of a category's embedding; text gets eight times as much."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a better validation loss before training stops; the best epoch's weights are kept."""
+    seed: int = 0
+    checkpoint_steps: int = Field(default=200, ge=1)
+    """Steps between checkpoints; one is also written after each epoch."""
+
+
+class Gate(Settings):
+    """What a challenger must show before it serves."""
+
+    metric: str
+    """The one number that decides: roc_auc, average_precision, accuracy, macro_f1, log_loss, rmse, mae."""
+    floor: float
+    """The worst value of `metric` that may serve (a ceiling for losses and errors)."""
+    margin: float = Field(default=0.0, ge=0)
+    """How much worse than the champion the challenger may be, at the lower end of the interval."""
+    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    resamples: int = Field(default=1000, ge=100)
+    """Paired bootstrap resamples."""
+    min_rows: int = Field(default=50, ge=1)
+    """Rows the hold-out must have for a verdict."""
+
+
+class Deployment(Settings):
+    """Where the champion serves."""
+
+    target: Literal["service"] = "service"
+    port: int | None = Field(default=None, ge=1024, le=65535)
+    """Port of the local service on 127.0.0.1; a free one is picked and kept when absent."""
+    approve: bool = False
+    """Whether a person approves each promotion in the Airflow UI."""
+    tolerance: float = Field(default=1e-3, gt=0)
+    """Largest difference between a score of the evaluation and the service's answer to the same row."""
+
+
+class Monitoring(Settings):
+    """When drift is worth a retraining."""
+
+    min_rows: int = Field(default=200, ge=1)
+    """Rows a partition needs before its figures count."""
+    psi: float = Field(default=0.2, gt=0)
+    """Population stability index from which a column has drifted."""
+    share: float = Field(default=0.25, gt=0, le=1)
+    """Share of the input columns that must have drifted; drift of the predictions counts alone."""
+    need: int = Field(default=2, ge=1)
+    """Drifted partitions …"""
+    of: int = Field(default=3, ge=1)
+    """… among the last so many that make a retraining."""
+    cooldown: int = Field(default=3, ge=0)
+    """Partitions after a retraining in which no other is fired."""
+    max_retrainings: int = Field(default=4, ge=0)
+    """Retrainings fired in any 30 days."""
+
+    @model_validator(mode="after")
+    def _need_within_of(self) -> Self:
+        if self.need > self.of:
+            raise ValueError(f"need ({self.need}) of the last {self.of} partitions can never be met; lower need or raise of")
+        return self
+
+
+class UseCase(Settings):
+    """One prediction problem: `include/use_cases/<name>/use_case.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    """The folder's name: lower-case letters, digits and underscores."""
+    title: str
+    description: str = ""
+    owner: str
+    """Who is asked when a run fails."""
+    task: Task
+    partition: Literal["day", "hour"] = "day"
+    start: dt.date
+    """The first partition."""
+    schedule: Schedule = Schedule()
+    source: Source
+    columns: dict[str, Column]
+    quality: Quality = Quality()
+    clean: list[CleaningStep] = Field(default_factory=list)
+    label: Label
+    split: Split = Split()
+    training: Training = Training()
+    gate: Gate
+    deployment: Deployment = Deployment()
+    monitoring: Monitoring = Monitoring()
+
+    @field_validator("columns")
+    @classmethod
+    def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
+        for name in value:
+            if not re.fullmatch(r"[^\W\d]\w*", name):
+                raise ValueError(
+                    f"column {name!r}: a name holds letters, digits and underscores and starts with a letter; rename it and put the file's name under `source:`"
+                )
+            if name in RESERVED_COLUMNS:
+                raise ValueError(f"column {name!r}: Sluice keeps this name for itself; rename it and put the file's name under `source:`")
+        return value
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        problems = list(_disagreements(self))
+        if problems:
+            raise FieldErrors(problems)
+        return self
+
+    # What the other modules ask of a use case.
+
+    def columns_with(self, *roles: Role) -> list[str]:
+        """Names of the columns with one of `roles`, in the order written."""
+        return [name for name, column in self.columns.items() if column.role in roles]
+
+    def features(self, *types: ColumnType) -> list[str]:
+        """Names of the feature columns (of these types), in the order written."""
+        return [name for name, c in self.columns.items() if c.role == "feature" and (not types or c.type in types)]
+
+    @property
+    def entity(self) -> str | None:
+        """The column that says whose row it is."""
+        return next(iter(self.columns_with("entity")), None)
+
+    @property
+    def key_format(self) -> str:
+        """`strftime` format of a partition key."""
+        return "%Y-%m-%d" if self.partition == "day" else "%Y-%m-%dT%H"
+
+    @property
+    def partition_step(self) -> dt.timedelta:
+        """Length of a partition."""
+        return dt.timedelta(days=1) if self.partition == "day" else dt.timedelta(hours=1)
+
+    def partition_time(self, key: str) -> dt.datetime:
+        """Start of partition `key` (naive, UTC). Raises `ConfigError` where it is no key of this use case."""
+        moment: dt.datetime | None
+        try:
+            moment = dt.datetime.strptime(key, self.key_format)
+        except ValueError:
+            moment = None
+        if moment is None or moment.strftime(self.key_format) != key:
+            example = dt.datetime.combine(self.start, dt.time()).strftime(self.key_format)
+            raise ConfigError(f"{key!r} is not a partition of {self.name}, which has one a {self.partition}; write it like {example}")
+        return moment
+
+    def shift(self, key: str, partitions: int) -> str:
+        """The key `partitions` after `key` (before it, where negative)."""
+        return (self.partition_time(key) + partitions * self.partition_step).strftime(self.key_format)
+
+    def data_hash(self) -> str:
+        """Hash of what decides the content of a training row: columns, cleaning, label, split."""
+        parts = self.model_dump(mode="json", include={"columns", "clean", "label", "split", "task"})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+RESERVED_COLUMNS = frozenset({"row_id", "partition_key", "label", "split", "reasons", "raw", "score", "prediction"})
+
+
+class FieldErrors(ValueError):
+    """Several cross-field problems, each at its own field."""
+
+    def __init__(self, problems: list[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = problems
+
+
+def _disagreements(use_case: UseCase) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: PLR0912 - a list of rules
+    """Every rule between two parts of a use case, in one place: (field, message)."""
+    columns = use_case.columns
+    known = ", ".join(columns)
+
+    def unknown(name: str) -> str:
+        return f"column {name!r} is not declared; declared are: {known}. Fix the name, or declare it under `columns`"
+
+    label = use_case.label
+    if label.column not in columns:
+        yield ("label", "column"), unknown(label.column)
+    elif columns[label.column].role != "label":
+        yield (
+            ("columns", label.column, "role"),
+            f"column {label.column!r} makes the label, so as a {columns[label.column].role} it would leak it; set `role: label`",
+        )
+    if use_case.task == "binary" and label.positive is None:
+        yield ("label",), "a binary task needs `positive`: the class whose probability is predicted"
+    if use_case.task != "binary" and label.positive is not None:
+        yield ("label", "positive"), f"`positive` is for binary tasks, and this one is {use_case.task}; remove it"
+    if label.map is not None and use_case.task == "regression":
+        yield ("label", "map"), "a regression predicts a number, so there are no classes to map to; remove `map`"
+    if label.map is not None and label.positive is not None and label.positive not in label.map.values():
+        yield ("label", "positive"), f"class {label.positive!r} is not among the classes of `map`: {sorted(set(label.map.values()))}"
+    if use_case.task == "regression" and label.column in columns and columns[label.column].type not in ("integer", "number"):
+        yield (
+            ("columns", label.column, "type"),
+            f"a regression predicts a number, and column {label.column!r} is a {columns[label.column].type}; set `type: number`",
+        )
+    if not use_case.features():
+        yield ("columns",), "no column has `role: feature`, so there is nothing to learn from"
+    for name in use_case.features("timestamp"):
+        yield (
+            ("columns", name, "role"),
+            f"column {name!r} is a timestamp, and a model can't learn from one as it is; set `role: time` or `role: other`",
+        )
+    for role in ("entity", "time"):
+        if len(named := use_case.columns_with(role)) > 1:
+            yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
+    if use_case.split.by == "entity" and use_case.entity is None:
+        yield ("split", "by"), "a split by entity needs a column with `role: entity`"
+    if use_case.split.validation + use_case.split.test >= 0.8:
+        yield ("split",), "validation and test together take 80 % of the rows or more, which leaves too few to train on; lower them"
+    if use_case.gate.metric not in METRICS[use_case.task]:
+        yield (
+            ("gate", "metric"),
+            f"metric {use_case.gate.metric!r} does not fit a {use_case.task} task; use one of {', '.join(METRICS[use_case.task])}",
+        )
+    for index, step in enumerate(use_case.clean):
+        for name in step.columns():
+            if name not in columns:
+                yield ("clean", index), unknown(name)
+    for index, item in enumerate(use_case.quality.expectations):
+        [(expectation, arguments)] = item.items()
+        for name in _columns_named_in(arguments):
+            if name not in columns:
+                yield ("quality", "expectations", index, expectation), unknown(name)
+
+
+def _columns_named_in(arguments: dict[str, Any]) -> Iterator[str]:
+    for key in ("column", "column_A", "column_B"):
+        if isinstance(value := arguments.get(key), str):
+            yield value
+    for key in ("column_list", "column_set"):
+        if isinstance(value := arguments.get(key), list):
+            yield from (v for v in value if isinstance(v, str))
