@@ -1,0 +1,207 @@
+"""From the rows of a use case to the arrays of its model: fitted once, on the training rows alone.
+
+Training, evaluation, the server, an edge device and monitoring all read the same JSON. It holds numbers and
+words, never code, and needs numpy alone.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines_lib.errors import DataError
+from pipelines_lib.features.text import PADDING, token_id, tokens
+from pipelines_lib.features.values import Column, as_booleans, as_numbers, as_strings
+from pipelines_lib.use_case import ColumnType
+
+FORMAT = 1
+MAX_SCALED = 10.0
+"""A standardised number is moved to within ±this: an outlier must not drown the rest."""
+MIN_SEEN = 2
+"""How often the training rows must show a category for it to have a number of its own."""
+MAX_CATEGORIES = 10_000
+MAX_TOKENS = 64
+"""Tokens of a text that count."""
+MAX_BUCKETS = 2**15
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A number (or a boolean, as 0 and 1): missing → median, then (x - mean) / deviation."""
+
+    name: str
+    type: ColumnType
+    median: float
+    mean: float
+    deviation: float
+
+    @classmethod
+    def fit(cls, name: str, type_: ColumnType, column: Column) -> Self:
+        """Median of the values there are; mean and deviation after the missing are filled in."""
+        numbers = _read_numbers(type_, column)
+        known = numbers[~np.isnan(numbers)]
+        if known.size == 0:
+            return cls(name=name, type=type_, median=0.0, mean=0.0, deviation=1.0)
+        median = float(np.median(known))
+        filled = np.where(np.isnan(numbers), median, numbers)
+        # A constant column (but for rounding) carries nothing; dividing by its deviation would blow the rounding up.
+        deviation = float(filled.std())
+        constant = deviation <= 1e-12 * max(1e-300, float(np.abs(filled).max()))
+        return cls(name=name, type=type_, median=median, mean=float(filled.mean()), deviation=1.0 if constant else deviation)
+
+    def apply(self, column: Column) -> NDArray[np.float32]:
+        """float32 [n] within ±MAX_SCALED."""
+        numbers = _read_numbers(self.type, column)
+        with np.errstate(over="ignore"):
+            scaled = (np.where(np.isnan(numbers), self.median, numbers) - self.mean) / self.deviation
+        return np.clip(scaled, -MAX_SCALED, MAX_SCALED).astype(np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Categories:
+    """A category: its place in the word list, from 1; 0 is a missing, a rare or an unknown one."""
+
+    name: str
+    words: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, name: str, column: Column) -> Self:
+        """The most frequent categories; rare ones train the place of the unknown."""
+        seen = Counter(value for value in as_strings(column) if value is not None)
+        frequent = sorted((word for word, count in seen.items() if count >= MIN_SEEN), key=lambda word: (-seen[word], word))
+        return cls(name=name, words=tuple(sorted(frequent[:MAX_CATEGORIES])))
+
+    @property
+    def size(self) -> int:
+        """How many indices there are, 0 included."""
+        return len(self.words) + 1
+
+    def apply(self, column: Column) -> NDArray[np.int64]:
+        """int64 [n], 0 … size - 1."""
+        places: dict[str | None, int] = {word: place for place, word in enumerate(self.words, start=1)}
+        return np.fromiter((places.get(value, 0) for value in as_strings(column)), np.int64, len(column))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tokens:
+    """A text: the hashed ids of its first `length` tokens, padded with 0."""
+
+    name: str
+    length: int
+
+    @classmethod
+    def fit(cls, name: str, column: Column) -> Self:
+        """As long as the longest training text, within MAX_TOKENS."""
+        longest = max((len(tokens(text, MAX_TOKENS)) for text in as_strings(column) if text is not None), default=0)
+        return cls(name=name, length=max(1, longest))
+
+    def apply(self, column: Column, buckets: int) -> NDArray[np.int64]:
+        """int64 [n, length], 0 … buckets - 1."""
+        ids = np.full((len(column), self.length), PADDING, np.int64)
+        known: dict[str, int] = {}
+        for row, text in enumerate(as_strings(column)):
+            if text is None:
+                continue
+            for place, token in enumerate(tokens(text, self.length)):
+                if (found := known.get(token)) is None:
+                    found = known[token] = token_id(token, buckets, self.name)
+                ids[row, place] = found
+        return ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureTransform:
+    """The fitted transform of a use case's features. `from_json(to_json())` is the same transform, bit for bit."""
+
+    columns: dict[str, ColumnType]
+    """Feature names and types, in the use case's order."""
+    numeric: tuple[Scale, ...] = ()
+    categorical: tuple[Categories, ...] = ()
+    text: tuple[Tokens, ...] = ()
+    buckets: int = 2
+    """How many ids the tokens are hashed into."""
+
+    @classmethod
+    def fit(cls, columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> Self:
+        """Fit on the training rows. `types` names the features. Raises `DataError` where a column is absent or too short."""
+        _length(columns, types)
+        text = _of(types, "text")
+        return cls(
+            columns=dict(types),
+            numeric=tuple(Scale.fit(name, types[name], columns[name]) for name in _of(types, "integer", "number", "boolean")),
+            categorical=tuple(Categories.fit(name, columns[name]) for name in _of(types, "string")),
+            text=tuple(Tokens.fit(name, columns[name]) for name in text),
+            buckets=_buckets([columns[name] for name in text]),
+        )
+
+    def apply(self, columns: Mapping[str, Column]) -> Arrays:
+        """The model's inputs, those that are not empty: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L].
+
+        Takes any values; one that can't be read as its column's type counts as missing.
+        Raises `DataError` where a column is absent or the columns differ in length.
+        """
+        n = _length(columns, self.columns)
+        arrays: Arrays = {}
+        if self.numeric:
+            arrays["numeric"] = np.empty((n, len(self.numeric)), np.float32)
+            for place, scale in enumerate(self.numeric):
+                arrays["numeric"][:, place] = scale.apply(columns[scale.name])
+        if self.categorical:
+            arrays["categorical"] = np.empty((n, len(self.categorical)), np.int64)
+            for place, categories in enumerate(self.categorical):
+                arrays["categorical"][:, place] = categories.apply(columns[categories.name])
+        if self.text:
+            arrays["text"] = np.concatenate([part.apply(columns[part.name], self.buckets) for part in self.text], axis=1)
+        return arrays
+
+    def to_json(self) -> str:
+        """Equal transforms give equal text."""
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Raises `DataError` where `text` is not what `to_json` writes."""
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise DataError(f"this feature transform has format {document['format']!r}, and format {FORMAT} is read here; train again")
+            return cls(
+                columns=dict(document["columns"]),
+                numeric=tuple(Scale(**part) for part in document["numeric"]),
+                categorical=tuple(Categories(name=part["name"], words=tuple(part["words"])) for part in document["categorical"]),
+                text=tuple(Tokens(**part) for part in document["text"]),
+                buckets=int(document["buckets"]),
+            )
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(f"not a feature transform ({error!r}); train again, or restore the file") from error
+
+
+def _of(types: Mapping[str, ColumnType], *wanted: ColumnType) -> list[str]:
+    return [name for name, type_ in types.items() if type_ in wanted]
+
+
+def _read_numbers(type_: ColumnType, column: Column) -> NDArray[np.float64]:
+    return as_booleans(column) if type_ == "boolean" else as_numbers(column)
+
+
+def _length(columns: Mapping[str, Column], names: Iterable[str]) -> int:
+    lengths = {}
+    for name in names:
+        if name not in columns:
+            raise DataError(f"feature {name!r} is absent; give every feature a column, with null where a row lacks the value")
+        lengths[name] = len(columns[name])
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the columns differ in length: {lengths}; give every feature one value a row")
+    return next(iter(lengths.values()), 0)
+
+
+def _buckets(columns: list[Column]) -> int:
+    """Four buckets a distinct token, as a power of two: at most about a quarter of the tokens then share a bucket."""
+    distinct = {token for column in columns for text in as_strings(column) if text is not None for token in tokens(text, MAX_TOKENS)}
+    return min(MAX_BUCKETS, max(64, 1 << (4 * len(distinct) - 1).bit_length())) if columns else 2

@@ -1,0 +1,76 @@
+"""Reading a value as the type its column declares. What can't be read so is missing: None, or NaN for numbers.
+
+Whoever must refuse such values (the quality gate, the server) does so before; here every value means something.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Column = Sequence[Any] | NDArray[Any]
+
+_TRUE = frozenset({"true", "1", "1.0"})
+_FALSE = frozenset({"false", "0", "0.0"})
+# Far outside any data, and its square, summed over a billion rows, is still a float64.
+_LARGEST = 1e145
+
+
+def as_numbers(column: Column) -> NDArray[np.float64]:
+    """The column as float64 [n], NaN where a value is missing, not a number, or not finite."""
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
+        numbers = column.astype(np.float64)
+    else:
+        numbers = np.fromiter((_number(value) for value in _plain(column)), np.float64, len(column))
+    numbers[~np.isfinite(numbers)] = np.nan
+    return np.clip(numbers, -_LARGEST, _LARGEST)
+
+
+def as_booleans(column: Column) -> NDArray[np.float64]:
+    """The column as float64 [n]: 1, 0, or NaN where a value is neither true nor false."""
+    if isinstance(column, np.ndarray) and column.dtype.kind in "fiub":
+        numbers = column.astype(np.float64)
+        return np.where((numbers == 0) | (numbers == 1), numbers, np.nan)
+    return np.fromiter((_boolean(value) for value in _plain(column)), np.float64, len(column))
+
+
+def as_strings(column: Column) -> list[str | None]:
+    """The column as text, None where a value is missing or neither text nor a number."""
+    return [value if type(value) is str else _string(value) for value in _plain(column)]
+
+
+def _plain(column: Column) -> Sequence[Any]:
+    return column.tolist() if isinstance(column, np.ndarray) else column
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, np.generic):
+        value = value.item()
+    # "1_000" is a number to Python and to nobody else.
+    if not isinstance(value, (int, float, str)) or (isinstance(value, str) and "_" in value):
+        return math.nan
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return math.nan
+
+
+def _boolean(value: Any) -> float:
+    text = _string(value)
+    text = text.strip().lower() if text is not None else ""
+    return 1.0 if text in _TRUE else 0.0 if text in _FALSE else math.nan
+
+
+def _string(value: Any) -> str | None:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    try:
+        return str(value) if isinstance(value, (int, float)) else None
+    except ValueError:  # an integer of more digits than Python prints
+        return None
