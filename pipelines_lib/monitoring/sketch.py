@@ -1,0 +1,185 @@
+"""The data profile: a small, mergeable, deterministic summary of a partition's columns.
+
+A profile costs one pass over the rows it is made of, never the history; profiles of partitions merge into the
+profile of a window. It is stored as JSON, and equal rows give equal bytes.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines_lib.errors import DataError
+from pipelines_lib.monitoring.summaries import Categories, Quantiles
+from pipelines_lib.use_case import ColumnType
+
+FORMAT = 1
+
+Kind = Literal["input", "prediction"]
+Column = Sequence[Any] | npt.NDArray[Any]
+
+NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
+
+
+@dataclass(frozen=True, eq=False)
+class ColumnProfile:
+    """One column: how many rows, how many lack a value, and how the values that are there are distributed."""
+
+    type: ColumnType
+    kind: Kind
+    n_rows: int
+    n_missing: int
+    """Rows without a value; a number that is not finite counts as none."""
+    quantiles: Mapping[str, Quantiles]
+    """`value` of a number; `characters` and `words` (counts) of a text; empty for the other types."""
+    categories: Categories | None
+    """Of a string or a boolean ("true", "false")."""
+
+    @property
+    def missing_share(self) -> float:
+        """Share of the rows without a value, 0 where there are no rows."""
+        return self.n_missing / self.n_rows if self.n_rows else 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class DataProfile:
+    """All columns of a set of rows."""
+
+    n_rows: int
+    columns: Mapping[str, ColumnProfile]
+
+    def merge(self, other: "DataProfile") -> "DataProfile":
+        """Profile of the rows of both. Raises `DataError` where their columns differ."""
+        return merge_profiles([self, other])
+
+    def to_json(self) -> str:
+        """As a JSON text with sorted keys."""
+        columns = {name: _column_to_dict(column) for name, column in self.columns.items()}
+        return json.dumps({"format": FORMAT, "n_rows": self.n_rows, "columns": columns}, sort_keys=True, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The reverse of `to_json`. Raises `DataError` where `text` is no profile."""
+        try:
+            document = json.loads(text)
+            if document["format"] != FORMAT:
+                raise DataError(
+                    f"a data profile of format {document['format']!r}; this version reads format {FORMAT}. Make it again: run the stage that wrote it"
+                )
+            return cls(int(document["n_rows"]), {name: _column_from_dict(column) for name, column in document["columns"].items()})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"not a data profile ({type(error).__name__}: {error}); it is damaged. Make it again: run the stage that wrote it"
+            ) from error
+
+
+def profile_columns(
+    columns: Mapping[str, Column],
+    types: Mapping[str, ColumnType],
+    scores: Column | None = None,
+    predictions: Column | None = None,
+) -> DataProfile:
+    """Profile of the rows whose values are `columns[name][row]`; missing is None or NaN.
+
+    Every name in `types` is profiled as an input. `scores` (numbers) become the column `score`, `predictions`
+    (classes, where the model predicts classes) the column `prediction`. Raises `DataError` where lengths or types do not fit.
+    """
+    profiles = {name: _profile(name, columns[name], kind, "input") for name, kind in types.items()}
+    if scores is not None:
+        profiles["score"] = _profile("score", scores, "number", "prediction")
+    if predictions is not None:
+        profiles["prediction"] = _profile("prediction", predictions, "string", "prediction")
+    lengths = {name: profile.n_rows for name, profile in profiles.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"the columns of a profile must have the same number of rows; found {lengths}")
+    return DataProfile(next(iter(lengths.values()), 0), profiles)
+
+
+def merge_profiles(profiles: Sequence[DataProfile]) -> DataProfile:
+    """Profile of the rows of all `profiles` (at least one). Raises `DataError` where their columns differ.
+
+    Merging many at once is more exact than one after the other: the quantiles are compacted once.
+    """
+    first = profiles[0]
+    for other in profiles[1:]:
+        ours, theirs = ({(n, c.type, c.kind) for n, c in p.columns.items()} for p in (first, other))
+        if ours != theirs:
+            raise DataError(
+                f"profiles of different columns do not merge: {sorted(ours ^ theirs)} are in one alone; profile both for the same use case"
+            )
+    merged = {name: _merge_columns([profile.columns[name] for profile in profiles]) for name in first.columns}
+    return DataProfile(sum(profile.n_rows for profile in profiles), merged)
+
+
+def _profile(name: str, values: Column, kind: ColumnType, role: Kind) -> ColumnProfile:
+    array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
+    if array.ndim != 1:
+        raise DataError(f"column {name!r}: expected one value a row, found an array of shape {list(array.shape)}")
+    if kind in NUMERIC:
+        numbers = _numbers(name, array)
+        finite = numbers[np.isfinite(numbers)]
+        return ColumnProfile(kind, role, len(array), len(array) - len(finite), {"value": Quantiles.of(finite)}, None)
+    present = [value for value in array.tolist() if not _is_missing(value)]
+    n_missing = len(array) - len(present)
+    if kind == "text":
+        texts = [str(value) for value in present]
+        quantiles = {
+            "characters": Quantiles.of(np.array([len(text) for text in texts], dtype=np.float64)),
+            "words": Quantiles.of(np.array([len(text.split()) for text in texts], dtype=np.float64)),
+        }
+        return ColumnProfile(kind, role, len(array), n_missing, quantiles, None)
+    return ColumnProfile(kind, role, len(array), n_missing, {}, Categories.of(_category(value) for value in present))
+
+
+def _numbers(name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    try:
+        # A copy where it must convert, never a view that sorting could change.
+        return array.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"column {name!r}: a number column holds a value that is none ({error}); declare it as string or text") from error
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _category(value: Any) -> str:
+    return ("true" if value else "false") if isinstance(value, bool | np.bool_) else str(value)
+
+
+def _merge_columns(columns: Sequence[ColumnProfile]) -> ColumnProfile:
+    first = columns[0]
+    return ColumnProfile(
+        first.type,
+        first.kind,
+        sum(column.n_rows for column in columns),
+        sum(column.n_missing for column in columns),
+        {name: Quantiles.merged([column.quantiles[name] for column in columns]) for name in first.quantiles},
+        None if first.categories is None else Categories.merged([c.categories for c in columns if c.categories is not None]),
+    )
+
+
+def _column_to_dict(column: ColumnProfile) -> dict[str, Any]:
+    return {
+        "type": column.type,
+        "kind": column.kind,
+        "n_rows": column.n_rows,
+        "n_missing": column.n_missing,
+        "quantiles": {name: quantiles.to_dict() for name, quantiles in column.quantiles.items()},
+        "categories": None if column.categories is None else column.categories.to_dict(),
+    }
+
+
+def _column_from_dict(document: Mapping[str, Any]) -> ColumnProfile:
+    return ColumnProfile(
+        document["type"],
+        document["kind"],
+        int(document["n_rows"]),
+        int(document["n_missing"]),
+        {name: Quantiles.from_dict(quantiles) for name, quantiles in document["quantiles"].items()},
+        None if document["categories"] is None else Categories.from_dict(document["categories"]),
+    )
