@@ -8,6 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -84,8 +85,11 @@ class Categories:
 
     def apply(self, column: Column) -> NDArray[np.int64]:
         """int64 [n], 0 … size - 1."""
-        places: dict[str | None, int] = {word: place for place, word in enumerate(self.words, start=1)}
-        return np.fromiter((places.get(value, 0) for value in as_strings(column)), np.int64, len(column))
+        return np.fromiter((self._places.get(value, 0) for value in as_strings(column)), np.int64, len(column))
+
+    @cached_property
+    def _places(self) -> dict[str | None, int]:
+        return {word: place for place, word in enumerate(self.words, start=1)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,205 @@
+"""The model package: a folder with everything that a version needs to answer, and nothing that executes.
+
+model.onnx      the graph: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L] → `scores` float32 [n, C]
+transform.json  the feature transform that makes the graph's inputs
+profile.json    what the training rows looked like, for drift
+holdout.json    recorded rows with the scores that evaluation gave, for whoever must prove that he serves this model
+card.md         what a person should know
+manifest.json   what the model is, and the SHA-256 of every other file; written last
+
+A package is never changed: its folder's name ends in a hash of its content.
+"""
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from pydantic import Field, JsonValue, ValidationError
+
+from pipelines_lib.contracts import Contract, DatasetRef, safe_name
+from pipelines_lib.errors import DataError
+from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.features.values import Column
+from pipelines_lib.store import read_json, write_json
+from pipelines_lib.use_case import ColumnType, Task
+
+MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
+    "model.onnx",
+    "transform.json",
+    "profile.json",
+    "holdout.json",
+    "card.md",
+    "manifest.json",
+)
+FILES = (MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD)
+
+
+class Feature(Contract):
+    """One input of the model, as a request names it."""
+
+    name: str
+    type: ColumnType
+
+
+class Holdout(Contract):
+    """Recorded rows of the hold-out, and what the model said to them."""
+
+    row_ids: tuple[str, ...]
+    columns: dict[str, tuple[JsonValue, ...]]
+    """Feature name to one value a row."""
+    scores: tuple[tuple[float, ...], ...]
+    """Scores [n, C] in the order of the manifest's classes."""
+
+
+class Manifest(Contract):
+    """What the model is. Everything but `files` is given by whoever writes the package."""
+
+    format: Literal[1] = 1
+    use_case: str
+    task: Task
+    classes: tuple[str, ...]
+    """Names of the scores' columns, sorted; none for a regression."""
+    positive: str | None = None
+    features: tuple[Feature, ...]
+    metrics: dict[str, float]
+    """Of the hold-out."""
+    snapshot: DatasetRef
+    mlflow_run_id: str
+    files: dict[str, str] = Field(default_factory=dict)
+    """File name to SHA-256."""
+
+    @property
+    def positive_index(self) -> int | None:
+        """The scores' column that holds the probability of the positive class; binary tasks only."""
+        return None if self.positive is None else self.classes.index(self.positive)
+
+
+class Package:
+    """An opened package, ready to answer. `open` is the only way in, and it verifies every byte."""
+
+    def __init__(self, folder: Path, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.transform = transform
+        self._session = session
+
+    @staticmethod
+    def write(packages: Path, name: str, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+        """Write a package below the folder `packages` and return its own folder, `<name>-<hash of its content>`.
+
+        `files` holds the content of every name in FILES. The same content lands in the same folder, and a folder that is
+        already there and whole is left alone.
+        """
+        assert set(files) == set(FILES), sorted(files)
+        manifest = manifest.model_copy(update={"files": {file: _sha256(files[file]) for file in FILES}})
+        folder = packages / f"{safe_name(name)}-{_sha256(manifest.model_dump_json().encode())[:12]}"
+        if _is_whole(folder):
+            return folder
+        packages.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=packages, prefix=".writing-"))
+        try:
+            temporary.chmod(0o755)
+            for file in FILES:
+                (temporary / file).write_bytes(files[file])
+            write_json(temporary / MANIFEST, manifest)
+            if folder.exists():  # damaged: the hash in its name says what it should have held
+                shutil.rmtree(folder)
+            os.replace(temporary, folder)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)
+            if not _is_whole(folder):  # else another process was first with the same content
+                raise
+        return folder
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open and verify. Raises `DataError` where a file is absent, unknown, or not what the manifest says."""
+        manifest = _verified(folder)
+        transform = FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8"))
+        if transform.columns != {feature.name: feature.type for feature in manifest.features}:
+            raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; deploy an earlier version, or train again")
+        return cls(folder, manifest, transform, _session(folder / MODEL))
+
+    def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
+        """Scores float32 [n, C]: probabilities in the order of `manifest.classes`, or for a regression C = 1, in the label's units."""
+        arrays = self.transform.apply(columns)
+        if len(next(iter(arrays.values()))) == 0:
+            return np.empty((0, len(self.manifest.classes) or 1), np.float32)
+        scores: NDArray[np.float32] = self._session.run(["scores"], arrays)[0]
+        return scores
+
+    def profile(self) -> str:
+        """The data profile of the training rows, as JSON text."""
+        return (self.folder / PROFILE).read_text(encoding="utf-8")
+
+    def holdout(self) -> Holdout:
+        """The recorded rows."""
+        return Holdout.model_validate(read_json(self.folder / HOLDOUT))
+
+
+def predicted(manifest: Manifest, scores: NDArray[np.float32]) -> tuple[list[str] | list[float], NDArray[np.float64]]:
+    """What a person or a table wants of `scores` [n, C]: the prediction (class, or value) and one score a row.
+
+    The score is the probability of the positive class (binary), of the predicted class (multiclass), or the value.
+    """
+    if not manifest.classes:
+        values = scores[:, 0].astype(np.float64)
+        return values.tolist(), values
+    best = scores.argmax(axis=1)
+    column = best if manifest.positive_index is None else np.full(len(scores), manifest.positive_index)
+    return [manifest.classes[place] for place in best], scores[np.arange(len(scores)), column].astype(np.float64)
+
+
+def _verified(folder: Path) -> Manifest:
+    remedy = "deploy an earlier version, or train again"
+    if not (folder / MANIFEST).is_file():
+        raise DataError(f"{folder} holds no {MANIFEST}, so it is no (complete) model package; {remedy}")
+    try:
+        manifest = Manifest.model_validate(read_json(folder / MANIFEST))
+    except ValidationError as error:
+        raise DataError(f"{folder / MANIFEST} is not a package's manifest: {error}; {remedy}") from error
+    # The names come from a file: only the five known ones are ever opened, so none can point elsewhere.
+    if set(manifest.files) != set(FILES):
+        raise DataError(f"{folder / MANIFEST} lists {sorted(manifest.files)}, and a package has {sorted(FILES)}; {remedy}")
+    if unknown := {entry.name for entry in folder.iterdir()} - {*FILES, MANIFEST}:
+        raise DataError(f"{folder} holds files that no package has: {sorted(unknown)}; {remedy}")
+    for name, expected in manifest.files.items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file():
+            raise DataError(f"{path} is absent or not a plain file; {remedy}")
+        if (found := _sha256(path.read_bytes())) != expected:
+            raise DataError(f"{path} was changed: its SHA-256 is {found}, the manifest says {expected}; {remedy}")
+    return manifest
+
+
+def _is_whole(folder: Path) -> bool:
+    if not folder.exists():
+        return False
+    try:
+        _verified(folder)
+    except DataError:
+        return False
+    return True
+
+
+def _session(path: Path) -> Any:
+    options = onnxruntime.SessionOptions()
+    # One thread: rows are small, servers run many requests at once, and the same sum comes out everywhere.
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own errors share no base class but Exception
+        raise DataError(f"{path}: onnxruntime can't load it ({error}); deploy an earlier version, or train again") from error
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
