@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
@@ -121,7 +122,16 @@ def _same(there: pa.Table, rows: pa.Table) -> bool:
     if not set(rows.column_names) <= set(there.column_names) or any(there[name].null_count < there.num_rows for name in absent):
         return False
     there = there.select(rows.column_names)
-    return bool(there.schema.equals(rows.schema) and there.equals(rows))
+    return bool(there.schema.equals(rows.schema) and _nan_as_null(there).equals(_nan_as_null(rows)))
+
+
+def _nan_as_null(rows: pa.Table) -> pa.Table:
+    """For comparing only: NaN is unequal to itself, and rows that hold one would be written again and again."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_floating(field.type):
+            column = rows.column(index)
+            rows = rows.set_column(index, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column))
+    return rows
 
 
 def _is_conflict(error: Exception) -> bool:
