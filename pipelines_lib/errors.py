@@ -34,13 +34,14 @@ class DataError(BadInput):
 class Held(SluiceError):
     """A gate held the data or the model back.
 
-    `figures` are the numbers behind the verdict; they reach the task's result.
+    `figures` are the numbers behind the verdict and `links` the pages that show them; both reach the task's result.
     """
 
-    def __init__(self, reason: str, figures: Mapping[str, JsonValue] | None = None) -> None:
+    def __init__(self, reason: str, figures: Mapping[str, JsonValue] | None = None, links: Mapping[str, str] | None = None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.figures = dict(figures or {})
+        self.links = dict(links or {})
 
 
 class Unavailable(SluiceError):
