@@ -14,10 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines_lib.errors import DataError
+from pipelines_lib.features.text import tokens
 from pipelines_lib.monitoring.summaries import Categories, Quantiles
 from pipelines_lib.use_case import ColumnType
 
 FORMAT = 1
+MAX_WORDS = 1000
+"""Words counted of one text; a Chinese or Japanese character counts as one."""
 
 Kind = Literal["input", "prediction"]
 Column = Sequence[Any] | npt.NDArray[Any]
@@ -129,7 +132,7 @@ def _profile(name: str, values: Column, kind: ColumnType, role: Kind) -> ColumnP
         texts = [str(value) for value in present]
         quantiles = {
             "characters": Quantiles.of(np.array([len(text) for text in texts], dtype=np.float64)),
-            "words": Quantiles.of(np.array([len(text.split()) for text in texts], dtype=np.float64)),
+            "words": Quantiles.of(np.array([len(tokens(text, MAX_WORDS)) for text in texts], dtype=np.float64)),
         }
         return ColumnProfile(kind, role, len(array), n_missing, quantiles, None)
     return ColumnProfile(kind, role, len(array), n_missing, {}, Categories.of(_category(value) for value in present))
