@@ -34,8 +34,10 @@ class Profile(Settings):
     """Where a person finds the MLflow pages."""
     airflow_url: str | None = None
     """Where a person finds Airflow."""
-    grace_seconds: float = Field(default=10, ge=0)
-    """How long a cancelled job may take to end by itself."""
+    grace_seconds: float = Field(default=3, ge=0, lt=5)
+    """How long a cancelled job may take to end by itself. Airflow kills the task 5 seconds after it asked it to stop."""
+    training_pool: str = "default_pool"
+    """Airflow pool of the train tasks; a pool with few slots keeps trainings from fighting for the machine."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Project:
         )
 
     def profile(self, name: str | None = None) -> Profile:
-        """The profile in force, with `{home}` filled in."""
+        """The profile in force: `{home}` filled in, addresses from SLUICE_AIRFLOW_URL and SLUICE_MLFLOW_URL where set."""
         name = name or self.profile_name
         if not re.fullmatch(r"[a-z0-9_-]+", name):
             raise ConfigError(
@@ -75,9 +77,11 @@ class Project:
                 f"profile {name!r}: there is no {path}; set SLUICE_PROFILE to one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
             )
         profile = load(path, Profile)
-        return profile.model_copy(
-            update={k: v.replace("{home}", str(self.home)) for k in ("store", "tracking_uri") for v in [getattr(profile, k)]}
-        )
+        changed = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in ("store", "tracking_uri")}
+        for key in ("airflow_url", "mlflow_url"):
+            if url := os.environ.get(f"SLUICE_{key.upper()}"):
+                changed[key] = url.rstrip("/")
+        return profile.model_copy(update=changed)
 
     def use_case(self, name: str) -> UseCase:
         """The use case called `name`. Raises `ConfigError`."""

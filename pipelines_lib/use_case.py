@@ -281,6 +281,8 @@ class UseCase(Settings):
     partition: Literal["day", "hour"] = "day"
     start: dt.date
     """The first partition."""
+    end: dt.date | None = None
+    """The last partition, where the data ends; nothing is scheduled after it. A replay ends by itself."""
     schedule: Schedule = Schedule()
     source: Source
     columns: dict[str, Column]
@@ -353,6 +355,13 @@ class UseCase(Settings):
         """The key `partitions` after `key` (before it, where negative)."""
         return (self.partition_time(key) + partitions * self.partition_step).strftime(self.key_format)
 
+    @property
+    def last_day(self) -> dt.date | None:
+        """Day of the last partition, or None where new ones keep coming."""
+        if self.end is not None or self.source.replay is None:
+            return self.end
+        return self.start + (self.source.replay.partitions - 1) * self.partition_step
+
     def data_hash(self) -> str:
         """Hash of what decides the content of a training row: columns, cleaning, label, split."""
         parts = self.model_dump(mode="json", include={"columns", "clean", "label", "split", "task"})
@@ -378,6 +387,8 @@ def _disagreements(use_case: UseCase) -> Iterator[tuple[tuple[str | int, ...], s
     def unknown(name: str) -> str:
         return f"column {name!r} is not declared; declared are: {known}. Fix the name, or declare it under `columns`"
 
+    if use_case.end is not None and use_case.end < use_case.start:
+        yield ("end",), f"the last partition ({use_case.end}) lies before the first ({use_case.start}); swap them"
     label = use_case.label
     if label.column not in columns:
         yield ("label", "column"), unknown(label.column)

@@ -91,11 +91,12 @@ def _run(work: Work) -> int:
         result_path.unlink(missing_ok=True)
     try:
         project = Project.from_environment()
-        result = work(Stage(spec, project.use_case(spec.use_case), project.profile(spec.profile), project))
+        use_case = _with_params(project.use_case(spec.use_case), spec)
+        result = work(Stage(spec, use_case, project.profile(spec.profile), project))
         code = ExitCode.DONE
     except Held as held:
         log.warning("HELD: %s", held.reason)
-        result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures)
+        result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures, links=held.links)
         code = ExitCode.HELD
     except BadInput as error:
         log.error("%s: %s", type(error).__name__, error)
@@ -107,6 +108,13 @@ def _run(work: Work) -> int:
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )
     return code
+
+
+def _with_params(use_case: UseCase, spec: JobSpec) -> UseCase:
+    """The use case with what the form of a manual run overrides."""
+    changed = {key: spec.params[key] for key in ("window", "epochs") if key in spec.params}
+    training = type(use_case.training).model_validate({**use_case.training.model_dump(), **changed})
+    return use_case.model_copy(update={"training": training})
 
 
 def _set_up_logging() -> None:

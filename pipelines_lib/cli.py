@@ -1,0 +1,187 @@
+"""The command `sluice`. Each subcommand imports what it needs when it runs, so that `--help` is quick."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import STAGES, ExitCode, JobSpec, Pipeline
+from pipelines_lib.errors import BadInput, SluiceError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="From raw data to a monitored model and back to retraining.",
+)
+
+UseCaseName = Annotated[str, typer.Argument(help="Name of the use case: its folder's name.")]
+PartitionKey = Annotated[str, typer.Option("--partition", help="Partition key, such as 2026-01-15.")]
+
+
+def main() -> None:
+    """Entry point: what a user can cause ends as one sentence and a non-zero exit code, never as a traceback."""
+    try:
+        app()
+    except SluiceError as error:
+        _fail(str(error), ExitCode.BAD_INPUT if isinstance(error, BadInput) else 1)
+    except KeyboardInterrupt:
+        _fail("stopped", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"sluice: {message}", err=True)
+    sys.exit(code)
+
+
+@app.command()
+def new(
+    name: UseCaseName,
+    data: Annotated[Path, typer.Option(help="A CSV file to start from.")],
+    target: Annotated[str, typer.Option(help="The column to predict: its name, or its number from 1 where the file has no header.")],
+) -> None:
+    """Write a use case's folder with settings inferred from a data file."""
+    from pipelines_lib.scaffold import scaffold  # noqa: PLC0415
+
+    project = Project.from_environment()
+    folder = scaffold(project, name, data, target)
+    typer.echo(f"wrote {folder}\nNext: read and edit {folder / 'use_case.yaml'}, then `sluice check {name}`")
+
+
+@app.command()
+def check(names: Annotated[list[str] | None, typer.Argument(help="Use cases to check; all when none is named.")] = None) -> None:
+    """Check use cases: settings, columns against the data file, expectations against Great Expectations."""
+    from pipelines_lib.check import check_use_case  # noqa: PLC0415
+
+    project = Project.from_environment()
+    wrong = 0
+    for name in names or project.use_case_names():
+        problems = check_use_case(project, name)
+        wrong += bool(problems)
+        typer.echo(f"{'✗' if problems else '✓'} {name}" + "".join(f"\n{problem}" for problem in problems))
+    raise typer.Exit(ExitCode.BAD_INPUT if wrong else 0)
+
+
+@app.command()
+def run(  # noqa: PLR0917 - typer reads options from parameters
+    use_case: UseCaseName,
+    pipeline: Annotated[Pipeline, typer.Argument(help="Which pipeline.")],
+    partition: PartitionKey,
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    run_id: Annotated[str | None, typer.Option(help="Name of the run; by_hand__<partition> when absent.")] = None,
+    param: Annotated[list[str] | None, typer.Option(help="A parameter of the run, as name=JSON; may be repeated.")] = None,
+) -> None:
+    """Run a pipeline, or one stage of it, by hand: the same stages as in Airflow, without Airflow."""
+    from pipelines_lib.launcher import Job  # noqa: PLC0415
+
+    project = Project.from_environment()
+    settings, profile = project.use_case(use_case), project.profile()
+    settings.partition_time(partition)
+    if stage is not None and stage not in STAGES[pipeline]:
+        raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(STAGES[pipeline])}")
+    for name in STAGES[pipeline] if stage is None else (stage,):
+        spec = JobSpec(
+            stage=name,
+            pipeline=pipeline,
+            use_case=use_case,
+            partition_key=partition,
+            run_id=run_id or f"by_hand__{partition}",
+            profile=profile.name,
+            store=profile.store,
+            workers=settings.training.workers if name == "train" else 1,
+            params=_params(param or []),
+        )
+        typer.echo(f"── {name}")
+        code = Job(spec, project, profile.grace_seconds).run(typer.echo)
+        if code != ExitCode.DONE:
+            raise typer.Exit(code if code > 0 else 1)
+
+
+@app.command()
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """Show the health of each use case, and which services run."""
+    from pipelines_lib.local.services import running  # noqa: PLC0415
+
+    project = Project.from_environment()
+    store = Path(project.profile().store)
+    records = sorted((project.home / "services").glob("*.json"))
+    services = {r.stem: json.loads(r.read_text(encoding="utf-8")).get("url") or "running" for r in records if running(project, r.stem)}
+    use_cases: dict[str, dict[str, dict[str, object]]] = {
+        name: {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((store / name / "status").glob("*.json"))}
+        for name in project.use_case_names()
+    }
+    if as_json:
+        typer.echo(json.dumps({"services": services, "use_cases": use_cases}, indent=2, ensure_ascii=False, sort_keys=True))
+        return
+    typer.echo("services: " + (", ".join(f"{k} ({v})" for k, v in services.items()) or "none run; `make demo` or `sluice up` starts them"))
+    for name, parts in use_cases.items():
+        typer.echo(f"\n{name}" + ("" if parts else "\n  nothing has run yet"))
+        for part, state in parts.items():
+            facts = (state.get(key) for key in ("verdict", "decision", "model_version", "partition_key", "url", "reason"))
+            typer.echo(f"  {part:<11}" + " · ".join(str(fact) for fact in facts if fact not in (None, "")))
+
+
+@app.command()
+def serve(use_case: UseCaseName) -> None:
+    """Start the local service of a use case's champion, for instance after the machine was restarted."""
+    from pipelines_lib.serving import local  # noqa: PLC0415
+
+    project = Project.from_environment()
+    service = local.ensure(project.use_case(use_case), project, Path(project.profile().store) / use_case)
+    typer.echo(f"{use_case} answers at {service.url}")
+
+
+@app.command()
+def doctor() -> None:
+    """Look for what would keep Sluice from running here, and say what to do about it."""
+    from pipelines_lib.local.doctor import examine  # noqa: PLC0415
+
+    findings = examine(Project.from_environment())
+    for finding in findings:
+        typer.echo(f"{'✓' if finding.good else '✗'} {finding.what}" + ("" if finding.good else f"\n    {finding.remedy}"))
+    raise typer.Exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
+def up() -> None:
+    """Start Airflow and MLflow on this machine."""
+    from pipelines_lib.local import services  # noqa: PLC0415
+    from pipelines_lib.local.airflow_api import AirflowApi  # noqa: PLC0415
+    from pipelines_lib.local.settings_file import load_settings  # noqa: PLC0415
+
+    project = Project.from_environment()
+    services.up(project, typer.echo)
+    load_settings(project.folder / "airflow_settings.yaml", AirflowApi(project.profile().airflow_url or ""))
+
+
+@app.command()
+def down() -> None:
+    """Stop everything that `sluice up` and the deployments started."""
+    from pipelines_lib.local import services  # noqa: PLC0415
+
+    services.down(Project.from_environment(), typer.echo)
+
+
+@app.command()
+def demo() -> None:
+    """Run the demo: two use cases from raw files to a monitored, retrained model."""
+    from pipelines_lib.local.demo import Demo  # noqa: PLC0415
+    from pipelines_lib.local.progress import Progress  # noqa: PLC0415
+
+    Demo(Project.from_environment(), Progress()).run()
+
+
+def _params(given: list[str]) -> dict[str, object]:
+    params = {}
+    for item in given:
+        name, equals, value = item.partition("=")
+        if not equals:
+            raise BadInput(f"--param {item!r}: write name=JSON, such as --param epochs=3")
+        try:
+            params[name] = json.loads(value)
+        except json.JSONDecodeError:
+            params[name] = value
+    return params

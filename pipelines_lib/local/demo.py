@@ -1,0 +1,239 @@
+"""The demo: two use cases from raw files to a monitored model that drift retrains, through the real scheduler.
+
+Every step looks for what is done already, so that a second run starts where the first ended.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.errors import SluiceError
+from pipelines_lib.local.airflow_api import AirflowApi
+from pipelines_lib.local.progress import Progress
+from pipelines_lib.local.services import up
+from pipelines_lib.local.settings_file import load_settings
+from pipelines_lib.use_case import UseCase
+
+USE_CASES = ("recommendation", "diagnosis")
+HISTORY = ("2026-01-01", "2026-01-14")
+QUIET = "2026-01-15"
+DRIFTED = ("2026-01-16", "2026-01-17")
+
+_ENDED = {"success", "failed"}
+
+
+class DemoFailed(SluiceError):
+    """A run of the demo ended otherwise than it should; the message has the task and the end of its log."""
+
+
+class Demo:
+    """The demo on one project."""
+
+    def __init__(self, project: Project, progress: Progress) -> None:
+        self._project = project
+        self._progress = progress
+        self._profile = project.profile()
+        self._use_cases = [project.use_case(name) for name in USE_CASES]
+        self._api = AirflowApi(self._profile.airflow_url or "")
+
+    def run(self) -> None:
+        """All of it. Raises `SluiceError` with a sentence on what went wrong."""
+        step = self._progress.step
+        with step("start Airflow and MLflow", "start"):
+            up(self._project, self._progress.update)
+            load_settings(self._project.folder / "airflow_settings.yaml", self._api)
+            self._wait_for_dags()
+        with step(f"backfill two weeks of data, {HISTORY[0]} to {HISTORY[1]}", "backfill"):
+            self._backfill()
+        with step("train, evaluate, gate, register, deploy and verify; ingest three more days meanwhile", "training"):
+            self._train()
+        for day in (QUIET, *DRIFTED):
+            with step(f"serve and monitor {day}", f"monitoring {day}"):
+                self._monitor(day)
+        with step("retrain because of drift", "retraining"):
+            self._wait_for_retraining()
+        self._write_timings()
+        self._summary()
+
+    # --- steps ---
+
+    def _wait_for_dags(self) -> None:
+        wanted = {dag_id(use_case.name, pipeline) for use_case in self._use_cases for pipeline in Pipeline}
+        deadline = time.monotonic() + 120
+        while missing := wanted - {dag["dag_id"] for dag in self._api.get("/dags", tags=["sluice"], limit=1000)["dags"]}:
+            if time.monotonic() > deadline:
+                errors = self._api.get("/importErrors")["import_errors"]
+                raise DemoFailed(
+                    f"Airflow does not show {sorted(missing)}. Import errors: {[e['stack_trace'][-500:] for e in errors] or 'none'}"
+                )
+            self._progress.update(f"waiting for Airflow to read {len(missing)} DAGs")
+            time.sleep(1)
+        for name in wanted:
+            self._api.patch(f"/dags/{name}", {"is_paused": False})
+
+    def _backfill(self) -> None:
+        for use_case in self._use_cases:
+            name = dag_id(use_case.name, Pipeline.DATA)
+            bounds = {"from_date": f"{HISTORY[0]}T00:00:00Z", "to_date": f"{HISTORY[1]}T23:59:59Z"}
+            if not self._api.get("/backfills", dag_id=name)["backfills"]:
+                self._api.post("/backfills", {"dag_id": name, **bounds, "max_active_runs": 2})
+        while True:
+            counts = {u.name: Counter(run["state"] for run in self._history(u)) for u in self._use_cases}
+            if all(sum(c.values()) >= 14 and not c.keys() - _ENDED for c in counts.values()):
+                break
+            self._progress.update(" · ".join(f"{name} {c['success'] + c['failed']}/{sum(c.values())} days" for name, c in counts.items()))
+            time.sleep(1)
+        for use_case in self._use_cases:
+            for run in self._history(use_case):
+                if run["state"] == "failed":
+                    raise self._failure(run["dag_id"], run["dag_run_id"])
+
+    def _history(self, use_case: UseCase) -> list[dict[str, Any]]:
+        runs = self._api.runs(dag_id(use_case.name, Pipeline.DATA))
+        return [run for run in runs if HISTORY[0] <= (run["partition_key"] or "") <= HISTORY[1]]
+
+    def _train(self) -> None:
+        runs = []
+        for use_case in self._use_cases:
+            runs.append(self._start(use_case, Pipeline.TRAINING, "demo__first", HISTORY[1]))
+            runs += [self._start(use_case, Pipeline.DATA, f"demo__{day}", day) for day in (QUIET, *DRIFTED)]
+        self._wait(runs)
+
+    def _monitor(self, day: str) -> None:
+        runs = []
+        for use_case in self._use_cases:
+            if self._api.run_state(dag_id(use_case.name, Pipeline.MONITORING), f"demo__{day}") is None:
+                self._progress.update(f"{use_case.name}: sending the day's requests")
+                self._replay(use_case, day)
+            runs.append(self._start(use_case, Pipeline.MONITORING, f"demo__{day}", day))
+        self._wait(runs)
+        for use_case in self._use_cases:
+            decision = self._decision(use_case, day)
+            self._progress.say(f"{use_case.name}: [bold]{decision['action']}[/bold], {decision['reason']}")
+
+    def _wait_for_retraining(self) -> None:
+        runs = []
+        for use_case in self._use_cases:
+            for day in (QUIET, *DRIFTED):
+                decision = self._decision(use_case, day)
+                if decision["action"] == "retrain":
+                    runs.append((dag_id(use_case.name, Pipeline.TRAINING), str(decision["trigger_run_id"])))
+        if not runs:
+            raise DemoFailed("no use case decided to retrain on the drifted days; the drift reports on the Sluice page have the figures")
+        self._wait(runs)
+
+    # --- what the steps share ---
+
+    def _start(self, use_case: UseCase, pipeline: Pipeline, run_id: str, partition_key: str) -> tuple[str, str]:
+        name = dag_id(use_case.name, pipeline)
+        self._api.trigger(name, run_id, partition_key)
+        return name, run_id
+
+    def _wait(self, runs: list[tuple[str, str]]) -> None:
+        while True:
+            states = {run: self._api.run_state(*run) for run in runs}
+            for run, state in states.items():
+                if state == "failed":
+                    raise self._failure(*run)
+            if all(state == "success" for state in states.values()):
+                return
+            open_runs = [run for run, state in states.items() if state != "success"]
+            self._progress.update(
+                f"{len(runs) - len(open_runs)}/{len(runs)} runs done · " + ", ".join(filter(None, map(self._at, open_runs[:4])))
+            )
+            time.sleep(1)
+
+    def _at(self, run: tuple[str, str]) -> str:
+        tasks = [task["task_id"] for task in self._api.tasks(*run) if task["state"] == "running"]
+        return f"{run[0].split('__')[0]} {tasks[0]}" if tasks else ""
+
+    def _failure(self, name: str, run_id: str) -> DemoFailed:
+        for task in self._api.tasks(name, run_id):
+            if task["state"] == "failed":
+                log = self._api.log(name, run_id, task["task_id"], task["try_number"]).splitlines()[-25:]
+                return DemoFailed(f"task {task['task_id']} of {name}, run {run_id}, failed. The end of its log:\n" + "\n".join(log))
+        return DemoFailed(f"{name}, run {run_id}, failed without a failed task; see {self._profile.airflow_url}/dags/{name}")
+
+    def _replay(self, use_case: UseCase, day: str) -> None:
+        command = [sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", use_case.name, "--partition", day]
+        done = subprocess.run(command, cwd=self._project.folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise DemoFailed(f"the requests of {day} for {use_case.name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+
+    def _store(self, use_case: UseCase) -> Path:
+        return Path(self._profile.store) / use_case.name
+
+    def _decision(self, use_case: UseCase, day: str) -> dict[str, Any]:
+        path = Path(self._profile.store) / use_case.name / "runs" / Pipeline.MONITORING / f"demo__{day}" / "decide" / "result.json"
+        outputs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["outputs"]
+        return outputs
+
+    # --- the end ---
+
+    def _write_timings(self) -> None:
+        path = self._project.home / "demo.json"
+        if not path.exists():
+            path.write_text(json.dumps({"seconds": self._progress.seconds}, indent=2), encoding="utf-8")
+
+    def _summary(self) -> None:
+        console = self._progress.console
+        for use_case in self._use_cases:
+            console.print()
+            table = Table(title=f"[bold]{use_case.title}[/bold]", title_justify="left", show_header=False, box=None, padding=(0, 2))
+            table.add_column(style="dim", no_wrap=True)
+            table.add_column(overflow="fold")
+            for row in self._summary_rows(use_case):
+                table.add_row(*row)
+            console.print(table)
+        console.print()
+        console.print(f"[bold]Sluice[/bold]   {self._profile.airflow_url}/sluice/  (also in Airflow's navigation)")
+        console.print(f"[bold]Airflow[/bold]  {self._profile.airflow_url}")
+        console.print(f"[bold]MLflow[/bold]   {self._profile.mlflow_url}")
+        console.print("\nThe services stay up. [bold]make down[/bold] stops them, [bold]make clean[/bold] forgets their state.")
+
+    def _summary_rows(self, use_case: UseCase) -> list[tuple[str, str]]:
+        days = [self._day(use_case, run) for run in self._api.runs(dag_id(use_case.name, Pipeline.DATA)) if run["state"] == "success"]
+        n_rows, n_quarantined = (sum(int(day[key]) for day in days) for key in ("n_rows", "n_quarantined"))
+        training, deployment = (self._status(use_case, name) for name in ("training", "deployment"))
+        rows = [
+            ("data", f"{len(days)} partitions, {n_rows:,} rows, {n_quarantined:,} quarantined ({n_quarantined / max(n_rows, 1):.1%})"),
+            (
+                "champion",
+                f"version {deployment['model_version']}, {use_case.gate.metric} {_figure(training['challenger'])} on the hold-out",
+            ),
+            ("service", str(deployment["url"])),
+            ("answer", self._answer(use_case)),
+        ]
+        for day in (QUIET, *DRIFTED):
+            decision = self._decision(use_case, day)
+            rows.append((f"drift {day}", f"{decision['action']}: {decision['reason']}"))
+            if decision["action"] == "retrain":
+                state = self._api.run_state(dag_id(use_case.name, Pipeline.TRAINING), decision["trigger_run_id"])
+                rows.append(("retraining", f"{decision['trigger_run_id']}: {state}, verdict {training['verdict']}"))
+        return rows
+
+    def _day(self, use_case: UseCase, run: dict[str, Any]) -> dict[str, Any]:
+        path = self._store(use_case) / "status" / "quality" / f"{run['partition_key']}.json"
+        day: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return day
+
+    def _status(self, use_case: UseCase, name: str) -> dict[str, Any]:
+        status: dict[str, Any] = json.loads((self._store(use_case) / "status" / f"{name}.json").read_text(encoding="utf-8"))
+        return status
+
+    def _answer(self, use_case: UseCase) -> str:
+        command = [sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", use_case.name, "--partition", DRIFTED[-1], "--one"]
+        done = subprocess.run(command, cwd=self._project.folder, capture_output=True, text=True, check=False)
+        return done.stdout.strip() if done.returncode == 0 else f"none: {done.stderr.strip()[-300:]}"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

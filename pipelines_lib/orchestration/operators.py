@@ -1,0 +1,135 @@
+"""`run_job`: a stage as an Airflow task. The profile picks the launcher; the DAG's text stays the same."""
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from pipelines_lib.config import Profile, Project
+from pipelines_lib.contracts import STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.launcher import Job
+from pipelines_lib.orchestration.links import LINKS
+from pipelines_lib.orchestration.partition import partition_of
+from pipelines_lib.store import read_json
+from pipelines_lib.use_case import UseCase
+
+OnHold = Literal["fail", "skip"]
+
+
+class LocalJobOperator(BaseOperator):
+    """Run a stage as a process group of the worker's machine.
+
+    Its output streams into the task's log. Exit codes: done; bad input fails without a retry; held fails without
+    a retry or skips what follows (`on_hold`); all else is retried, and the stage resumes.
+    """
+
+    ui_color = "#e8f1f5"
+    operator_extra_links = LINKS
+
+    def __init__(self, *, use_case: UseCase, pipeline: Pipeline, stage: str, workers: int, on_hold: OnHold, **kwargs: Any) -> None:
+        super().__init__(task_id=stage, **kwargs)
+        self.use_case_name = use_case.name
+        self.pipeline = str(pipeline)
+        self.stage = stage
+        self.workers = workers
+        self.on_hold = on_hold
+        self.result_links: dict[str, str] = {}
+        self._job: Job | None = None
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the stage to its end and return its figures."""
+        project = Project.from_environment()
+        try:
+            use_case = project.use_case(self.use_case_name)
+            profile = project.profile()
+            spec = self._spec(context, use_case, profile)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
+        self._job = Job(spec, project, profile.grace_seconds)
+        code = self._job.run(self.log.info)
+        return self._outcome(spec, code, context)
+
+    def on_kill(self) -> None:
+        """End every process of the stage."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def _spec(self, context: Mapping[str, Any], use_case: UseCase, profile: Profile) -> JobSpec:
+        params = {key: value for key, value in context["params"].items() if key != "partition" and value is not None}
+        if self.stage == "decide":
+            params["trainings_in_flight"] = context["ti"].get_dr_count(
+                dag_id=dag_id(use_case.name, Pipeline.TRAINING), states=["queued", "running"]
+            )
+        return JobSpec(
+            stage=self.stage,
+            pipeline=Pipeline(self.pipeline),
+            use_case=use_case.name,
+            partition_key=partition_of(context, use_case),
+            run_id=context["run_id"],
+            profile=profile.name,
+            store=profile.store,
+            attempt=context["ti"].try_number,
+            workers=self.workers,
+            params=params,
+        )
+
+    def _outcome(self, spec: JobSpec, code: int, context: Mapping[str, Any]) -> dict[str, Any]:
+        if code == ExitCode.BAD_INPUT:
+            raise AirflowFailException(f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change")
+        if code not in (ExitCode.DONE, ExitCode.HELD):
+            how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause")
+        result = JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json"))
+        self.result_links = result.links
+        if code == ExitCode.HELD:
+            raise (AirflowSkipException if self.on_hold == "skip" else AirflowFailException)(f"held: {result.reason}")
+        for asset in self.outlets:
+            context["outlet_events"][asset].extra = {"partition_key": spec.partition_key, **result.figures}
+        return {"reason": result.reason, **result.figures}
+
+
+def run_job(
+    use_case: UseCase, pipeline: Pipeline, stage: str, *, on_hold: OnHold = "fail", workers: int = 1, **kwargs: Any
+) -> BaseOperator:
+    """The task of `stage`. `kwargs` are Airflow's own task arguments."""
+    assert stage in STAGES[pipeline], f"{stage} is no stage of {pipeline}"
+    kwargs = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0, **kwargs}
+    return LocalJobOperator(use_case=use_case, pipeline=pipeline, stage=stage, workers=workers, on_hold=on_hold, **kwargs)
+
+
+class RetrainOperator(TriggerDagRunOperator):
+    """Start the training that `decide` asked for, under the run id it named: a retry or rerun finds the run there already."""
+
+    def __init__(self, *, use_case: UseCase, **kwargs: Any) -> None:
+        super().__init__(
+            trigger_dag_id=dag_id(use_case.name, Pipeline.TRAINING),
+            logical_date=None,
+            skip_when_already_exists=True,
+            fail_when_dag_is_paused=True,
+            openlineage_inject_parent_info=False,
+            **kwargs,
+        )
+        self.use_case_name = use_case.name
+
+    def execute(self, context: Any) -> None:
+        """Trigger, or skip with the reason of the hold."""
+        project = Project.from_environment()
+        use_case = project.use_case(self.use_case_name)
+        key = partition_of(context, use_case)
+        spec = JobSpec(
+            stage="decide", pipeline=Pipeline.MONITORING, use_case=use_case.name, partition_key=key,
+            run_id=context["run_id"], store=project.profile().store,
+        )  # fmt: skip
+        decision = JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json")).outputs
+        if decision["action"] != "retrain":
+            raise AirflowSkipException(f"no retraining: {decision['reason']}")
+        self.trigger_run_id = str(decision["trigger_run_id"])
+        self.conf = {"partition": key, "reason": decision["reason"]}
+        self.log.info("retraining as run %s: %s", self.trigger_run_id, json.dumps(self.conf))
+        super().execute(context)

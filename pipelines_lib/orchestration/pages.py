@@ -1,0 +1,112 @@
+"""The Sluice page: each use case's health at a glance, and the reports that stages leave in the store."""
+
+import html
+import json
+from pathlib import Path
+from typing import Any
+
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import FastAPI, HTTPException
+from fastapi.responses import FileResponse, HTMLResponse
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.use_case import UseCase
+
+# A report is read, never run: no script, nothing from elsewhere.
+_SAFE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:", "X-Content-Type-Options": "nosniff"}
+
+app = FastAPI(title="Sluice", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.get("/", response_class=HTMLResponse)
+def overview(user: GetUserDep) -> HTMLResponse:  # noqa: ARG001 - signed-in users only
+    """One card a use case."""
+    project = Project.from_environment()
+    good, broken = project.use_cases_or_errors()
+    store = Path(project.profile().store)
+    cards = "".join(_card(use_case, store) for use_case in good)
+    cards += "".join(
+        f"<section class=card><h2>{_text(name)}</h2><p class=bad>settings are not right</p><pre>{_text(error)}</pre></section>"
+        for name, error in broken.items()
+    )
+    body = cards or "<p>No use case yet. <code>sluice new</code> makes one.</p>"
+    return HTMLResponse(_PAGE.replace("{body}", body), headers=_SAFE)
+
+
+@app.get("/files/{path:path}")
+def file(path: str, user: GetUserDep) -> FileResponse:  # noqa: ARG001
+    """A report in the store: HTML pages below it, and nothing else."""
+    store = Path(Project.from_environment().profile().store).resolve()
+    target = (store / path).resolve()
+    if not target.is_relative_to(store) or target.suffix != ".html" or not target.is_file():
+        raise HTTPException(404, f"there is no report {path!r}; the stage that writes it may not have run")
+    return FileResponse(target, media_type="text/html; charset=utf-8", headers=_SAFE)
+
+
+def _card(use_case: UseCase, store: Path) -> str:
+    status = {
+        pipeline: _status(store / use_case.name / "status" / f"{pipeline}.json")
+        for pipeline in ("data", "training", "deployment", "monitoring")
+    }
+    rows = [
+        _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), use_case, Pipeline.DATA),
+        _row(
+            "Training",
+            status["training"],
+            ("verdict", "partition_key", "metric", "challenger", "champion", "reason"),
+            use_case,
+            Pipeline.TRAINING,
+        ),
+        _row("Serving", status["deployment"], ("model_version", "partition_key"), use_case, None),
+        _row("Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), use_case, Pipeline.MONITORING),
+    ]
+    return f"<section class=card><h2>{_text(use_case.title)}</h2><p class=owner>{_text(use_case.name)} · {_text(use_case.owner)}</p><table>{''.join(rows)}</table></section>"
+
+
+def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], use_case: UseCase, pipeline: Pipeline | None) -> str:
+    name = f'<a href="/dags/{dag_id(use_case.name, pipeline)}" target="_top">{title}</a>' if pipeline else title
+    if status is None:
+        return f"<tr><th>{name}</th><td class=none>nothing yet</td></tr>"
+    if not pipeline and status.get("url"):
+        name = f'<a href="{_text(status["url"])}" target="_blank" rel="noopener">{title}</a>'
+    tone = {"pass": "good", "hold": "hold", "retrain": "act"}.get(str(status.get("verdict", status.get("decision"))), "")
+    parts = [f"<span class='tag {tone}'>{_text(_figure(status[fields[0]]))}</span>"] if status.get(fields[0]) is not None else []
+    parts += [
+        f"<span class=key>{_text(field.replace('_', ' '))}</span> {_text(_figure(status[field]))}"
+        for field in fields[1:]
+        if status.get(field) is not None
+    ]
+    if report := status.get("report"):
+        parts.append(f'<a href="/sluice/files/{_text(report)}" target="_blank">report</a>')
+    return f"<tr><th>{name}</th><td>{' · '.join(parts)}</td></tr>"
+
+
+def _figure(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _status(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return document
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value))
+
+
+_PAGE = """<!doctype html><html lang=en><head><meta charset=utf-8><meta name=viewport content="width=device-width, initial-scale=1">
+<title>Sluice</title><style>
+:root{color-scheme:light dark;--line:#8884;--dim:#888;--good:#1a7f37;--hold:#9a6700;--act:#0b62c4;--bad:#c3312f}
+body{font:15px/1.5 system-ui,sans-serif;margin:1.5rem;max-width:90rem}
+h1{font-size:1.4rem;margin:0 0 1rem}h2{font-size:1.05rem;margin:0}
+main{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(34rem,100%),1fr))}
+.card{border:1px solid var(--line);border-radius:10px;padding:1rem 1.2rem;overflow:hidden}
+.owner,.key,.none{color:var(--dim);font-size:.86rem}.owner{margin:.1rem 0 .6rem}
+table{border-collapse:collapse;width:100%}th{text-align:left;width:7rem;vertical-align:top;font-weight:600}th,td{padding:.35rem .2rem;border-top:1px solid var(--line)}
+.tag{border-radius:99px;padding:.05rem .6rem;border:1px solid currentColor;font-size:.86rem;font-weight:600}
+.good{color:var(--good)}.hold{color:var(--hold)}.act{color:var(--act)}.bad{color:var(--bad)}
+pre{white-space:pre-wrap;font-size:.8rem}a{color:var(--act)}
+</style></head><body><h1>Sluice</h1><main>{body}</main></body></html>"""
