@@ -1,0 +1,188 @@
+"""A dataset snapshot: which labelled rows a training reads, chosen once and read the same by everyone after.
+
+`choose` decides, `load` reads. A row's side (train, validation, test) stands in the table, except where the last
+partitions judge: which those are depends on the window, so it is worked out here.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from pipelines_lib.contracts import DatasetRef
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError
+from pipelines_lib.use_case import ColumnType, Split, UseCase
+
+TRAIN, VALIDATION, TEST = SIDES = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The rows of a `DatasetRef`: `row_id`, `partition_key`, `label`, `split`, the features and the entity."""
+
+    ref: DatasetRef
+    rows: pa.Table
+
+    def side(self, *sides: str) -> pa.Table:
+        """The rows of one side or several, in the snapshot's order."""
+        return self.rows.filter(pc.is_in(self.rows["split"], pa.array(sides)))
+
+    def sizes(self) -> dict[str, int]:
+        """Rows on each side."""
+        return {side: self.side(side).num_rows for side in SIDES}
+
+    def classes(self) -> list[str]:
+        """The classes that occur, sorted; for classifications."""
+        return sorted(pc.unique(self.rows["label"]).to_pylist())
+
+
+def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapshot:
+    """The newest `window` labelled partitions up to `last`, fit to train on.
+
+    Raises `DataError` where there are none, a side is empty, or the labels leave nothing to learn.
+    """
+    version = tables.version("labelled")
+    partitions = [key for key in tables.partitions("labelled", version) if key <= last][-window:]
+    if not partitions:
+        raise DataError(
+            f"{use_case.name}: no labelled partition up to {last}; run {use_case.name}__data for it or for earlier ones"
+            + (f" (labels are known {use_case.label.horizon} partitions later)" if use_case.label.horizon else "")
+        )
+    rows = _read(use_case, tables, partitions, version)
+    parts = [use_case.name, "labelled", *partitions, str(rows.num_rows), use_case.data_hash(), _hash_of(rows)]
+    ref = DatasetRef(
+        use_case=use_case.name,
+        table="labelled",
+        version=version,
+        partitions=tuple(partitions),
+        n_rows=rows.num_rows,
+        config_hash=use_case.data_hash(),
+        content_hash=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+    )
+    snapshot = Snapshot(ref, rows)
+    _check(use_case, snapshot)
+    return snapshot
+
+
+def load(use_case: UseCase, tables: Tables, ref: DatasetRef) -> Snapshot:
+    """Read a snapshot again. Raises `DataError` where the settings or the rows are no longer those it was taken of."""
+    if ref.config_hash != use_case.data_hash():
+        raise DataError(
+            f"{use_case.name}: columns, cleaning, label or split were changed after the snapshot was taken; run the stage snapshot again"
+        )
+    rows = _read(use_case, tables, ref.partitions, ref.version)
+    if rows.num_rows != ref.n_rows:
+        raise DataError(
+            f"{use_case.name}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {rows.num_rows}; run the stage snapshot again"
+        )
+    return Snapshot(ref, rows)
+
+
+def feature_columns(rows: pa.Table, types: dict[str, ColumnType]) -> dict[str, Any]:
+    """The columns named in `types`, as the feature transform and the data profile take them: float64 [n] with NaN for numbers,
+    lists with None for the rest. Raises `DataError` where `rows` lacks one."""
+    if absent := [name for name in types if name not in rows.column_names]:
+        raise DataError(
+            f"the labelled rows have no column {', '.join(absent)}; run the data pipeline again for the partitions of the window"
+        )
+    return {
+        name: pc.cast(rows[name], pa.float64(), safe=False).to_numpy() if type_ in ("integer", "number") else rows[name].to_pylist()
+        for name, type_ in types.items()
+    }
+
+
+def sides_of_partitions(partitions: Sequence[str], split: Split) -> dict[str, str]:
+    """Which side each partition is on where the newest judge: train, then validation, then test.
+
+    Raises `DataError` for fewer than three partitions.
+    """
+    n = len(partitions)
+    if n < 3:
+        raise DataError(
+            f"a split by partition needs three partitions or more (train, validation, test), and the window has {n}; run more partitions of the data pipeline, or raise training.window"
+        )
+    n_test = max(1, round(split.test * n))
+    n_validation = max(1, round(split.validation * n))
+    n_test, n_validation = (1, 1) if n_test + n_validation >= n else (n_test, n_validation)
+    first_test, first_validation = n - n_test, n - n_test - n_validation
+    return {
+        key: TEST if place >= first_test else VALIDATION if place >= first_validation else TRAIN
+        for place, key in enumerate(sorted(partitions))
+    }
+
+
+def _read(use_case: UseCase, tables: Tables, partitions: Sequence[str], version: int) -> pa.Table:
+    columns = [*use_case.features(), *([use_case.entity] if use_case.entity else []), "label", "split"]
+    try:
+        rows = tables.read("labelled", partitions, version=version, columns=columns)
+    except (pa.ArrowException, KeyError) as error:
+        raise DataError(
+            f"{use_case.name}: the labelled table lacks a declared column ({error}); run the data pipeline again for {partitions[0]} … {partitions[-1]}"
+        ) from error
+    if use_case.split.by == "partition":
+        sides = sides_of_partitions(partitions, use_case.split)
+        place = rows.column_names.index("split")
+        rows = rows.set_column(place, "split", pa.array([sides[key] for key in rows["partition_key"].to_pylist()], pa.string()))
+    return rows
+
+
+def _check(use_case: UseCase, snapshot: Snapshot) -> None:
+    where = f"{use_case.name}, {snapshot.ref.partitions[0]} … {snapshot.ref.partitions[-1]}"
+    for side, n_rows in snapshot.sizes().items():
+        if n_rows == 0:
+            raise DataError(f"{where}: no rows for {side} among {snapshot.ref.n_rows}; widen training.window, or run more partitions")
+    if use_case.task == "regression":
+        _check_values(where, snapshot)
+    else:
+        _check_classes(where, use_case, snapshot)
+
+
+def _check_values(where: str, snapshot: Snapshot) -> None:
+    values: NDArray[np.float64] = pc.cast(snapshot.rows["label"], pa.float64()).to_numpy()
+    if (wrong := ~np.isfinite(values)).any():
+        ids = snapshot.rows["row_id"].filter(pa.array(wrong)).slice(0, 5).to_pylist()
+        raise DataError(f"{where}: {int(wrong.sum())} labels are no finite numbers (rows {', '.join(ids)}); clean them, or drop those rows")
+
+
+def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
+    classes = snapshot.classes()
+    in_train = set(snapshot.side(TRAIN)["label"].to_pylist())
+    if len(in_train) < 2:
+        raise DataError(
+            f"{where}: the training rows show one class, {sorted(in_train)}, so there is nothing to tell apart; widen training.window, or mend label.map"
+        )
+    if use_case.task == "binary" and (len(classes) != 2 or use_case.label.positive not in classes):
+        raise DataError(
+            f"{where}: a binary task has two classes, one of them {use_case.label.positive!r}; the labels are {classes[:10]}. Mend label.map or label.positive, or set `task: multiclass`"
+        )
+
+
+def _hash_of(rows: pa.Table) -> str:
+    """SHA-256 of names, types, order and values. What lies under a null, and how the table is chunked, does not count."""
+    digest = hashlib.sha256()
+    for name in sorted(rows.column_names):
+        column = rows[name].combine_chunks()
+        digest.update(f"{name}\x1f{column.type}\x1e".encode())
+        digest.update(pc.cast(pc.is_valid(column), pa.uint8()).to_numpy().tobytes())
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            values = [value.encode("utf-8", "surrogatepass") for value in column.drop_null().to_pylist()]
+            digest.update(np.array([len(value) for value in values], np.int64).tobytes())
+            digest.update(b"".join(values))
+        else:
+            digest.update(_plain(column.drop_null()).tobytes())
+    return digest.hexdigest()
+
+
+def _plain(column: Any) -> NDArray[Any]:
+    if pa.types.is_boolean(column.type):
+        column = column.cast(pa.uint8())
+    elif pa.types.is_temporal(column.type):
+        column = column.cast(pa.int64())
+    values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+    return values
