@@ -103,7 +103,8 @@ class DatasetRef(Contract):
     config_hash: str
     """Hash of the label, split and feature settings."""
     content_hash: str
-    """Hash of the above: two equal references read equal rows."""
+    """Hash of the partitions' rows and the settings: equal hashes mean equal rows. The version is not in it, since writing any
+    other partition moves the version."""
 
 
 class ModelRef(Contract):

@@ -1,0 +1,49 @@
+"""Choose the labelled rows that this training reads, and pin them: the first stage of the training pipeline."""
+
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipelines_lib.contracts import DatasetRef, JobResult
+from pipelines_lib.data import snapshot
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError
+from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.use_case import Training
+
+
+def main(stage: Stage) -> JobResult:
+    """Pin the newest labelled partitions up to the run's own."""
+    window = training_settings(stage).window
+    chosen = snapshot.choose(stage.use_case, Tables(stage.root), stage.spec.partition_key, window)
+    ref, sizes = chosen.ref, chosen.sizes()
+    return JobResult(
+        stage="snapshot",
+        reason=f"{ref.n_rows:,} rows of {ref.partitions[0]} … {ref.partitions[-1]}",
+        figures={"partitions": len(ref.partitions), "rows": ref.n_rows, **{f"{side}_rows": n for side, n in sizes.items()}},
+        outputs={"snapshot": ref.model_dump(mode="json"), "sides": _sides(stage, ref)},
+    )
+
+
+def training_settings(stage: Stage) -> Training:
+    """The use case's training settings, changed by the parameters of a manual run. Raises `DataError` where one breaks its rule."""
+    given = {name: stage.spec.params[name] for name in ("window", "epochs") if stage.spec.params.get(name) is not None}
+    try:
+        return Training.model_validate(stage.use_case.training.model_dump() | given)
+    except ValidationError as error:
+        raise DataError(f"parameters of the run: {error}; change them in the form") from error
+
+
+def snapshot_of(stage: Stage) -> DatasetRef:
+    """The snapshot that the first stage of this run pinned."""
+    return DatasetRef.model_validate(stage.result_of("snapshot").outputs["snapshot"])
+
+
+def _sides(stage: Stage, ref: DatasetRef) -> dict[str, Any] | None:
+    """Which partition is on which side, where the newest judge; for whoever reads the result."""
+    by_partition = stage.use_case.split.by == "partition"
+    return dict(snapshot.sides_of_partitions(ref.partitions, stage.use_case.split)) if by_partition else None
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,91 @@
+"""A snapshot's rows as tensors, and the order in which an epoch sees them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipelines_lib.data.snapshot import TRAIN, VALIDATION, Snapshot, feature_columns
+from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.use_case import UseCase
+
+Inputs = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One side of a snapshot."""
+
+    inputs: Inputs
+    """`numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L]; those that are not empty."""
+    labels: torch.Tensor
+    """Class places int64 [n], or values float32 [n]."""
+    row_ids: list[str]
+
+    def __len__(self) -> int:
+        return len(self.row_ids)
+
+    def take(self, places: NDArray[np.int64]) -> tuple[Inputs, torch.Tensor]:
+        """Inputs and labels of the rows at `places`."""
+        index = torch.from_numpy(places)
+        return {name: tensor[index] for name, tensor in self.inputs.items()}, self.labels[index]
+
+
+def rows_of(arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any], row_ids: list[str]) -> Rows:
+    """Tensors over the memory of `arrays`; class places stay int64, values become float32."""
+    label_type = np.int64 if labels.dtype.kind in "iu" else np.float32
+    return Rows({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels.astype(label_type)), row_ids)
+
+
+def order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The permutation of an epoch: a function of seed and epoch alone, so that every rank and every resume agree on it."""
+    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+
+
+def share(batch: NDArray[np.int64], rank: int, world_size: int) -> NDArray[np.int64]:
+    """This rank's part of a global batch; parts differ by one row at most, and one may be empty."""
+    return np.array_split(batch, world_size)[rank]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything that training needs to know of a snapshot. Every rank makes the same."""
+
+    transform: FeatureTransform
+    train: Rows
+    validation: Rows
+    classes: list[str]
+    """Sorted; empty for a regression."""
+    label_scale: tuple[float, float] | None
+    """Mean and deviation of the training labels of a regression."""
+    sample: dict[str, NDArray[Any]]
+    """Inputs of a few rows, at least two, to try an export on."""
+
+
+def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
+    """Fit the transform on the training rows alone, and encode the labels."""
+    types = {name: use_case.columns[name].type for name in use_case.features()}
+    sides = {side: snapshot.side(side) for side in (TRAIN, VALIDATION)}
+    columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
+    transform = FeatureTransform.fit(columns[TRAIN], types)
+    arrays = {side: transform.apply(columns[side]) for side in sides}
+    classes = [] if use_case.task == "regression" else snapshot.classes()
+    scale = None if classes else _scale(sides[TRAIN])
+    sample = {name: np.concatenate([arrays[TRAIN][name][:64], arrays[VALIDATION][name][:64]]) for name in arrays[TRAIN]}
+    train, validation = (rows_of(arrays[side], _labels(rows, classes, scale), rows["row_id"].to_pylist()) for side, rows in sides.items())
+    return Prepared(transform, train, validation, classes, scale, sample)
+
+
+def _scale(rows: Any) -> tuple[float, float]:
+    values = np.asarray(rows["label"].to_pylist(), np.float64)
+    return float(values.mean()), float(values.std()) or 1.0
+
+
+def _labels(rows: Any, classes: list[str], scale: tuple[float, float] | None) -> NDArray[Any]:
+    if scale is None:
+        places = {name: place for place, name in enumerate(classes)}
+        return np.array([places[name] for name in rows["label"].to_pylist()], np.int64)
+    return (np.asarray(rows["label"].to_pylist(), np.float64) - scale[0]) / scale[1]
