@@ -1,0 +1,111 @@
+"""Send a partition's rows to the service, as its users would have: for the demo, for tests, for trying a service out.
+
+    python -m pipelines_lib.serving.replay --use-case recommendation --partition 2026-01-15 [--one]
+
+Request ids follow from the partition, and the prediction log is read by them, so a second replay changes nothing.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pyarrow as pa
+
+from pipelines_lib.config import Project
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError, SluiceError, Unavailable
+from pipelines_lib.store import read_json
+
+_BATCH = 500
+_FLUSH_SECONDS = 30
+_DATATYPES = {"integer": "INT64", "number": "FP64", "boolean": "BOOL", "string": "BYTES", "text": "BYTES", "timestamp": "BYTES"}
+
+
+def main() -> int:
+    """Replay, or with --one ask for the first row's answer and print it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--use-case", required=True)
+    parser.add_argument("--partition", required=True)
+    parser.add_argument("--one", action="store_true", help="send one row, print question and answer")
+    arguments = parser.parse_args()
+    try:
+        print(_one(arguments.use_case, arguments.partition) if arguments.one else _all(arguments.use_case, arguments.partition))  # noqa: T201
+    except (SluiceError, httpx.HTTPError) as error:
+        print(f"replay: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
+def _all(name: str, partition: str) -> str:
+    replay = _Replay(name, partition)
+    started = time.monotonic()
+    for start in range(0, replay.rows.num_rows, _BATCH):
+        replay.ask(replay.rows.slice(start, _BATCH), f"replay-{partition}-{start:09d}")
+    replay.wait_for_log()
+    return f"{replay.rows.num_rows} rows answered by {replay.url} in {time.monotonic() - started:.1f} s"
+
+
+def _one(name: str, partition: str) -> str:
+    replay = _Replay(name, partition)
+    row = replay.rows.slice(0, 1)
+    answer = replay.ask(row, f"one-{partition}", log=False)
+    question = ", ".join(f"{column}={row[column][0].as_py()}" for column in replay.features[:6])
+    outputs = {tensor["name"]: tensor["data"][0] for tensor in answer["outputs"]}
+    more = f", … ({len(replay.features)} features)" if len(replay.features) > 6 else ""
+    told = ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in outputs.items())
+    return f"{question}{more} → {told}"
+
+
+class _Replay:
+    """One partition's rows and the service that is asked."""
+
+    def __init__(self, name: str, partition: str) -> None:
+        project = Project.from_environment()
+        use_case = project.use_case(name)
+        self.partition = partition
+        self.features = use_case.features()
+        self._columns = [*self.features, *use_case.columns_with("key")]
+        self._types = {column: _DATATYPES[use_case.columns[column].type] for column in self._columns}
+        self._tables = Tables(Path(project.profile().store) / name)
+        self.rows = self._tables.read("clean", [partition], columns=self._columns)
+        if self.rows.num_rows == 0:
+            raise DataError(f"there are no clean rows of {partition} to send; run {name}__data for it first")
+        record = read_json(project.home / "services" / f"{name}.json")
+        assert isinstance(record, dict)
+        self.url = f"http://127.0.0.1:{record['port']}"
+        self._infer = f"{self.url}/v2/models/{name}/infer"
+
+    def ask(self, rows: pa.Table, request_id: str, *, log: bool = True) -> dict[str, Any]:
+        """The service's answer to these rows. Raises `DataError` with its own words where it refuses."""
+        inputs = [
+            {"name": column, "shape": [rows.num_rows], "datatype": self._types[column], "data": rows[column].to_pylist()}
+            for column in self._columns
+        ]
+        body = {"id": request_id, "inputs": inputs, "parameters": {"partition_key": self.partition, "log": log}}
+        answer = httpx.post(self._infer, json=body, timeout=60)
+        if answer.is_error:
+            raise DataError(f"{self._infer} refused the rows: {answer.status_code} {answer.text[:1000]}")
+        document: dict[str, Any] = answer.json()
+        return document
+
+    def wait_for_log(self) -> None:
+        """Until the service has written its answers down. Raises `Unavailable`."""
+        deadline = time.monotonic() + _FLUSH_SECONDS
+        while self._logged() < self.rows.num_rows:
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"after {_FLUSH_SECONDS} s the service has logged {self._logged()} of {self.rows.num_rows} answers; {self.url}/metrics counts the lost ones"
+                )
+            time.sleep(0.3)
+
+    def _logged(self) -> int:
+        if self.partition not in self._tables.partitions("predictions"):
+            return 0
+        return len(set(self._tables.read("predictions", [self.partition], columns=[])["row_id"].to_pylist()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
