@@ -73,7 +73,8 @@ def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, se
     bad = raw.filter(pc.is_in(raw["row_id"], value_set=pa.array(sorted(reasons), pa.string())))
     texts = dict(unreadable)
     for row in bad.drop_columns(["partition_key"]).to_pylist():
-        texts[row.pop("row_id")] = json.dumps(row, ensure_ascii=False)
+        name = row.pop("row_id")
+        texts[name] = json.dumps(row, ensure_ascii=False)
     rows = sorted(reasons)
     return pa.table(
         {
