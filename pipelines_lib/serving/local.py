@@ -1,0 +1,250 @@
+"""The service of a use case as a process of this machine, on 127.0.0.1.
+
+`<home>/services/<use_case>.json` remembers its process and port. A process is only ever taken for the service (and
+ended) when its id, its start time and its command line all agree, so a recycled id can't be mistaken for it.
+"""
+
+import contextlib
+import fcntl
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import ValidationError
+
+import pipelines_lib
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import Contract
+from pipelines_lib.errors import Unavailable
+from pipelines_lib.launcher import MARK
+from pipelines_lib.store import read_json, write_json
+
+HOST = "127.0.0.1"
+PORTS = range(8800, 9000)
+STOP_SECONDS = 10.0
+_MODULE = "pipelines_lib.serving.server"
+
+_children: list["subprocess.Popen[bytes]"] = []
+"""What this process started: kept so that an ended one is reaped and not taken for a running one."""
+
+
+class Record(Contract):
+    """What is remembered of a service; kept when it stops, for its port."""
+
+    use_case: str
+    root: str
+    port: int
+    pid: int
+    create_time: float
+    """When the process started, by the machine's clock."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A running service."""
+
+    use_case: str
+    url: str
+    port: int
+    pid: int
+
+
+def ensure(use_case: str, project: Project, root: Path, *, port: int | None = None, timeout: float = 60) -> Service:
+    """The running service of `use_case`, started where there is none.
+
+    `port` is the one to listen on; without it the last one is kept, or a free one of 8800 to 8999 taken.
+    Raises `Unavailable` where it can't listen or does not come up within `timeout` seconds.
+    """
+    with _lock(project):
+        record = _read(use_case, project)
+        if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record.port):
+            return _service(record)
+        if record:
+            _end(record)
+        record = _start(use_case, project, root, _pick_port(port, record, project))
+        _wait(record, project, timeout)
+        return _service(record)
+
+
+def stop(use_case: str, project: Project) -> bool:
+    """End the service of `use_case`; its prediction log is written first. Returns whether there was one."""
+    with _lock(project):
+        record = _read(use_case, project)
+        return record is not None and _end(record)
+
+
+def running(project: Project) -> list[Service]:
+    """Every service of the project that runs, by use case."""
+    records = [_read(path.stem, project) for path in sorted(_folder(project).glob("*.json"))]
+    return [_service(record) for record in records if record and _process(record)]
+
+
+def ask(port: int, path: str, document: Any = None, timeout: float = 30) -> tuple[int, Any]:
+    """Status and JSON of a request to a local service: GET, or POST of `document`. Raises `OSError` where nobody answers."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
+    try:
+        if document is None:
+            connection.request("GET", path)
+        else:
+            connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+    except http.client.HTTPException as error:
+        raise OSError(f"port {port} does not speak HTTP: {error!r}") from error
+    finally:
+        connection.close()
+    return response.status, json.loads(body) if body else None
+
+
+# --- the process ------------------------------------------------------------------------------------------------
+
+
+def _start(use_case: str, project: Project, root: Path, port: int) -> Record:
+    # The launcher ends every process with a job's mark when the job ends; the service must outlive the deploy job.
+    environment = {key: value for key, value in os.environ.items() if key != MARK}
+    environment["PYTHONPATH"] = str(Path(pipelines_lib.__file__).parents[1])
+    path = _log(use_case, project)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", _MODULE, "--root", str(root), "--host", HOST, "--port", str(port)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    _children.append(process)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        record = Record(
+            use_case=use_case, root=str(root), port=port, pid=process.pid, create_time=psutil.Process(process.pid).create_time()
+        )
+        write_json(_path(use_case, project), record)
+        return record
+    raise _did_not_start(use_case, project, "it ended at once")
+
+
+def _wait(record: Record, project: Project, timeout: float) -> None:
+    deadline = time.monotonic() + timeout
+    while not _is_live(record.port):
+        if _process(record) is None:
+            raise _did_not_start(record.use_case, project, "it ended before it answered")
+        if time.monotonic() > deadline:
+            _end(record)
+            raise _did_not_start(record.use_case, project, f"it did not answer within {timeout:.0f} s")
+        time.sleep(0.05)
+    if _process(record) is None:
+        raise _did_not_start(record.use_case, project, f"something else answers on port {record.port}")
+
+
+def _end(record: Record) -> bool:
+    process = _process(record)
+    if process is None:
+        return False
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_SECONDS)
+        except psutil.TimeoutExpired:
+            process.kill()
+            process.wait(STOP_SECONDS)
+    return True
+
+
+def _process(record: Record) -> psutil.Process | None:
+    """The record's process, if it still is the one that was started."""
+    for child in [child for child in _children if child.poll() is not None]:
+        _children.remove(child)
+    try:
+        process = psutil.Process(record.pid)
+        same = abs(process.create_time() - record.create_time) < 1 and _MODULE in process.cmdline()
+        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+    except psutil.Error:
+        return None
+
+
+def _is_live(port: int) -> bool:
+    try:
+        status, document = ask(port, "/v2/health/live", timeout=5)
+    except (OSError, ValueError):
+        return False
+    return status == 200 and document == {"live": True}
+
+
+# --- ports and files --------------------------------------------------------------------------------------------
+
+
+def _pick_port(wanted: int | None, record: Record | None, project: Project) -> int:
+    if wanted is not None:
+        if not _is_free(wanted):
+            raise Unavailable(
+                f"port {wanted} (deployment.port) is taken by another process; end that one, or set another port, or none to have one picked"
+            )
+        return wanted
+    # A stopped service keeps its port: addresses that people wrote down stay good.
+    kept = {other.port for path in _folder(project).glob("*.json") if (other := _read(path.stem, project)) and other != record}
+    for port in [*([record.port] if record else []), *(port for port in PORTS if port not in kept)]:
+        if _is_free(port):
+            return port
+    raise Unavailable(f"every port from {PORTS.start} to {PORTS.stop - 1} is taken; stop a service with `sluice down`")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        # As the server itself does: a port that only waits for its last packets is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+    return True
+
+
+@contextmanager
+def _lock(project: Project) -> Iterator[None]:
+    """One at a time: two deployments must not take the same port, nor start the same service twice."""
+    path = _folder(project) / ".lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _did_not_start(use_case: str, project: Project, why: str) -> Unavailable:
+    path = _log(use_case, project)
+    tail = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
+    return Unavailable(f"the service of {use_case} did not start: {why}. The end of its log, {path}:\n{tail}")
+
+
+def _read(use_case: str, project: Project) -> Record | None:
+    try:
+        return Record.model_validate(read_json(_path(use_case, project)))
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _service(record: Record) -> Service:
+    return Service(record.use_case, f"http://{HOST}:{record.port}", record.port, record.pid)
+
+
+def _folder(project: Project) -> Path:
+    return project.home / "services"
+
+
+def _path(use_case: str, project: Project) -> Path:
+    return _folder(project) / f"{use_case}.json"
+
+
+def _log(use_case: str, project: Project) -> Path:
+    return project.home / "logs" / f"service-{use_case}.log"

@@ -1,0 +1,52 @@
+"""Counters of a server as Prometheus text (exposition format 0.0.4)."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping
+
+BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+"""Upper bounds of the latency histogram, in seconds."""
+
+
+class Metrics:
+    """Requests by endpoint and status, and how long the answers took."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._requests: Counter[tuple[str, int]] = Counter()
+        self._buckets: Counter[float] = Counter()
+        self._seconds = 0.0
+        self._answers = 0
+
+    def observe(self, endpoint: str, status: int, seconds: float) -> None:
+        """Count one request to an inference endpoint."""
+        with self._lock:
+            self._requests[endpoint, status] += 1
+            self._seconds += seconds
+            self._answers += 1
+            for bound in BUCKETS:
+                if seconds <= bound:
+                    self._buckets[bound] += 1
+
+    def text(self, gauges: Mapping[str, float]) -> str:
+        """Everything counted, and `gauges` as they are now."""
+        with self._lock:
+            return "\n".join([*self._lines(), *(f"{name} {value:g}" for name, value in gauges.items())]) + "\n"
+
+    def _lines(self) -> Iterator[str]:
+        yield "# TYPE sluice_requests_total counter"
+        for (endpoint, status), count in sorted(self._requests.items()):
+            yield f'sluice_requests_total{{endpoint="{endpoint}",status="{status}"}} {count}'
+        yield "# TYPE sluice_request_errors_total counter"
+        errors: Counter[int] = Counter()
+        for (_, status), count in self._requests.items():
+            if status >= 400:
+                errors[status] += count
+        for status, count in sorted(errors.items()):
+            yield f'sluice_request_errors_total{{status="{status}"}} {count}'
+        yield "# TYPE sluice_request_seconds histogram"
+        for bound in BUCKETS:
+            yield f'sluice_request_seconds_bucket{{le="{bound:g}"}} {self._buckets[bound]}'
+        yield f'sluice_request_seconds_bucket{{le="+Inf"}} {self._answers}'
+        yield f"sluice_request_seconds_sum {self._seconds:.6f}"
+        yield f"sluice_request_seconds_count {self._answers}"

@@ -1,0 +1,103 @@
+"""Which model a use case serves: `<root>/deployment.json`, written by the deploy and verify stages, followed by the server.
+
+The pointer is replaced whole, so whoever reads it sees the old deployment or the new one. Every version that was
+ever deployed is remembered beside it, so monitoring finds the package behind an answer without asking the registry.
+"""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+
+from pipelines_lib.contracts import Contract, ModelRef
+from pipelines_lib.errors import DataError
+from pipelines_lib.store import read_json, write_json
+from pipelines_lib.use_case import ColumnType, UseCase
+
+
+class Deployment(Contract):
+    """The content of the pointer."""
+
+    model: ModelRef
+    state: Literal["candidate", "serving"]
+    """`candidate` until verify has compared its answers with the evaluation's."""
+    previous: ModelRef | None = None
+    """The version that served before, to go back to."""
+    keys: dict[str, ColumnType] = Field(default_factory=dict)
+    """Columns that identify a row; a request may carry them, and the prediction log keeps them."""
+    key_format: str = "%Y-%m-%d"
+    """`strftime` format of a partition key."""
+    title: str = ""
+
+    @classmethod
+    def candidate(cls, model: ModelRef, use_case: UseCase, current: "Deployment | None") -> Self:
+        """The pointer that puts `model` up for verification in place of `current`."""
+        return cls(
+            model=model,
+            state="candidate",
+            previous=current.champion if current else None,
+            keys={name: use_case.columns[name].type for name in use_case.columns_with("key")},
+            key_format=use_case.key_format,
+            title=use_case.title,
+        )
+
+    @property
+    def champion(self) -> ModelRef | None:
+        """The newest version that passed its verification."""
+        return self.model if self.state == "serving" else self.previous
+
+    def verified(self) -> "Deployment":
+        """This deployment once its answers have been found right."""
+        return self.model_copy(update={"state": "serving"})
+
+    def rolled_back(self) -> "Deployment | None":
+        """The deployment that served before this candidate; None where nothing did."""
+        if self.previous is None:
+            return None
+        return self.model_copy(update={"model": self.previous, "state": "serving", "previous": None})
+
+
+def pointer_path(root: Path) -> Path:
+    """The pointer of the use case whose folder in the store is `root`."""
+    return root / "deployment.json"
+
+
+def read_pointer(root: Path) -> Deployment | None:
+    """The current deployment, or None where nothing is deployed. Raises `DataError` where the pointer is damaged."""
+    path = pointer_path(root)
+    try:
+        return Deployment.model_validate(read_json(path))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataError(f"{path} is not a deployment: {error}. Delete it and run the deploy stage again") from error
+
+
+def write_pointer(root: Path, deployment: Deployment | None) -> None:
+    """Point to `deployment`, or to nothing."""
+    if deployment is None:
+        pointer_path(root).unlink(missing_ok=True)
+        return
+    write_json(_memory(root, deployment.model.version), deployment.model)
+    write_json(pointer_path(root), deployment)
+
+
+def deployed_version(root: Path, version: int) -> ModelRef | None:
+    """The model that was deployed as `version`, or None where none was."""
+    try:
+        return ModelRef.model_validate(read_json(_memory(root, version)))
+    except FileNotFoundError:
+        return None
+
+
+def package_folder(root: Path, model: ModelRef) -> Path:
+    """Where the model's package lies. Raises `DataError` where the reference points out of the store."""
+    store = root.parent.resolve()
+    folder = (store / model.package).resolve()
+    if not folder.is_relative_to(store):
+        raise DataError(f"package {model.package!r} of version {model.version} lies outside the store {store}; register the model again")
+    return folder
+
+
+def _memory(root: Path, version: int) -> Path:
+    return root / "deployments" / f"{version}.json"

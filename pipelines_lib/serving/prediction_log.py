@@ -1,0 +1,137 @@
+"""What was answered, written behind the requests' back into the table `predictions`.
+
+A request is never slowed down or failed by it: rows wait in a bounded queue, one thread writes them, and rows that
+find no place (or no store) are counted as lost.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.use_case import ColumnType
+
+log = logging.getLogger("sluice.serving")
+
+FLUSH_SECONDS = 1.0
+FLUSH_ROWS = 5_000
+MAX_ROWS = 50_000
+ATTEMPTS = 3
+
+ARROW: dict[ColumnType, pa.DataType] = {
+    "integer": pa.int64(),
+    "number": pa.float64(),
+    "boolean": pa.bool_(),
+    "string": pa.string(),
+    "text": pa.string(),
+    "timestamp": pa.string(),  # of a key: kept as it was sent
+}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The rows of one request and what the model said to them."""
+
+    row_ids: list[str]
+    partition_key: str
+    columns: dict[str, list[Any]]
+    """Features and keys, one value a row."""
+    types: dict[str, ColumnType]
+    predictions: list[str] | list[float]
+    scores: list[float]
+    model_version: int
+
+    def table(self) -> pa.Table:
+        """As rows of `predictions`."""
+        n = len(self.row_ids)
+        arrays = {name: pa.array(values, ARROW[self.types[name]]) for name, values in self.columns.items()}
+        kind = pa.string() if isinstance(self.predictions[0], str) else pa.float64()
+        return pa.table(
+            {
+                "row_id": pa.array(self.row_ids, pa.string()),
+                "partition_key": pa.array([self.partition_key] * n, pa.string()),
+                **arrays,
+                "prediction": pa.array(self.predictions, kind),
+                "score": pa.array(self.scores, pa.float64()),
+                "model_version": pa.array([self.model_version] * n, pa.int64()),
+            }
+        )
+
+
+class PredictionLog:
+    """The queue and the thread that empties it. `add` never blocks and never raises."""
+
+    def __init__(self, root: Path, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS) -> None:
+        self._tables = Tables(root)
+        self._flush_seconds = flush_seconds
+        self._max_rows = max_rows
+        self._queue: deque[Answers] = deque()
+        self._changed = threading.Condition()
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
+        self.rows_logged = 0
+        self.rows_lost = 0
+        self.rows_waiting = 0
+        """Rows in the queue, and those being written."""
+
+    def start(self) -> None:
+        """Start writing."""
+        self._thread.start()
+
+    def add(self, answers: Answers) -> None:
+        """Queue `answers`, or count them as lost where the queue is full."""
+        n = len(answers.row_ids)
+        with self._changed:
+            if self._closing or self.rows_waiting + n > self._max_rows:
+                self.rows_lost += n
+                return
+            self._queue.append(answers)
+            self.rows_waiting += n
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Write what waits, then stop."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next():
+            rows = sum(len(answers.row_ids) for answers in batch)
+            written = self._write(batch)
+            with self._changed:
+                self.rows_waiting -= rows
+                self.rows_logged += written
+                self.rows_lost += rows - written
+
+    def _next(self) -> list[Answers]:
+        """What is to be written next; empty when the log is closed and everything is written."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._changed.wait_for(lambda: self.rows_waiting >= FLUSH_ROWS or self._closing, timeout=self._flush_seconds)
+            batch = list(self._queue)
+            self._queue.clear()
+            return batch
+
+    def _write(self, batch: Iterable[Answers]) -> int:
+        """Append the batch, one commit; returns the rows that got there."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                # Versions with other features have other columns; the table holds both.
+                rows = pa.concat_tables([answers.table() for answers in batch], promote_options="default")
+                self._tables.append("predictions", rows)
+                return int(rows.num_rows)
+            except Exception:  # whatever the store says, the service goes on answering
+                log.exception("predictions could not be written (attempt %d of %d)", attempt, ATTEMPTS)
+                if attempt < ATTEMPTS and not self._closing:
+                    time.sleep(self._flush_seconds)
+        return 0

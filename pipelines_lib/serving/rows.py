@@ -1,0 +1,215 @@
+"""The rows of a request, checked value by value against the model's features.
+
+What breaks a rule is refused with what was found, where, the rule and the remedy; it never reaches the model.
+"""
+
+import datetime as dt
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from pipelines_lib.contracts import safe_name
+from pipelines_lib.errors import DataError
+from pipelines_lib.use_case import ColumnType
+
+
+class RequestError(DataError):
+    """A request that breaks a rule: what was found, where, the rule, and the remedy."""
+
+    def __init__(self, what: str, *, where: str, rule: str, remedy: str, status: int = 400) -> None:
+        super().__init__(f"{where}: {what}; {rule}. {remedy}")
+        self.status = status
+        self.parts = {"what": what, "where": where, "rule": rule, "remedy": remedy}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the model that answers wants of a request."""
+
+    features: Mapping[str, ColumnType]
+    keys: Mapping[str, ColumnType]
+    """Columns a request may carry for the prediction log."""
+    key_format: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a request says beside its rows."""
+
+    id: str | None = None
+    partition_key: str | None = None
+    """The partition the rows belong to; the current one where it is left out."""
+    log: bool = True
+    """Whether the answer goes to the prediction log."""
+    outputs: tuple[str, ...] = ()
+    """Outputs asked for; all, where none is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """The rows of a request: checked, typed, ready for the model."""
+
+    n: int
+    columns: dict[str, list[Any]]
+    """Every feature, one value a row; None where it is missing."""
+    keys: dict[str, list[Any]]
+    ignored: list[str]
+    """Columns of the request that neither the model nor the log knows."""
+    options: Options
+
+
+def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) -> Rows:
+    """The rows in `columns` (name to one value a row). Raises `RequestError`."""
+    if absent := [name for name in shape.features if name not in columns]:
+        rule = f"the model needs {_some(list(shape.features))}"
+        refuse(f"lacks {_some(absent)}", "columns", rule, "Send every column, with null where a value is missing")
+    known = {**shape.features, **shape.keys}
+    lengths = {name: len(values) for name, values in columns.items() if name in known}
+    first, n = next(iter(lengths.items()))
+    if other := next((name for name, length in lengths.items() if length != n), None):
+        what = f"{lengths[other]} values in {other!r}, {n} in {first!r}"
+        refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
+    if n == 0:
+        refuse("no rows", "columns", "a request has at least one row", "Send a row")
+    typed = {name: [checked(value, known[name], name, row) for row, value in enumerate(columns[name])] for name in lengths}
+    return Rows(
+        n=n,
+        columns={name: typed[name] for name in shape.features},
+        keys={name: typed[name] for name in shape.keys if name in typed},
+        ignored=sorted(name for name in columns if name not in known),
+        options=options,
+    )
+
+
+def checked(value: Any, kind: ColumnType, name: str, row: int) -> Any:
+    """`value` as the Python type of a column of type `kind`. Raises `RequestError`."""
+    if value is None:
+        return None
+    found: Any = None
+    match kind:
+        case "number":
+            found = _number(value)
+        case "integer":
+            found = _integer(value)
+        case "boolean":
+            found = value if isinstance(value, bool) else None
+        case _:
+            found = value if isinstance(value, str) and _is_unicode(value) else None
+    if found is None:
+        rule = f"the column is of type {kind}, so a value is {_WANTED.get(kind, 'text')} or null"
+        refuse(f"found {kind_of(value)}", f"column {name!r}, row {row}", rule, "Correct the value")
+    return found
+
+
+_WANTED = {"number": "a number", "integer": "a whole number within 64 bits", "boolean": "true or false"}
+
+
+def _integer(value: Any) -> int | None:
+    if isinstance(value, float) and value.is_integer() and abs(value) <= 2**53:  # beyond that a float is no exact whole number
+        return int(value)
+    return value if type(value) is int and -(2**63) <= value < 2**63 else None
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _is_unicode(text: str) -> bool:
+    # JSON can spell half of a surrogate pair, which no table can store.
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def read_options(given: Any, where: str, shape: Shape, *, request_id: str | None, outputs: tuple[str, ...] = ()) -> Options:
+    """The parameters of a request. Raises `RequestError`."""
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        refuse(f"found {kind_of(given)}", where, "parameters are an object", 'Send {"partition_key": …} or leave it out')
+    log = given.get("log", True)
+    if not isinstance(log, bool):
+        refuse(f"found {kind_of(log)}", f"{where}.log", "true or false", "Leave it out to have the answer logged")
+    partition_key = given.get("partition_key")
+    if partition_key is not None and not _is_partition(partition_key, shape.key_format):
+        example = dt.datetime(2026, 1, 31).strftime(shape.key_format)
+        refuse(
+            f"found {short(partition_key)}",
+            f"{where}.partition_key",
+            f"a partition is written like {example}",
+            "Correct it, or leave it out for the current one",
+        )
+    return Options(id=request_id, partition_key=partition_key, log=log, outputs=outputs)
+
+
+def _is_partition(key: Any, key_format: str) -> bool:
+    if not isinstance(key, str) or safe_name(key) != key:
+        return False
+    try:
+        return dt.datetime.strptime(key, key_format).strftime(key_format) == key
+    except ValueError:
+        return False
+
+
+def as_id(value: Any, where: str) -> str | None:
+    """A request's id. Raises `RequestError`."""
+    if value is None:
+        return None
+    if not isinstance(value, str) or not 0 < len(value) <= 200 or not value.isprintable():
+        refuse(
+            f"found {short(value)}",
+            where,
+            "an id is a text of 1 to 200 printable characters",
+            "Correct it, or leave it out to have one made",
+        )
+    return value
+
+
+def as_list(value: Any, where: str) -> list[Any]:
+    """`value` if it is a list. Raises `RequestError`."""
+    if not isinstance(value, list):
+        refuse(f"found {kind_of(value)}", where, "a list", "Send [ … ]")
+    return value
+
+
+def as_name(value: Any, where: str) -> str:
+    """`value` if it can name a column. Raises `RequestError`."""
+    if not isinstance(value, str):
+        refuse(f"found {kind_of(value)}", where, "a column's name is text", "Write it in quotes")
+    return value
+
+
+def refuse(what: str, where: str, rule: str, remedy: str) -> NoReturn:
+    """Raise the `RequestError` that says so."""
+    raise RequestError(what, where=where, rule=rule, remedy=remedy)
+
+
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in few words."""
+    match value:
+        case None:
+            return "null"
+        case bool() | int() | float() | str():
+            return short(value)
+        case list():
+            return f"a list of {len(value)}"
+        case _:
+            return "an object"
+
+
+def short(value: Any) -> str:
+    """A JSON value, cut short."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more digits, or lists of more depth, than Python prints
+        text = "something too long to print"
+    # repr() keeps half surrogates escaped, and the answer is UTF-8.
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")

@@ -1,0 +1,35 @@
+"""Run the service of a use case: `python -m pipelines_lib.serving.server --root <store>/<use_case> --port 8800`.
+
+It follows the use case's deployment by itself and ends, its prediction log written, on SIGTERM or Ctrl-C.
+"""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import uvicorn
+
+from pipelines_lib.serving.app import create_app
+
+
+def main() -> None:
+    """Parse the command line and serve until told to stop."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--root", required=True, type=Path, help="the use case's folder in the store")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
+    parser.add_argument("--port", required=True, type=int)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    uvicorn.run(
+        create_app(arguments.root.resolve()),
+        host=arguments.host,
+        port=arguments.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+    )
+
+
+if __name__ == "__main__":
+    main()

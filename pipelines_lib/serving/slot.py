@@ -1,0 +1,125 @@
+"""The model a server answers with. It follows the pointer: a new version is opened beside the old and takes its place in one step.
+
+A package that can't be opened, or does not answer, never gets there: the old one goes on, and the error is shown.
+"""
+
+import logging
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines_lib.errors import DataError, SluiceError
+from pipelines_lib.registry.package import Package
+from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
+from pipelines_lib.serving.rows import Shape
+
+log = logging.getLogger("sluice.serving")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A deployment and its opened package: what one request is answered with, from its first byte to its last."""
+
+    deployment: Deployment
+    package: Package
+    shape: Shape
+
+    @property
+    def version(self) -> int:
+        """The model's version."""
+        return self.deployment.model.version
+
+
+class Slot:
+    """Holds what is served now, None where nothing is. Reading `served` is safe from any thread."""
+
+    def __init__(self, root: Path, poll_seconds: float = 1.0) -> None:
+        self._root = root
+        self._poll_seconds = poll_seconds
+        self._seen: tuple[int, int, int] | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="pointer", daemon=True)
+        self.served: Served | None = None
+        self.error: str | None = None
+        """Why the version the pointer names is not the one that is served."""
+
+    def start(self) -> None:
+        """Open what the pointer names, then follow it."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def look(self) -> None:
+        """Take over what the pointer names, if it changed since the last look."""
+        mark = _mark(pointer_path(self._root))
+        if mark == self._seen:
+            return
+        try:
+            self._take(read_pointer(self._root))
+            self.error = None
+            self._seen = mark
+        except SluiceError as error:
+            # Looking again at the same bytes can't help; the next deployment may.
+            self._seen = mark
+            self._report(error)
+        except OSError as error:
+            # The store did not answer: look again.
+            self._report(error)
+
+    def _take(self, deployment: Deployment | None) -> None:
+        before = self.served
+        if deployment is None:
+            self.served = None
+        elif before is not None and before.deployment.model == deployment.model:
+            self.served = Served(deployment, before.package, _shape(deployment, before.package))
+        else:
+            package = Package.open(package_folder(self._root, deployment.model))
+            _try_out(package)
+            self.served = Served(deployment, package, _shape(deployment, package))
+        if (before and before.version) != (self.served and self.served.version):
+            log.warning("version %s takes over from %s", self.served and self.served.version, before and before.version)
+
+    def _report(self, error: Exception) -> None:
+        self.error = str(error)
+        log.error("version %s goes on serving: %s", self.served and self.served.version, error)
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._poll_seconds):
+            try:
+                self.look()
+            except Exception as error:  # the thread must outlive what nobody foresaw, and say so
+                log.exception("could not follow the pointer")
+                self.error = f"{type(error).__name__}: {error}"
+
+
+def _mark(path: Path) -> tuple[int, int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (status.st_ino, status.st_mtime_ns, status.st_size)
+
+
+def _shape(deployment: Deployment, package: Package) -> Shape:
+    features = {feature.name: feature.type for feature in package.manifest.features}
+    keys = {name: kind for name, kind in deployment.keys.items() if name not in features}
+    return Shape(features, keys, deployment.key_format)
+
+
+def _try_out(package: Package) -> None:
+    """One answer before the first request: a graph that does not run is found here, and its memory is laid out."""
+    columns = {feature.name: [None] for feature in package.manifest.features}
+    expected = (1, len(package.manifest.classes) or 1)
+    try:
+        found = package.predict(columns).shape
+    except DataError:
+        raise
+    except Exception as error:  # onnxruntime's own errors share no base class but Exception
+        raise DataError(f"{package.folder}: the model does not answer ({error}); deploy an earlier version, or train again") from error
+    if found != expected:
+        raise DataError(f"{package.folder}: the model's scores have shape {found}, the manifest says {expected}; train again")

@@ -1,0 +1,233 @@
+import json
+import math
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.serving.app import MAX_BODY, create_app
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Starlette's test client asks for a fork of httpx that nothing else here uses
+    from starlette.testclient import TestClient
+
+JSON = {"Content-Type": "application/json"}
+GOOD = [
+    {"name": "amount", "shape": [2], "datatype": "FP64", "data": [0.5, None]},
+    {"name": "age", "shape": [2, 1], "datatype": "INT64", "data": [[40], [50]]},
+    {"name": "member", "shape": [2], "datatype": "BOOL", "data": [True, False]},
+    {"name": "country", "shape": [2], "datatype": "BYTES", "data": ["de", "never seen"]},
+]
+RECORD = {"amount": 0.5, "age": 40, "member": True, "country": "de"}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return tmp_path / "store" / "credit"
+
+
+@pytest.fixture
+def client(root, deploy):
+    deploy(root, 3)
+    with TestClient(create_app(root, poll_seconds=0.02, flush_seconds=0.02), raise_server_exceptions=False) as client:
+        yield client
+
+
+def v2(client, inputs=GOOD, **more):
+    return client.post("/v2/models/credit/infer", content=json.dumps({"inputs": inputs, **more}), headers=JSON)
+
+
+def test_the_model_answers_in_both_dialects(client):
+    answer = v2(client, id="q1", parameters={"partition_key": "2026-01-05"}).json()
+    assert (answer["model_name"], answer["model_version"], answer["id"]) == ("credit", "3", "q1")
+    prediction, score, scores = answer["outputs"]
+    assert (prediction["datatype"], prediction["shape"], scores["shape"]) == ("BYTES", [2], [2, 2])
+    assert scores["data"][1::2] == pytest.approx(score["data"])
+    for body in (
+        {"dataframe_records": [RECORD]},
+        {"dataframe_split": {"columns": list(RECORD), "data": [list(RECORD.values())]}},
+        {"inputs": {name: [value] for name, value in RECORD.items()}},
+        {"inputs": [RECORD]},
+    ):
+        [mine] = client.post("/invocations", json=body).json()["predictions"]
+        assert mine == {"prediction": prediction["data"][0], "score": pytest.approx(score["data"][0])}
+
+
+def test_only_the_outputs_asked_for_are_sent(client):
+    assert [output["name"] for output in v2(client, outputs=[{"name": "score"}]).json()["outputs"]] == ["score"]
+    assert v2(client, outputs=[{"name": "socre"}]).status_code == 400
+
+
+def test_health_metadata_page_and_metrics(client):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/credit/ready", "/ping", "/docs", "/v2"):
+        assert client.get(path).status_code == 200
+    metadata = client.get("/v2/models/credit").json()
+    assert metadata["versions"] == ["3"]
+    assert metadata["inputs"][0] == {"name": "amount", "datatype": "FP64", "shape": [-1]}
+    assert metadata["parameters"]["optional_inputs"] == {"customer": "integer"}
+    page = client.get("/").text
+    assert "Version <b>3</b>" in page
+    assert "curl" in page
+    v2(client)
+    v2(client, [])
+    metrics = client.get("/metrics").text
+    assert 'sluice_requests_total{endpoint="infer",status="200"} 1' in metrics
+    assert 'sluice_request_errors_total{status="400"} 1' in metrics
+    assert 'sluice_request_seconds_bucket{le="+Inf"} 2' in metrics
+
+
+def with_(place, **changes):
+    return [tensor if i != place else {**tensor, **changes} for i, tensor in enumerate(GOOD)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "where", "what"),
+    [
+        (GOOD[1:], "columns", "lacks amount"),
+        (with_(0, data=["x", 1]), "column 'amount', row 0", "found 'x'"),
+        (with_(0, data=[True, 1]), "column 'amount', row 0", "found True"),
+        (with_(1, data=[40.5, 1]), "column 'age', row 0", "found 40.5"),
+        (with_(1, data=[2**63, 1]), "column 'age', row 0", "found 9223372036854775808"),
+        (with_(3, data=["de", "\ud800"]), "column 'country', row 1", r"found '\ud800'"),
+        (with_(0, datatype="BYTES"), "inputs[0] ('amount')", "datatype is 'BYTES'"),
+        (with_(0, shape=[3]), "inputs[0] ('amount')", "2 values for shape [3]"),
+        (with_(0, shape=[1, 2]), "inputs[0] ('amount')", "shape is [1, 2]"),
+        (with_(0, shape=[1], data=[1.0]), "columns", "2 values in 'age', 1 in 'amount'"),
+        ([*GOOD, GOOD[0]], "inputs[4]", "column 'amount' comes twice"),
+        ([{**tensor, "shape": [0], "data": []} for tensor in GOOD], "columns", "no rows"),
+        ("rows", "inputs", "found 'rows'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_request_is_told_what_where_and_how_to_mend_it(client, inputs, where, what):
+    answer = v2(client, inputs)
+    assert answer.status_code == 400
+    error = answer.json()
+    assert (error["where"], error["what"]) == (where, what)
+    assert error["rule"]
+    assert error["remedy"]
+    assert error["error"].startswith(f"{where}: {what}")
+
+
+def test_what_is_wrong_beside_the_rows_is_refused_too(client):
+    assert v2(client, parameters={"partition_key": "../../etc"}).json()["where"] == "parameters.partition_key"
+    assert v2(client, parameters={"partition_key": "2026-1-5"}).status_code == 400
+    assert v2(client, parameters={"log": 1}).status_code == 400
+    assert v2(client, id=7).status_code == 400
+    assert client.post("/v2/models/other/infer", json={}).status_code == 404
+    assert client.get("/nothing").json()["where"] == "GET /nothing"
+    assert client.get("/invocations").status_code == 405
+    assert client.post("/invocations", content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
+    assert client.post("/invocations", content=b" " * (MAX_BODY + 1), headers=JSON).status_code == 413
+    missing = client.post("/invocations", json={"dataframe_records": [RECORD, {"age": 1}]})
+    assert "lacks ['amount', 'member', 'country']" in missing.json()["error"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"inputs": NaN}', b"[" * 100_000, b'{"a":' * 50_000, b"9" * 5000]
+)
+def test_broken_json_is_refused(client, body):
+    for path in ("/v2/models/credit/infer", "/invocations"):
+        answer = client.post(path, content=body, headers=JSON)
+        assert (answer.status_code, bool(answer.json()["remedy"])) == (400, True)
+
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), st.text(st.characters(), max_size=5), st.sampled_from(["de", "FP64", "amount", 10**400])
+)  # fmt: skip
+anything = st.recursive(
+    scalars, lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=5), inner, max_size=3)), max_leaves=8
+)
+tensors = st.lists(
+    st.one_of(
+        anything,
+        st.fixed_dictionaries(
+            {"name": st.sampled_from(["amount", "age", "member", "country", "customer", "x"])},
+            optional={
+                "shape": st.one_of(anything, st.just([1]), st.just([1, 1])),
+                "datatype": st.one_of(anything, st.sampled_from(["FP64", "BYTES", "BOOL", "INT64"])),
+                "data": st.one_of(anything, st.lists(scalars, min_size=1, max_size=1)),
+            },
+        ),
+        st.sampled_from(GOOD),
+    ),
+    max_size=6,
+)
+documents = st.one_of(
+    anything,
+    st.fixed_dictionaries(
+        {"inputs": st.one_of(anything, tensors)},
+        optional={"id": anything, "parameters": anything, "outputs": anything, "params": anything},
+    ),
+    st.fixed_dictionaries({"dataframe_records": st.one_of(anything, st.lists(st.fixed_dictionaries(dict.fromkeys(RECORD, scalars)), max_size=2))}),
+    st.fixed_dictionaries({"dataframe_split": st.one_of(anything, st.fixed_dictionaries({"columns": st.just(list(RECORD)), "data": anything}))}),
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(documents)
+def test_no_json_makes_the_server_fail(client, document):
+    for path in ("/v2/models/credit/infer", "/invocations"):
+        answer = client.post(path, content=json.dumps(document), headers=JSON)
+        assert answer.status_code in (200, 400)
+        assert answer.json().get("error") or answer.status_code == 200
+
+
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=100))
+def test_no_bytes_make_the_server_fail(client, body):
+    assert client.post("/invocations", content=body, headers=JSON).status_code == 400
+
+
+def test_answers_are_logged_typed_once_a_row(root, deploy):
+    deploy(root, 3)
+    with TestClient(create_app(root, flush_seconds=0.02)) as client:
+        keyed = [*GOOD, {"name": "customer", "shape": [2], "datatype": "INT64", "data": [7, 8]}]
+        answer = v2(client, keyed, id="q1", parameters={"partition_key": "2026-01-05"}).json()
+        client.post("/invocations", json={"dataframe_records": [RECORD], "params": {"id": "q2", "partition_key": "2026-01-06"}})
+        v2(client, parameters={"partition_key": "2026-01-05", "log": False})
+        v2(client, [{"name": "nothing"}])
+    rows = Tables(root).read("predictions")
+    assert rows.column("row_id").to_pylist() == ["q1:000000", "q1:000001", "q2"]
+    assert rows.column("partition_key").to_pylist() == ["2026-01-05", "2026-01-05", "2026-01-06"]
+    assert rows.column("customer").to_pylist() == [7, 8, None]
+    assert rows.column("amount").to_pylist() == [0.5, None, 0.5]
+    assert [str(rows.schema.field(name).type) for name in ("age", "member", "country", "model_version")] == [
+        "int64",
+        "bool",
+        "string",
+        "int64",
+    ]
+    assert rows.column("score").to_pylist()[:2] == pytest.approx(answer["outputs"][1]["data"])
+    assert set(rows.column("model_version").to_pylist()) == {3}
+
+
+def test_a_store_that_fails_never_fails_a_request(root, deploy):
+    deploy(root, 3)
+    (root / "tables").mkdir()
+    (root / "tables" / "predictions").write_text("a file where the table should be")
+    with TestClient(create_app(root, flush_seconds=0.01)) as client:
+        assert v2(client).status_code == 200
+        log = client.app.state.service.predictions
+    assert (log.rows_logged, log.rows_lost, log.rows_waiting) == (0, 2, 0)
+
+
+def test_without_a_model_it_is_live_but_not_ready(root):
+    with TestClient(create_app(root)) as client:
+        assert client.get("/v2/health/live").status_code == 200
+        assert [client.get(path).status_code for path in ("/v2/health/ready", "/ping", "/v2/models/credit")] == [503] * 3
+        assert v2(client).json()["remedy"] == "Run the training DAG, then ask again"
+        assert "No model is deployed" in client.get("/").text
+
+
+def test_ignored_columns_are_named(client):
+    extra = [*GOOD, {"name": "colour", "shape": [1], "datatype": "BYTES", "data": ["red"]}]
+    assert v2(client, extra).json()["parameters"]["ignored"] == ["colour"]
+
+
+def test_missing_and_unknown_values_get_an_answer(client):
+    nothing = dict.fromkeys(RECORD)
+    [answer] = client.post("/invocations", json={"dataframe_records": [nothing]}).json()["predictions"]
+    assert 0 < answer["score"] < 1
+    assert math.isfinite(answer["score"])
