@@ -16,7 +16,6 @@ from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World, world
-from pipelines_lib.training.export import to_onnx
 from pipelines_lib.training.loop import Loop, Progress
 from pipelines_lib.training.model import ScoringModel, Shape, TabularModel
 from pipelines_lib.use_case import Training
@@ -52,6 +51,8 @@ def _announce(data: Prepared, model: torch.nn.Module, ranks: World) -> None:
 
 
 def _write(stage: Stage, settings: Training, data: Prepared, model: torch.nn.Module, progress: Progress) -> None:
+    from pipelines_lib.training.export import to_onnx  # noqa: PLC0415 - the exporter costs a second to import, and one rank needs it
+
     write_bytes(stage.folder / "model.onnx", to_onnx(ScoringModel(model, data.label_scale), data.sample))
     write_text(stage.folder / "transform.json", data.transform.to_json())
     write_json(

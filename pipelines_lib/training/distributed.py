@@ -35,7 +35,12 @@ class World:
         model = model.to(self.device)
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        return DistributedDataParallel(
+            model,
+            device_ids=[self.device.index] if self.device.type == "cuda" else None,
+            forward_sync_buffers=False,  # they are constants; sending them would double the messages of a step
+            gradient_as_bucket_view=True,
+        )
 
     def sum(self, *values: float) -> list[float]:
         """Each value summed over the ranks, in float64: the same numbers, bit for bit, on every rank."""

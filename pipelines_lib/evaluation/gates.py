@@ -1,0 +1,112 @@
+"""The gates between a trained model and service: pure functions from figures to verdicts with reasons.
+
+The comparison with the champion passes a challenger that
+
+- is at least as good as the champion on the hold-out (difference ≥ 0): of two that look equal, the one with the fresher
+  data serves; or
+- looks worse, but provably by no more than `gate.margin`: the lower end of the interval of the difference is ≥ -margin
+  (a test of non-inferiority).
+
+What errors this makes, with S the standard error of the difference, and confidence 0.95:
+
+- A challenger exactly as good as the champion is held with chance 1/2 at margin 0, and with less than 2.5 % once the
+  margin is above 4 S. Holding it costs nothing: the champion, as good, goes on serving.
+- A challenger worse by just the margin passes with chance max(2.5 %, Φ(-margin / S)): 2.5 % once the margin is above
+  2 S. On a hold-out so small that the margin is below S, luck can carry it past the champion (16 % at margin = S);
+  asking for the lower end alone would keep that at 2.5 %, and would also hold 97.5 % of the equally good at margin 0, so
+  that no retraining on a small hold-out would ever serve.
+- A challenger worse by three S or more passes with chance 0.1 % at margin 0.
+"""
+
+from dataclasses import dataclass
+
+from pipelines_lib.contracts import GateResult
+from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.use_case import HIGHER_IS_BETTER, Gate
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """What the gates look at."""
+
+    n_rows: int
+    """Rows of the hold-out."""
+    metric: float | None
+    """The challenger's; None where the hold-out leaves it undefined."""
+    comparison: Comparison | None
+    """None without a champion, or with one that can't be compared."""
+    champion: int | None
+    """The champion's version; None where there is none."""
+    incomparable: str | None
+    """Why the champion can't be scored on this hold-out, where it can't."""
+    partition_key: str
+    """The run's partition."""
+    champion_end: str | None
+    """The newest partition that the champion was trained on."""
+    force: bool
+    """Whether a person lets the run replace a champion that it can't be compared with, or that saw newer data."""
+
+
+def judge(settings: Gate, evidence: Evidence) -> list[GateResult]:
+    """Every gate's verdict, in the order of the report."""
+    return [_enough_rows(settings, evidence), _floor(settings, evidence), _champion(settings, evidence), _old_partition(evidence)]
+
+
+def held(results: list[GateResult]) -> str | None:
+    """Why the model is held, all reasons in one sentence; None where every gate passes."""
+    reasons = [f"{result.gate}: {result.reason}" for result in results if result.verdict == "hold"]
+    return "; ".join(reasons) or None
+
+
+def _enough_rows(settings: Gate, evidence: Evidence) -> GateResult:
+    enough = evidence.n_rows >= settings.min_rows
+    return _result(
+        "rows", enough, evidence.n_rows, settings.min_rows, f"{evidence.n_rows} rows in the hold-out, {settings.min_rows} needed"
+    )
+
+
+def _floor(settings: Gate, evidence: Evidence) -> GateResult:
+    if evidence.metric is None:
+        return _result(
+            "floor", False, None, settings.floor, f"{settings.metric} is undefined: the hold-out shows one class; widen training.window"
+        )
+    higher = HIGHER_IS_BETTER[settings.metric]
+    passes = evidence.metric >= settings.floor if higher else evidence.metric <= settings.floor
+    bound = f"at {'least' if higher else 'most'} {settings.floor:g}"
+    return _result("floor", passes, evidence.metric, settings.floor, f"{settings.metric} {evidence.metric:.4f}, and it must be {bound}")
+
+
+def _champion(settings: Gate, evidence: Evidence) -> GateResult:
+    bound = -settings.margin
+    if evidence.champion is None:
+        return _result("champion", True, None, bound, "no champion serves yet")
+    if evidence.comparison is None:
+        why = f"version {evidence.champion} can't be compared: {evidence.incomparable}"
+        return _result(
+            "champion", evidence.force, None, bound, f"{why}; {'forced' if evidence.force else 'run again with `force` to replace it'}"
+        )
+    difference, lower = evidence.comparison.difference, evidence.comparison.lower
+    passes = difference >= 0 or (lower is not None and lower >= bound)
+    return _result("champion", passes, difference, bound, _compared(settings, evidence.champion, evidence.comparison))
+
+
+def _compared(settings: Gate, version: int, comparison: Comparison) -> str:
+    size = f"{abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {version}"
+    figures = f"{settings.metric} {comparison.challenger:.4f} against {comparison.champion:.4f}"
+    if comparison.lower is None or comparison.upper is None:
+        return f"{size} ({figures}; too few rows of one class for an interval)"
+    interval = f"{comparison.confidence:.0%} interval {comparison.lower:+.4f} … {comparison.upper:+.4f}"
+    return f"{size} ({figures}; {interval}; up to {settings.margin:g} worse is let through)"
+
+
+def _old_partition(evidence: Evidence) -> GateResult:
+    if evidence.champion_end is None:
+        return _result("old partition", True, None, None, "no champion serves yet")
+    if evidence.partition_key >= evidence.champion_end:
+        return _result("old partition", True, None, None, f"the champion saw data up to {evidence.champion_end}, this run is no older")
+    reason = f"a run for {evidence.partition_key} can't replace a champion that saw {evidence.champion_end}"
+    return _result("old partition", evidence.force, None, None, f"{reason}, but for `force`" + (", which is set" if evidence.force else ""))
+
+
+def _result(gate: str, passes: bool, figure: float | None, bound: float | None, reason: str) -> GateResult:
+    return GateResult(gate=gate, verdict="pass" if passes else "hold", figure=figure, bound=bound, reason=reason)

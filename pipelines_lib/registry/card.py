@@ -1,0 +1,64 @@
+"""The model card: what a person should know of a version before relying on it (Mitchell et al., Model Cards for Model Reporting, 2019)."""
+
+from collections.abc import Mapping, Sequence
+
+from pipelines_lib.contracts import GateResult
+from pipelines_lib.registry.package import Manifest
+from pipelines_lib.use_case import UseCase
+
+
+def model_card(
+    use_case: UseCase,
+    manifest: Manifest,
+    *,
+    sizes: Mapping[str, int],
+    gates: Sequence[GateResult],
+    settings: Mapping[str, object],
+    best_epoch: int,
+) -> str:
+    """Markdown; every figure comes from the run's own results. `sizes` are rows a side, `gates` the verdicts it passed."""
+    snapshot = manifest.snapshot
+    lines = [
+        f"# {use_case.title}",
+        "",
+        use_case.description.strip() or f"Predicts `{use_case.label.column}`.",
+        "",
+        f"- Use case `{use_case.name}`, owner {use_case.owner}",
+        f"- Task: {use_case.task}{_classes(manifest)}",
+        f"- Labelled rows: {snapshot.n_rows:,} of {snapshot.partitions[0]} … {snapshot.partitions[-1]}",
+        f"- Sides: {', '.join(f'{n:,} {side}' for side, n in sizes.items())}, split by {use_case.split.by}",
+        f"- Snapshot `{snapshot.content_hash[:16]}`, table version {snapshot.version}; MLflow run `{manifest.mlflow_run_id}`",
+        f"- Weights of epoch {best_epoch}; settings: {', '.join(f'{name} {value}' for name, value in settings.items())}",
+        "",
+        "## Inputs",
+        "",
+        "| feature | type |",
+        "|---|---|",
+        *(f"| `{feature.name}` | {feature.type} |" for feature in manifest.features),
+        "",
+        "A missing number counts as the training rows' median; a category seen less than twice in training counts as unknown.",
+        "",
+        "## On the hold-out",
+        "",
+        "| metric | value |",
+        "|---|---|",
+        *(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items())),
+        "",
+        "## Gates",
+        "",
+        "| gate | verdict | why |",
+        "|---|---|---|",
+        *(f"| {gate.gate} | {gate.verdict} | {gate.reason} |" for gate in gates),
+        "",
+        "Not examined: subgroups of the rows, and what happens to people who are predicted wrongly.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _classes(manifest: Manifest) -> str:
+    if not manifest.classes:
+        return ""
+    positive = f", positive is `{manifest.positive}`" if manifest.positive is not None else ""
+    shown = ", ".join(f"`{name}`" for name in manifest.classes[:20])
+    return f" ({shown}{', …' if len(manifest.classes) > 20 else ''}{positive})"
