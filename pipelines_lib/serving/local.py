@@ -1,6 +1,6 @@
 """The service of a use case as a process of this machine, on 127.0.0.1.
 
-`<home>/services/<use_case>.json` remembers its process and port. A process is only ever taken for the service (and
+`<home>/services/serving-<use_case>.json` remembers its process and port. A process is only ever taken for the service (and
 ended) when its id, its start time and its command line all agree, so a recycled id can't be mistaken for it.
 """
 
@@ -29,11 +29,14 @@ from pipelines_lib.contracts import Contract
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.launcher import MARK
 from pipelines_lib.store import read_json, write_json
+from pipelines_lib.use_case import UseCase
 
 HOST = "127.0.0.1"
 PORTS = range(8800, 9000)
 STOP_SECONDS = 10.0
 _MODULE = "pipelines_lib.serving.server"
+_PREFIX = "serving-"
+"""Airflow and MLflow have their records in the same folder, and a use case may be called mlflow."""
 
 _children: list["subprocess.Popen[bytes]"] = []
 """What this process started: kept so that an ended one is reaped and not taken for a running one."""
@@ -44,6 +47,7 @@ class Record(Contract):
 
     use_case: str
     root: str
+    url: str
     port: int
     pid: int
     create_time: float
@@ -60,19 +64,20 @@ class Service:
     pid: int
 
 
-def ensure(use_case: str, project: Project, root: Path, *, port: int | None = None, timeout: float = 60) -> Service:
-    """The running service of `use_case`, started where there is none.
+def ensure(use_case: UseCase, project: Project, root: Path, *, timeout: float = 60) -> Service:
+    """The running service of `use_case`, whose folder in the store is `root`; started where there is none.
 
-    `port` is the one to listen on; without it the last one is kept, or a free one of 8800 to 8999 taken.
+    It listens on `deployment.port`, or, where that is not set, on its last port or a free one of 8800 to 8999.
     Raises `Unavailable` where it can't listen or does not come up within `timeout` seconds.
     """
+    port = use_case.deployment.port
     with _lock(project):
-        record = _read(use_case, project)
+        record = _read(use_case.name, project)
         if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record.port):
             return _service(record)
         if record:
             _end(record)
-        record = _start(use_case, project, root, _pick_port(port, record, project))
+        record = _start(use_case.name, project, root, _pick_port(port, record, project))
         _wait(record, project, timeout)
         return _service(record)
 
@@ -86,8 +91,8 @@ def stop(use_case: str, project: Project) -> bool:
 
 def running(project: Project) -> list[Service]:
     """Every service of the project that runs, by use case."""
-    records = [_read(path.stem, project) for path in sorted(_folder(project).glob("*.json"))]
-    return [_service(record) for record in records if record and _process(record)]
+    records = _records(project)
+    return [_service(record) for record in records if _process(record)]
 
 
 def ask(port: int, path: str, document: Any = None, timeout: float = 30) -> tuple[int, Any]:
@@ -127,9 +132,8 @@ def _start(use_case: str, project: Project, root: Path, port: int) -> Record:
         )
     _children.append(process)
     with contextlib.suppress(psutil.NoSuchProcess):
-        record = Record(
-            use_case=use_case, root=str(root), port=port, pid=process.pid, create_time=psutil.Process(process.pid).create_time()
-        )
+        started = psutil.Process(process.pid).create_time()
+        record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started)
         write_json(_path(use_case, project), record)
         return record
     raise _did_not_start(use_case, project, "it ended at once")
@@ -193,7 +197,7 @@ def _pick_port(wanted: int | None, record: Record | None, project: Project) -> i
             )
         return wanted
     # A stopped service keeps its port: addresses that people wrote down stay good.
-    kept = {other.port for path in _folder(project).glob("*.json") if (other := _read(path.stem, project)) and other != record}
+    kept = {other.port for other in _records(project) if other != record}
     for port in [*([record.port] if record else []), *(port for port in PORTS if port not in kept)]:
         if _is_free(port):
             return port
@@ -235,7 +239,16 @@ def _read(use_case: str, project: Project) -> Record | None:
 
 
 def _service(record: Record) -> Service:
-    return Service(record.use_case, f"http://{HOST}:{record.port}", record.port, record.pid)
+    return Service(record.use_case, record.url, record.port, record.pid)
+
+
+def _url(port: int) -> str:
+    return f"http://{HOST}:{port}"
+
+
+def _records(project: Project) -> list[Record]:
+    names = [path.stem.removeprefix(_PREFIX) for path in sorted(_folder(project).glob(f"{_PREFIX}*.json"))]
+    return [record for name in names if (record := _read(name, project))]
 
 
 def _folder(project: Project) -> Path:
@@ -243,8 +256,8 @@ def _folder(project: Project) -> Path:
 
 
 def _path(use_case: str, project: Project) -> Path:
-    return _folder(project) / f"{use_case}.json"
+    return _folder(project) / f"{_PREFIX}{use_case}.json"
 
 
 def _log(use_case: str, project: Project) -> Path:
-    return project.home / "logs" / f"service-{use_case}.log"
+    return project.home / "logs" / f"{_PREFIX}{use_case}.log"

@@ -1,0 +1,121 @@
+"""Ask the service the recorded hold-out rows; promote the version if its answers are the evaluation's, roll back if not.
+
+python -m pipelines_lib.jobs.verify --spec spec.json
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+from pydantic import JsonValue
+
+from pipelines_lib.contracts import JobResult, ModelRef
+from pipelines_lib.errors import Held
+from pipelines_lib.jobs.deploy import roll_back
+from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.registry.models import ModelRegistry
+from pipelines_lib.registry.package import Package
+from pipelines_lib.registry.tracking import connect
+from pipelines_lib.serving import local
+from pipelines_lib.serving.pointer import package_folder, read_pointer, write_pointer
+from pipelines_lib.serving.requests import DATATYPES
+from pipelines_lib.store import write_json
+
+SINGLE_ROWS = 20
+"""Rows asked one by one, for the latency a client sees."""
+
+
+def main(stage: Stage) -> JobResult:
+    """Compare, then promote or roll back."""
+    deployed = stage.result_of("deploy").outputs
+    model = ModelRef.model_validate(deployed["model"])
+    service = local.ensure(stage.use_case, stage.project, stage.root)
+    package = Package.open(package_folder(stage.root, model))
+    figures = _compare(package, model, service.port, stage.use_case.name)
+    _hold_if_wrong(stage, model, figures)
+    _promote(stage, model)
+    status: dict[str, JsonValue] = {
+        "model_version": model.version,
+        "url": service.url,
+        "metrics": dict(package.manifest.metrics),
+        "run_id": stage.spec.run_id,
+        "partition_key": stage.spec.partition_key,
+        "mlflow_run_id": model.run_id,
+    }
+    write_json(stage.root / "status" / "deployment.json", status)
+    return JobResult(
+        stage="verify",
+        reason=f"version {model.version} answers as it was evaluated (difference {figures['largest_difference']:.2g}) and is the champion",
+        figures=figures,
+        outputs={"model": model.model_dump(mode="json"), "url": service.url},
+        links={"Service": service.url},
+    )
+
+
+def _compare(package: Package, model: ModelRef, port: int, name: str) -> dict[str, Any]:
+    """Ask all recorded rows at once, then some one by one; the figures say how far the answers are from the evaluation's."""
+    holdout = package.holdout()
+    types = {feature.name: feature.type for feature in package.manifest.features}
+    columns = {feature: list(holdout.columns[feature]) for feature in types}
+    expected = np.array(holdout.scores)
+    n = len(holdout.row_ids)
+
+    def ask(first: int, last: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]] | None, str]:
+        inputs = [
+            {"name": feature, "shape": [last - first], "datatype": DATATYPES[types[feature]][0], "data": values[first:last]}
+            for feature, values in columns.items()
+        ]
+        status, answer = local.ask(port, f"/v2/models/{name}/infer", {"inputs": inputs, "parameters": {"log": False}})
+        if status != 200:
+            return None, f"status {status}: {answer.get('error')}"
+        if answer["model_version"] != str(model.version):
+            return None, f"version {answer['model_version']} answered"
+        scores = next(output for output in answer["outputs"] if output["name"] == "scores")
+        return np.array(scores["data"]).reshape(scores["shape"]), ""
+
+    errors, differences, seconds = [], [], []
+    for first, last in [(0, n), *((row, row + 1) for row in range(min(SINGLE_ROWS, n)))]:
+        started = time.perf_counter()
+        scores, error = ask(first, last)
+        seconds.append(time.perf_counter() - started)
+        if scores is None:
+            errors.append(error)
+        else:
+            wanted = expected[first:last]
+            # Of large values (a price) the tolerance is a share, of small ones (a probability) a difference.
+            differences.append(float(np.max(np.abs(scores - wanted) / np.maximum(1.0, np.abs(wanted)))))
+    return {
+        "rows": n,
+        "requests": len(seconds),
+        "errors": len(errors),
+        "first_error": errors[0] if errors else None,
+        "largest_difference": max(differences, default=float("inf")) if differences else None,
+        "milliseconds_single_row": round(1000 * float(np.median(seconds[1:] or seconds)), 3),
+    }
+
+
+def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> None:
+    """Roll back and raise `Held` where an answer failed or is not the evaluation's."""
+    tolerance = stage.use_case.deployment.tolerance
+    if figures["errors"]:
+        why = f"{figures['errors']} of {figures['requests']} requests failed ({figures['first_error']})"
+    elif figures["largest_difference"] > tolerance:
+        why = f"its answers differ from the evaluation's by {figures['largest_difference']:.3g}, more than {tolerance:g} (deployment.tolerance)"
+    else:
+        return
+    before = roll_back(stage)
+    now = f"version {before} serves again" if before is not None else "nothing serves"
+    raise Held(
+        f"version {model.version} is not promoted: {why}; {now}", {**figures, "model_version": model.version, "serving_version": before}
+    )
+
+
+def _promote(stage: Stage, model: ModelRef) -> None:
+    ModelRegistry(connect(stage.profile.tracking_uri), model.name).promote(model.version)
+    current = read_pointer(stage.root)
+    if current is not None and current.model == model:
+        write_pointer(stage.root, current.verified())
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,113 @@
+"""The drift report of a partition: one HTML file without outside parts that a person can look at, on a phone too."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+from pipelines_lib.monitoring.charts import chart
+from pipelines_lib.monitoring.drift import ColumnDrift
+from pipelines_lib.monitoring.sketch import DataProfile
+
+MAX_CHARTS = 30
+
+_STYLE = """
+:root{--ink:#1c2733;--soft:#5b6875;--line:#dde3e9;--ground:#fff;--then:#9fb3c8;--now:#c2571a;--good:#2b7a4b;--bad:#b3261e}
+@media(prefers-color-scheme:dark){:root{--ink:#dde3e9;--soft:#93a1af;--line:#333d47;--ground:#14191f;--then:#5b7690;--now:#f0894a;--good:#7bcf9b;--bad:#ff8f87}}
+body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem;color:var(--ink);background:var(--ground)}
+h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)}
+.verdict{border-left:6px solid var(--good);padding:.5rem 1rem;margin:1rem 0;background:color-mix(in srgb,var(--line) 35%,transparent)}.verdict.retrain{border-color:var(--bad)}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1.25rem}figure{margin:0}svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
+.then{fill:var(--then);background:var(--then)}.now{fill:var(--now);background:var(--now)}.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}
+.wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--line)}
+td:first-child,th:first-child{text-align:left}.yes{color:var(--bad);font-weight:600}
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What the page shows."""
+
+    title: str
+    partition_key: str
+    model_version: int | None
+    n_rows: int
+    action: str
+    reason: str
+    threshold: float
+    """Effect from which a column has drifted (`monitoring.psi`)."""
+    drifts: Sequence[ColumnDrift]
+    performance: Mapping[str, Any] | None
+    reference: DataProfile | None
+    now: DataProfile
+
+
+def drift_page(report: Report) -> str:
+    """The page as HTML; everything that came from data is escaped."""
+    title = f"{report.title}: {report.partition_key}"
+    version = "no model" if report.model_version is None else f"version {report.model_version}"
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
+        f'<p class="soft">{report.n_rows:,} answers by {version}, compared with what it was trained on</p>'
+        f'<div class="verdict {escape(report.action)}"><b>{escape(report.action.capitalize())}</b><br>{escape(report.reason)}</div>'
+        f"{_performance(report.performance)}{_charts(report)}{_table(report)}</body></html>\n"
+    )
+
+
+def _performance(performance: Mapping[str, Any] | None) -> str:
+    if performance is None:
+        return '<h2>Performance</h2><p class="soft">Not known: the labels have not come, or no key column tells which answer they belong to.</p>'
+    figures = "".join(f"<tr><td>{escape(name)}</td><td>{_figure(value)}</td></tr>" for name, value in performance["metrics"].items())
+    rows = f"{performance['n_rows']:,} of {performance['n_answered']:,} answers have a label."
+    return f"<h2>Performance</h2><p>{rows}</p><div class='wide'><table>{figures}</table></div>"
+
+
+def _charts(report: Report) -> str:
+    shown = [drift for drift in report.drifts if drift.drifted or drift.kind == "prediction"]
+    shown = sorted(shown, key=lambda drift: (drift.kind != "prediction", -(drift.effect or 0), drift.column))[:MAX_CHARTS]
+    if report.reference is None or not shown:
+        return ""
+    figures = [
+        f"<figure><figcaption><b>{escape(drift.column)}</b> {_caption(drift)}</figcaption>"
+        f"{chart(report.reference.columns[drift.column], report.now.columns[drift.column])}</figure>"
+        for drift in shown
+        if drift.column in report.reference.columns and drift.column in report.now.columns
+    ]
+    legend = '<span class="key then"></span>then (training)<span class="key now"></span>now'
+    return f"<h2>The predictions, and what has drifted</h2><p>{legend}</p><div class='charts'>{''.join(figures)}</div>"
+
+
+def _caption(drift: ColumnDrift) -> str:
+    parts = [f"effect {_figure(drift.effect)}"]
+    if drift.new_categories:
+        parts.append(f"new: {', '.join(drift.new_categories)}")
+    if drift.lost_categories:
+        parts.append(f"lost: {', '.join(drift.lost_categories)}")
+    return f'<span class="soft">{escape("; ".join(parts))}</span>'
+
+
+def _table(report: Report) -> str:
+    if not report.drifts:
+        return "<h2>Columns</h2><p class='soft'>Nothing was answered, so there is nothing to compare.</p>"
+    lines = [_line(drift) for drift in sorted(report.drifts, key=lambda drift: (-(drift.effect or 0), drift.column))]
+    head = "".join(
+        f"<th>{name}</th>" for name in ("Column", "Drifted", "Effect", "PSI", "JS", "By chance", "Missing then", "Missing now", "New")
+    )
+    return (
+        f"<h2>Columns</h2><p class='soft'>The effect is PSI (8 × the Jensen-Shannon divergence, for categories) less what so few rows show by chance; "
+        f"a column has drifted from {report.threshold:g} on.</p><div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+    )
+
+
+def _line(drift: ColumnDrift) -> str:
+    drifted = '<td class="yes">yes</td>' if drift.drifted else "<td>no</td>"
+    numbers = (drift.effect, drift.psi, drift.js, drift.noise_floor)
+    shares = (drift.missing_reference, drift.missing_now, drift.new_share)
+    cells = "".join(f"<td>{_figure(number)}</td>" for number in numbers)
+    cells += "".join(f"<td>{'' if share is None else f'{share:.1%}'}</td>" for share in shares)
+    return f"<tr><td>{escape(drift.column)}</td>{drifted}{cells}</tr>"
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"

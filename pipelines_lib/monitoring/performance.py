@@ -1,0 +1,67 @@
+"""How right the answers were, once the truth has come: predictions joined with labels on the use case's key columns."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines_lib.evaluation import metrics
+from pipelines_lib.use_case import METRICS, Task, UseCase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Performance:
+    """Metrics of the answers whose label is known."""
+
+    n_rows: int
+    n_answered: int
+    """Answers of the version, labelled or not."""
+    metrics: dict[str, float | None]
+    """None where these rows leave one undefined."""
+
+
+def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: Sequence[str], positive: str | None) -> Performance | None:
+    """Performance of `answers` (one version's), or None where no key tells which label belongs to which answer."""
+    keys = use_case.columns_with("key")
+    if not keys or not all(key in answers.column_names and key in labelled.column_names for key in keys):
+        return None
+    truth = dict(zip(_tuples(labelled, keys), labelled["label"].to_pylist(), strict=True))
+    found = [(place, label) for place, key in enumerate(_tuples(answers, keys)) if (label := truth.get(key)) is not None]
+    # A class the model has never heard of has no column in its scores.
+    found = [(place, label) for place, label in found if not classes or label in classes]
+    if not found:
+        return Performance(n_rows=0, n_answered=answers.num_rows, metrics={})
+    rows = answers.take([place for place, _ in found])
+    scores = _scores(rows, use_case.task, classes, positive)
+    labels = [label for _, label in found]
+    known = metrics.Truth(
+        np.array([classes.index(label) for label in labels], np.int64) if classes else np.array(labels, np.float64),
+        tuple(classes),
+        None if positive is None else classes.index(positive),
+    )
+    return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=metrics.values(_computable(use_case.task), known, scores))
+
+
+def _computable(task: Task) -> list[str]:
+    # Of several classes the log keeps the predicted one's probability alone.
+    return [metric for metric in METRICS[task] if task != "multiclass" or metric != "log_loss"]
+
+
+def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | None) -> NDArray[np.float32]:
+    """Scores [n, C] as far as the log holds them."""
+    score: NDArray[np.float32] = rows["score"].to_numpy().astype(np.float32)
+    if task == "regression":
+        return score[:, None]
+    scores = np.zeros((rows.num_rows, len(classes)), np.float32)
+    if task == "binary" and positive is not None:
+        place = classes.index(positive)
+        scores[:, place], scores[:, 1 - place] = score, 1 - score
+        return scores
+    scores[np.arange(rows.num_rows), [classes.index(prediction) for prediction in rows["prediction"].to_pylist()]] = 1
+    return scores
+
+
+def _tuples(table: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ...]]:
+    return list(zip(*(table[key].cast(pa.string()).to_pylist() for key in keys), strict=True))
