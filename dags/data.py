@@ -1,6 +1,35 @@
-"""The Airflow DAGs `<use_case>__data`, one for each use case."""
+"""The Airflow DAGs `<use_case>__data`: one partition from its source to labelled rows."""
 
-from pipelines_lib.orchestration.dags import data_dag, good_use_cases
+from airflow.sdk import DAG, chain
 
-for use_case in good_use_cases():
-    globals()[f"{use_case.name}__data"] = data_dag(use_case)
+from pipelines_lib.contracts import Pipeline
+from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag
+from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.use_case import UseCase
+
+DOC = """
+Takes one partition from its source to labelled rows: **ingest** → **validate** → **prepare**.
+
+**When it fails.** `validate` *held*: too many rows broke an expectation, or the whole table did. The log names the
+expectation and some row ids, the button *Data quality* opens the report. Mend the source or the expectation, then clear
+`validate`. `ingest` failed with bad input: the file is missing, unreadable or lost a column; the log says which. Clearing
+any task is safe: a partition is written whole or not at all, and writing the same rows again changes nothing.
+
+**Backfill.** `airflow backfill create --dag-id … --from-date … --to-date …`, or the UI. Partitions may run in any order.
+"""
+
+
+def data_dag(use_case: UseCase) -> DAG:
+    """ingest → validate → prepare, which publishes the labelled partition as an asset event."""
+    data = Pipeline.DATA
+    with pipeline_dag(use_case, data, cron=use_case.schedule.data, run_offset=-1, doc=DOC, max_active_runs=4) as dag:
+        chain(
+            run_job(use_case, data, "ingest"),
+            run_job(use_case, data, "validate"),
+            run_job(use_case, data, "prepare", outlets=[labelled_asset(use_case)]),
+        )
+    return dag
+
+
+for case in good_use_cases():
+    globals()[f"{case.name}__data"] = data_dag(case)

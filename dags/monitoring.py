@@ -1,6 +1,34 @@
-"""The Airflow DAGs `<use_case>__monitoring`, one for each use case."""
+"""The Airflow DAGs `<use_case>__monitoring`: one partition's answers against what the champion was trained on."""
 
-from pipelines_lib.orchestration.dags import good_use_cases, monitoring_dag
+from airflow.sdk import DAG, chain
 
-for use_case in good_use_cases():
-    globals()[f"{use_case.name}__monitoring"] = monitoring_dag(use_case)
+from pipelines_lib.contracts import Pipeline
+from pipelines_lib.orchestration.dags import good_use_cases, pipeline_dag
+from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.orchestration.retrain import RetrainOperator
+from pipelines_lib.use_case import UseCase
+
+DOC = """
+Compares one partition of the service's answers with what the champion was trained on: **profile** → **measure** →
+**decide** → **report**, and **retrain** where that is the decision. *Skipped* `retrain` means: hold; its log has the reason.
+
+**When it fails.** Clearing any task is safe: a decision, once made for a partition, stands, and a training is never started
+twice for it. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`.
+"""
+
+
+def monitoring_dag(use_case: UseCase) -> DAG:
+    """profile → measure → decide → report, and retrain where that is the decision."""
+    monitoring = Pipeline.MONITORING
+    with pipeline_dag(use_case, monitoring, cron=use_case.schedule.monitoring, run_offset=-1, doc=DOC) as dag:
+        chain(
+            run_job(use_case, monitoring, "profile"),
+            run_job(use_case, monitoring, "measure"),
+            run_job(use_case, monitoring, "decide"),
+            [run_job(use_case, monitoring, "report"), RetrainOperator(task_id="retrain", use_case=use_case)],
+        )
+    return dag
+
+
+for case in good_use_cases():
+    globals()[f"{case.name}__monitoring"] = monitoring_dag(case)

@@ -1,6 +1,74 @@
-"""The Airflow DAGs `<use_case>__training`, one for each use case."""
+"""The Airflow DAGs `<use_case>__training`: from a frozen snapshot to a verified champion."""
 
-from pipelines_lib.orchestration.dags import good_use_cases, training_dag
+from datetime import timedelta
 
-for use_case in good_use_cases():
-    globals()[f"{use_case.name}__training"] = training_dag(use_case)
+from airflow.sdk import DAG, Param, chain
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import Pipeline
+from pipelines_lib.orchestration.dags import approval, good_use_cases, pipeline_dag
+from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.use_case import UseCase
+
+DOC = """
+Trains on a frozen snapshot and lets the result serve if it is good enough: **snapshot** → **train** → **evaluate** →
+**gate** → **register** → **deploy** → **verify**.
+
+**When it fails.** `gate` *skipped*: the model was held back; the log's table says by which gate, with figure and bound, and
+the champion goes on serving. `train` failed: a retry resumes from the newest complete checkpoint. `verify` failed: the
+service answered differently from the evaluation, and the previous version serves again.
+"""
+
+
+def training_dag(use_case: UseCase) -> DAG:
+    """snapshot → train → evaluate → gate → register (→ approve) → deploy → verify."""
+    training = Pipeline.TRAINING
+    pool = Project.from_environment().profile().training_pool
+    with pipeline_dag(use_case, training, cron=use_case.schedule.training, run_offset=0, doc=DOC, params=form(use_case)) as dag:
+        chain(
+            run_job(use_case, training, "snapshot"),
+            run_job(use_case, training, "train", workers=use_case.training.workers, pool=pool, execution_timeout=timedelta(hours=12)),
+            run_job(use_case, training, "evaluate"),
+            run_job(use_case, training, "gate", on_hold="skip"),
+            run_job(use_case, training, "register"),
+            *([approval(use_case)] if use_case.deployment.approve else []),
+            run_job(use_case, training, "deploy"),
+            run_job(use_case, training, "verify"),
+        )
+    return dag
+
+
+def form(use_case: UseCase) -> dict[str, Param]:
+    """What a person may set in the form of a manual run."""
+    training = use_case.training
+    return {
+        "window": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=3660,
+            title="Window",
+            description=f"Partitions to train on ({training.window} when empty)",
+        ),
+        "epochs": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=10_000,
+            title="Epochs",
+            description=f"At most so many epochs ({training.epochs} when empty)",
+        ),
+        "force": Param(
+            False,
+            type="boolean",
+            title="Force",
+            description="Let a run for an old partition replace a champion that was trained on newer data",
+        ),
+        "reason": Param(
+            None, type=["null", "string"], maxLength=500, title="Reason", description="Why this training runs; kept with its results"
+        ),
+    }
+
+
+for case in good_use_cases():
+    globals()[f"{case.name}__training"] = training_dag(case)

@@ -20,6 +20,7 @@ import psutil
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobSpec
 from pipelines_lib.store import write_json
+from pipelines_lib.warm import WarmProcess
 
 MARK = "SLUICE_JOB"
 
@@ -33,6 +34,7 @@ class Job:
         self._spec = spec
         self._project = project
         self._grace_seconds = grace_seconds
+        self._session = 0
         self._mark = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
 
     def run(self, on_line: Callable[[str], None]) -> int:
@@ -41,20 +43,7 @@ class Job:
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
         spec_path = Path(self._spec.stage_dir) / "spec.json"
         write_json(spec_path, self._spec)
-        process = subprocess.Popen(
-            command(self._spec, spec_path),
-            cwd=self._project.folder,
-            env=self._environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            bufsize=1,
-            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it makes one system call
-        )
+        process = self._start_warm(spec_path) or self._start(spec_path)
         assert process.stdout is not None
         try:
             for line in process.stdout:
@@ -78,13 +67,47 @@ class Job:
             alive = self._processes()
         return len(processes)
 
+    def _start(self, spec_path: Path) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            command(self._spec, spec_path),
+            cwd=self._project.folder,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            bufsize=1,
+            preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it makes one system call
+        )
+
+    def _start_warm(self, spec_path: Path) -> WarmProcess | None:
+        """The same in a child of the warm interpreter, where one runs and the stage is one process."""
+        path = warm_socket(self._project)
+        if self._spec.workers > 1 or not path.exists():
+            return None
+        try:
+            process = WarmProcess(
+                path, f"pipelines_lib.jobs.{self._spec.stage}", ["--spec", str(spec_path)], self._project.folder, self._environment()
+            )
+        except OSError:
+            return None
+        self._session = process.pid
+        return process
+
     def _processes(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(MARK) == self._mark and process.status() != psutil.STATUS_ZOMBIE:
+                if self._is_ours(process) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
+
+    def _is_ours(self, process: psutil.Process) -> bool:
+        # A forked child shows the environment of the server it came from, so a warm job is known by its session.
+        return (self._session != 0 and os.getsid(process.pid) == self._session) or process.environ().get(MARK) == self._mark
 
     def _environment(self) -> dict[str, str]:
         project = self._project
@@ -105,6 +128,11 @@ class Job:
 def _end_with_parent() -> None:
     """In the child: ask the kernel for SIGTERM when the launcher dies, even from SIGKILL (prctl(2), PR_SET_PDEATHSIG)."""
     _libc.prctl(1, signal.SIGTERM)
+
+
+def warm_socket(project: Project) -> Path:
+    """Where the warm interpreter of a local installation listens."""
+    return project.home / "warm.sock"
 
 
 def command(spec: JobSpec, spec_path: Path) -> list[str]:

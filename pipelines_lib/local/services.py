@@ -22,6 +22,7 @@ from pydantic import JsonValue
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import BadInput, Unavailable
+from pipelines_lib.launcher import warm_socket
 from pipelines_lib.store import read_json, write_json
 
 Say = Callable[[str], None]
@@ -43,7 +44,7 @@ class Service:
 
 def services(project: Project, profile: Profile) -> list[Service]:
     """What `up` starts, in order."""
-    return [_mlflow(project, profile), *_airflow(project, profile)]
+    return [_mlflow(project, profile), *_airflow(project, profile), _warm(project)]
 
 
 def up(project: Project, say: Say) -> None:
@@ -152,6 +153,11 @@ def _migrate(project: Project, profile: Profile) -> None:
         )
 
 
+def _warm(project: Project) -> Service:
+    environment = {"PYTHONPATH": str(project.folder), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "GX_ANALYTICS_ENABLED": "false"}
+    return Service("warm", [sys.executable, "-m", "pipelines_lib.warm", str(warm_socket(project))], environment)
+
+
 def _mlflow(project: Project, profile: Profile) -> Service:
     url = profile.mlflow_url or "http://127.0.0.1:5000"
     address = urlsplit(url)
@@ -214,6 +220,8 @@ def _wait(project: Project, profile: Profile, say: Say) -> None:
 
 
 def _is_healthy(service: Service, profile: Profile) -> bool:
+    if service.name == "warm":
+        return True  # jobs start without it, only slower, so nobody waits for it
     try:
         answer = httpx.get(
             f"{service.url}/health" if service.name == "mlflow" else f"{profile.airflow_url}/api/v2/monitor/health", timeout=5

@@ -1,12 +1,10 @@
 """`run_job`: a stage as an Airflow task. The profile picks the launcher; the DAG's text stays the same."""
 
-import json
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
@@ -101,35 +99,3 @@ def run_job(
     assert stage in STAGES[pipeline], f"{stage} is no stage of {pipeline}"
     kwargs = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0, **kwargs}
     return LocalJobOperator(use_case=use_case, pipeline=pipeline, stage=stage, workers=workers, on_hold=on_hold, **kwargs)
-
-
-class RetrainOperator(TriggerDagRunOperator):
-    """Start the training that `decide` asked for, under the run id it named: a retry or rerun finds the run there already."""
-
-    def __init__(self, *, use_case: UseCase, **kwargs: Any) -> None:
-        super().__init__(
-            trigger_dag_id=dag_id(use_case.name, Pipeline.TRAINING),
-            logical_date=None,
-            skip_when_already_exists=True,
-            fail_when_dag_is_paused=True,
-            openlineage_inject_parent_info=False,
-            **kwargs,
-        )
-        self.use_case_name = use_case.name
-
-    def execute(self, context: Any) -> None:
-        """Trigger, or skip with the reason of the hold."""
-        project = Project.from_environment()
-        use_case = project.use_case(self.use_case_name)
-        key = partition_of(context, use_case)
-        spec = JobSpec(
-            stage="decide", pipeline=Pipeline.MONITORING, use_case=use_case.name, partition_key=key,
-            run_id=context["run_id"], store=project.profile().store,
-        )  # fmt: skip
-        decision = JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json")).outputs
-        if decision["action"] != "retrain":
-            raise AirflowSkipException(f"no retraining: {decision['reason']}")
-        self.trigger_run_id = str(decision["trigger_run_id"])
-        self.conf = {"partition": key, "reason": decision["reason"]}
-        self.log.info("retraining as run %s: %s", self.trigger_run_id, json.dumps(self.conf))
-        super().execute(context)
