@@ -47,7 +47,7 @@ def new(
     from pipelines_lib.scaffold import scaffold  # noqa: PLC0415
 
     project = Project.from_environment()
-    folder = scaffold(project, name, data, target)
+    folder = scaffold(project, name, data, target, typer.echo)
     typer.echo(f"wrote {folder}\nNext: read and edit {folder / 'use_case.yaml'}, then `sluice check {name}`")
 
 
