@@ -111,9 +111,9 @@ def _with_partition(rows: pa.Table, partition_key: str) -> pa.Table:
 
 
 def _read(table: DeltaTable, partitions: Sequence[str] | None, columns: Sequence[str] | None = None) -> pa.Table:
-    filters = None if partitions is None else [("partition_key", "in", list(partitions))]
+    filters = None if partitions is None else pc.field("partition_key").isin(pa.array(list(partitions), pa.string()))
     wanted = None if columns is None else list(dict.fromkeys([*columns, "row_id", "partition_key"]))
-    rows = table.to_pyarrow_table(partitions=filters, columns=wanted)
+    rows = table.to_pyarrow_table(filters=filters, columns=wanted)
     return rows.sort_by([("partition_key", "ascending"), ("row_id", "ascending")])
 
 

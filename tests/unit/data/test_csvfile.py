@@ -1,0 +1,177 @@
+import csv
+import io
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pipelines_lib.data import csvfile
+from pipelines_lib.data.csvfile import detect, read
+from pipelines_lib.errors import DataError
+from pipelines_lib.use_case import Csv
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+
+
+def write(folder: Path, data: bytes | str) -> Path:
+    path = folder / "file.csv"
+    path.write_bytes(data if isinstance(data, bytes) else data.encode())
+    return path
+
+
+def rows(file: csvfile.CsvFile) -> list[list[str | None]]:
+    return [list(row.values()) for row in file.rows.to_pylist()]
+
+
+def test_reads_what_excel_writes(tmp_path):
+    file = read(write(tmp_path, "\ufeffa;b\r\n1;2,5\r\n;x\r\n"))
+
+    assert file.csv == Csv(delimiter=";", encoding="utf-8-sig", header=True)
+    assert file.rows.column_names == ["a", "b"]
+    assert rows(file) == [["1", "2,5"], [None, "x"]]
+    assert file.numbers == [2, 3]
+
+
+def test_line_ends_of_old_macs(tmp_path):
+    assert rows(read(write(tmp_path, b"a,b\r1,2\r3,4\r"))) == [["1", "2"], ["3", "4"]]
+
+
+def test_a_header_one_short_names_the_rows_as_r_does(tmp_path):
+    file = read(write(tmp_path, "a,b\nx,1,2\ny,3,4\n"))
+
+    assert file.rows.column_names == ["row_number", "a", "b"]
+    assert rows(file) == [["x", "1", "2"], ["y", "3", "4"]]
+    assert file.unreadable == []
+
+
+def test_without_a_header_columns_are_counted(tmp_path):
+    path = write(tmp_path, "7.4,0.7,5\n7.8,0.8,5\n")
+
+    assert detect(path).header is False
+    assert read(path, detect(path)).rows.column_names == ["c0", "c1", "c2"]
+    assert read(path, detect(path)).numbers == [1, 2]
+
+
+def test_names_are_made_unique_without_regard_to_case(tmp_path):
+    assert read(write(tmp_path, "a,,A,a\n1,2,3,4\n")).rows.column_names == ["a", "c1", "A_2", "a_3"]
+
+
+def test_ragged_records_are_kept_with_their_numbers(tmp_path):
+    file = read(write(tmp_path, "a,b\n1,2\n3\n4,5,6\n\n7,8\n"))
+
+    assert rows(file) == [["1", "2"], ["7", "8"]]
+    assert [(record.number, record.text) for record in file.unreadable] == [(3, "3"), (4, "4,5,6")]
+    assert file.numbers == [2, 5]
+
+
+def test_a_quoted_cell_may_hold_lines_blank_ones_too(tmp_path):
+    file = read(write(tmp_path, 'a,b\n1,"x\n\ny"\n2,z\n'))
+
+    assert rows(file) == [["1", "x\n\ny"], ["2", "z"]]
+    assert file.numbers == [2, 3]
+
+
+@pytest.mark.parametrize("stray", ['3,"x', '"3,x'])
+def test_a_stray_quote_costs_its_own_line_alone(tmp_path, stray):
+    file = read(write(tmp_path, f'a,b\n1,2\n{stray}\n4,5\n6,"seven"\n8,9\n'))
+
+    assert rows(file) == [["1", "2"], ["4", "5"], ["6", "seven"], ["8", "9"]]
+    assert [record.text for record in file.unreadable] == [stray]
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5", "utf-16"])
+def test_chinese_in_any_encoding(tmp_path, encoding):
+    text = "行为,商品,说明\n" + "浏览,手机,这个用户今天看了一部手机但是没有购买\n点击,电视,这个用户今天点击了电视机的页面\n" * 40
+    if encoding == "big5":
+        text = text.translate(str.maketrans("为说浏览这个户没购买点击电视机页", "為說瀏覽這個戶沒購買點擊電視機頁"))
+
+    assert read(write(tmp_path, text.encode(encoding))).rows.column_names == text.splitlines()[0].split(",")
+
+
+def test_what_is_declared_wins(tmp_path):
+    path = write(tmp_path, "a|b;c\n1|2;3\n".encode("utf-16-le"))
+
+    file = read(path, Csv(delimiter="|", encoding="utf-16-le"))
+
+    assert file.rows.column_names == ["a", "b;c"]
+
+
+@pytest.mark.parametrize(
+    ("data", "declared", "message"),
+    [
+        (b"", Csv(), "empty"),
+        (b" \n", Csv(), "empty"),
+        (b"a,b\n\xff,1\n", Csv(encoding="utf-8"), "byte 4 is not utf-8, which is declared"),
+        (b"a,b\n", Csv(encoding="latin-42"), "no encoding that Python knows"),
+        (b"a,b\n1,\x00\n", Csv(), "NUL"),
+        (b"a,b\n1\n2\n", Csv(), "none of its 2 records has the 2 cells"),
+    ],
+)
+def test_what_is_no_csv_file_is_refused(tmp_path, data, declared, message):
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, data), declared)
+
+
+def test_a_header_alone_is_no_rows(tmp_path):
+    file = read(write(tmp_path, "a,b\n"))
+
+    assert (file.rows.num_rows, file.rows.column_names, file.unreadable) == (0, ["a", "b"], [])
+
+
+CELLS = st.text("ab1,;\"'\n\r\t \x0b\x1c\u2028é中", max_size=8)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(table=st.lists(st.lists(CELLS, min_size=3, max_size=3), min_size=1, max_size=8), end=st.sampled_from(["\n", "\r\n", "\r"]))
+def test_what_was_written_is_read(tmp_path, table, end):
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end, quoting=csv.QUOTE_ALL).writerows([["a", "b", "c"], *table])
+
+    file = read(write(tmp_path, text.getvalue()), Csv(delimiter=",", encoding="utf-8"))
+
+    assert rows(file) == [[cell or None for cell in row] for row in table]
+    assert file.unreadable == []
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(lines=st.lists(st.text('ab1," ', min_size=1, max_size=8), min_size=1, max_size=8))
+def test_no_record_is_lost_whatever_the_quotes(tmp_path, lines):
+    sound = [f"k{i},v{i}" for i in range(len(lines))]
+    mixed = [line for pair in zip(lines, sound, strict=True) for line in pair]
+
+    # Sound records before them, so that the file's width is no question.
+    file = read(write(tmp_path, "\n".join(["a,b", *["1,2"] * 20, *mixed, ""])), Csv(delimiter=",", encoding="utf-8"))
+
+    there = [cell for row in rows(file) for cell in row if cell] + [record.text for record in file.unreadable]
+    # A cell that is quoted by the rules may hold other lines; nothing else may be missing.
+    assert all(any(f"v{i}" in text for text in there) for i in range(len(lines)))
+    numbers = sorted([*file.numbers, *(record.number for record in file.unreadable)])
+    assert numbers == list(range(2, len(numbers) + 2))
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"the folder of real data files, {SHARED}, is absent")
+@pytest.mark.parametrize(
+    ("name", "shape", "first", "header"),
+    [
+        ("ccpp.csv", (9568, 5), "AT", True),
+        ("credit_default.csv", (30000, 25), "ID", True),
+        ("actg175.csv", (2139, 28), "row_number", True),
+        ("ai4i2020.csv", (10000, 14), "UDI", True),
+        ("winequality-red.csv", (1599, 12), "c0", False),
+        ("german.csv", (1000, 21), "c0", False),
+        ("faq_zh.csv", (2908, 4), "id", True),
+        ("banking77_train.csv", (10003, 2), "text", True),
+        ("messy/messytables_characters.csv", (382, 18), "id", True),
+        ("messy/messytables_utf-16le_encoded.csv", (327, 19), "Organisation_code", True),
+        ("messy/messytables_spanish_chars.csv", (116, 8), "GF_ID", True),
+    ],
+)
+def test_real_files(name, shape, first, header):
+    found = detect(SHARED / name)
+    file = read(SHARED / name, found)
+
+    assert found.header is header
+    assert file.rows.shape == shape
+    assert file.rows.column_names[0] == first
+    assert file.unreadable == []
