@@ -91,10 +91,13 @@ def feature_columns(rows: pa.Table, types: dict[str, ColumnType]) -> dict[str, A
         raise DataError(
             f"the labelled rows have no column {', '.join(absent)}; run the data pipeline again for the partitions of the window"
         )
-    return {
-        name: pc.cast(rows[name], pa.float64(), safe=False).to_numpy() if type_ in ("integer", "number") else rows[name].to_pylist()
-        for name, type_ in types.items()
-    }
+    return {name: _numbers(rows[name]) if type_ in ("integer", "number") else rows[name].to_pylist() for name, type_ in types.items()}
+
+
+def _numbers(column: pa.ChunkedArray) -> Any:
+    """float64 [n]; a column that holds something else (a model may be older than the column's type) as it is."""
+    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return pc.cast(column, pa.float64(), safe=False).to_numpy() if is_number else column.to_pylist()
 
 
 def sides_of_partitions(partitions: Sequence[str], split: Split) -> dict[str, str]:

@@ -6,11 +6,11 @@ goes by entity, entities are drawn, with all their rows.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines_lib.contracts import Contract
 from pipelines_lib.evaluation.metrics import Floats, Truth, prepare
 from pipelines_lib.use_case import HIGHER_IS_BETTER
 
@@ -20,8 +20,7 @@ _DEFINED = 0.9
 """Share of the resamples in which the metric must be defined for the interval to be one."""
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(Contract):
     """Challenger minus champion, positive where the challenger is better (errors and losses are turned around)."""
 
     metric: str
@@ -53,7 +52,16 @@ def compare(
     differences = np.concatenate([sign * (new(w) - old(w)) for w in _weights(len(challenger), groups, resamples, seed)])
     lower, upper = _interval(differences, confidence)
     figures = float(new(once)[0]), float(old(once)[0])
-    return Comparison(metric, *figures, sign * (figures[0] - figures[1]), lower, upper, confidence, resamples)
+    return Comparison(
+        metric=metric,
+        challenger=figures[0],
+        champion=figures[1],
+        difference=sign * (figures[0] - figures[1]),
+        lower=lower,
+        upper=upper,
+        confidence=confidence,
+        resamples=resamples,
+    )
 
 
 def _weights(n_rows: int, groups: NDArray[np.int64] | None, resamples: int, seed: int) -> Iterator[Floats]:

@@ -18,16 +18,13 @@ What errors this makes, with S the standard error of the difference, and confide
 - A challenger worse by three S or more passes with chance 0.1 % at margin 0.
 """
 
-from dataclasses import dataclass
-
-from pipelines_lib.contracts import GateResult
+from pipelines_lib.contracts import Contract, GateResult
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.use_case import HIGHER_IS_BETTER, Gate
 
 
-@dataclass(frozen=True, kw_only=True)
-class Evidence:
-    """What the gates look at."""
+class Evidence(Contract):
+    """What the gates look at; an evaluation leaves it behind as JSON."""
 
     n_rows: int
     """Rows of the hold-out."""
@@ -39,17 +36,21 @@ class Evidence:
     """The champion's version; None where there is none."""
     incomparable: str | None
     """Why the champion can't be scored on this hold-out, where it can't."""
-    partition_key: str
-    """The run's partition."""
     champion_end: str | None
     """The newest partition that the champion was trained on."""
-    force: bool
-    """Whether a person lets the run replace a champion that it can't be compared with, or that saw newer data."""
 
 
-def judge(settings: Gate, evidence: Evidence) -> list[GateResult]:
-    """Every gate's verdict, in the order of the report."""
-    return [_enough_rows(settings, evidence), _floor(settings, evidence), _champion(settings, evidence), _old_partition(evidence)]
+def judge(settings: Gate, evidence: Evidence, *, partition_key: str, force: bool) -> list[GateResult]:
+    """Every gate's verdict, in the order of the report, for a run of `partition_key`.
+
+    `force`: a person lets the run replace a champion that it can't be compared with, or that saw newer data.
+    """
+    return [
+        _enough_rows(settings, evidence),
+        _floor(settings, evidence),
+        _champion(settings, evidence, force),
+        _old_partition(evidence, partition_key, force),
+    ]
 
 
 def held(results: list[GateResult]) -> str | None:
@@ -76,15 +77,13 @@ def _floor(settings: Gate, evidence: Evidence) -> GateResult:
     return _result("floor", passes, evidence.metric, settings.floor, f"{settings.metric} {evidence.metric:.4f}, and it must be {bound}")
 
 
-def _champion(settings: Gate, evidence: Evidence) -> GateResult:
+def _champion(settings: Gate, evidence: Evidence, force: bool) -> GateResult:
     bound = -settings.margin
     if evidence.champion is None:
         return _result("champion", True, None, bound, "no champion serves yet")
     if evidence.comparison is None:
         why = f"version {evidence.champion} can't be compared: {evidence.incomparable}"
-        return _result(
-            "champion", evidence.force, None, bound, f"{why}; {'forced' if evidence.force else 'run again with `force` to replace it'}"
-        )
+        return _result("champion", force, None, bound, f"{why}; {'forced' if force else 'run again with `force` to replace it'}")
     difference, lower = evidence.comparison.difference, evidence.comparison.lower
     passes = difference >= 0 or (lower is not None and lower >= bound)
     return _result("champion", passes, difference, bound, _compared(settings, evidence.champion, evidence.comparison))
@@ -99,13 +98,13 @@ def _compared(settings: Gate, version: int, comparison: Comparison) -> str:
     return f"{size} ({figures}; {interval}; up to {settings.margin:g} worse is let through)"
 
 
-def _old_partition(evidence: Evidence) -> GateResult:
+def _old_partition(evidence: Evidence, partition_key: str, force: bool) -> GateResult:
     if evidence.champion_end is None:
         return _result("old partition", True, None, None, "no champion serves yet")
-    if evidence.partition_key >= evidence.champion_end:
+    if partition_key >= evidence.champion_end:
         return _result("old partition", True, None, None, f"the champion saw data up to {evidence.champion_end}, this run is no older")
-    reason = f"a run for {evidence.partition_key} can't replace a champion that saw {evidence.champion_end}"
-    return _result("old partition", evidence.force, None, None, f"{reason}, but for `force`" + (", which is set" if evidence.force else ""))
+    reason = f"a run for {partition_key} can't replace a champion that saw {evidence.champion_end}"
+    return _result("old partition", force, None, None, f"{reason}, but for `force`" + (", which is set" if force else ""))
 
 
 def _result(gate: str, passes: bool, figure: float | None, bound: float | None, reason: str) -> GateResult:

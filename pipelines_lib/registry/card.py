@@ -1,8 +1,7 @@
 """The model card: what a person should know of a version before relying on it (Mitchell et al., Model Cards for Model Reporting, 2019)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from pipelines_lib.contracts import GateResult
 from pipelines_lib.registry.package import Manifest
 from pipelines_lib.use_case import UseCase
 
@@ -12,11 +11,13 @@ def model_card(
     manifest: Manifest,
     *,
     sizes: Mapping[str, int],
-    gates: Sequence[GateResult],
     settings: Mapping[str, object],
     best_epoch: int,
 ) -> str:
-    """Markdown; every figure comes from the run's own results. `sizes` are rows a side, `gates` the verdicts it passed."""
+    """Markdown; `sizes` are the rows on each side of the split.
+
+    It says nothing of other versions, so that registering the same model again, later, gives the same card.
+    """
     snapshot = manifest.snapshot
     lines = [
         f"# {use_case.title}",
@@ -43,12 +44,6 @@ def model_card(
         "| metric | value |",
         "|---|---|",
         *(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items())),
-        "",
-        "## Gates",
-        "",
-        "| gate | verdict | why |",
-        "|---|---|---|",
-        *(f"| {gate.gate} | {gate.verdict} | {gate.reason} |" for gate in gates),
         "",
         "Not examined: subgroups of the rows, and what happens to people who are predicted wrongly.",
         "",

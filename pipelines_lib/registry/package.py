@@ -39,6 +39,8 @@ MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
     "manifest.json",
 )
 FILES = (MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD)
+_CHUNK = 16_384
+"""Rows the graph is given at once; bounds the memory of a large hold-out."""
 
 
 class Feature(Contract):
@@ -81,14 +83,37 @@ class Manifest(Contract):
         return None if self.positive is None else self.classes.index(self.positive)
 
 
-class Package:
-    """An opened package, ready to answer. `open` is the only way in, and it verifies every byte."""
+class Scorer:
+    """A graph behind its transform: columns in, scores out."""
 
-    def __init__(self, folder: Path, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
-        self.folder = folder
-        self.manifest = manifest
+    def __init__(self, transform: FeatureTransform, session: Any) -> None:
         self.transform = transform
         self._session = session
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """The model.onnx and transform.json of `folder`, unverified: for the model that this very run has trained."""
+        return cls(FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8")), _session(folder / MODEL))
+
+    def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
+        """Scores float32 [n, C]: probabilities in the order of the classes, or for a regression C = 1, in the label's units."""
+        arrays = self.transform.apply(columns)
+        n_rows = len(next(iter(arrays.values())))
+        # A graph takes no rows as well as many; the first chunk, even an empty one, says how wide the scores are.
+        chunks = [
+            self._session.run(["scores"], {name: array[start : start + _CHUNK] for name, array in arrays.items()})[0]
+            for start in range(0, max(1, n_rows), _CHUNK)
+        ]
+        return np.concatenate(chunks)
+
+
+class Package(Scorer):
+    """An opened package, ready to answer. `open` verifies every byte."""
+
+    def __init__(self, folder: Path, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
+        super().__init__(transform, session)
+        self.folder = folder
+        self.manifest = manifest
 
     @staticmethod
     def write(packages: Path, name: str, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
@@ -126,14 +151,6 @@ class Package:
         if transform.columns != {feature.name: feature.type for feature in manifest.features}:
             raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; deploy an earlier version, or train again")
         return cls(folder, manifest, transform, _session(folder / MODEL))
-
-    def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
-        """Scores float32 [n, C]: probabilities in the order of `manifest.classes`, or for a regression C = 1, in the label's units."""
-        arrays = self.transform.apply(columns)
-        if len(next(iter(arrays.values()))) == 0:
-            return np.empty((0, len(self.manifest.classes) or 1), np.float32)
-        scores: NDArray[np.float32] = self._session.run(["scores"], arrays)[0]
-        return scores
 
     def profile(self) -> str:
         """The data profile of the training rows, as JSON text."""

@@ -1,0 +1,180 @@
+"""Score the hold-out with the new model and with the champion, compare them, and log the training to MLflow.
+
+python -m pipelines_lib.jobs.evaluate --spec spec.json
+
+The training itself is logged here and not while it runs: importing MLflow takes longer than many a training.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from numpy.typing import NDArray
+
+from pipelines_lib.contracts import JobResult, ModelRef
+from pipelines_lib.data.snapshot import TEST, TRAIN, VALIDATION, Snapshot, load
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError
+from pipelines_lib.evaluation import metrics
+from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.evaluation.gates import Evidence
+from pipelines_lib.evaluation.holdout import compare_with, features_of, sample, truth_of
+from pipelines_lib.jobs.snapshot import snapshot_of
+from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
+from pipelines_lib.registry import tracking
+from pipelines_lib.registry.models import ModelRegistry
+from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
+from pipelines_lib.store import read_json, write_json, write_text
+from pipelines_lib.use_case import METRICS
+
+
+def main(stage: Stage) -> JobResult:
+    """Everything that the gate and the package need to know of the new model."""
+    challenger = _challenger(stage)
+    client = tracking.connect(stage.profile.tracking_uri)
+    champion = ModelRegistry(client, stage.use_case.name).champion()
+    evidence = _evidence(stage, challenger, champion)
+    run = _logged(client, stage, challenger, evidence)
+    _write(stage, challenger, evidence, run)
+    return JobResult(
+        stage="evaluate",
+        reason=_sentence(stage.use_case.gate.metric, evidence),
+        figures={"holdout_rows": evidence.n_rows, **challenger.figures, **_against(evidence.comparison)},
+        outputs={"folder": str(stage.folder.relative_to(stage.spec.store)), "mlflow_run_id": run.info.run_id},
+        links=tracking.page(stage.profile.mlflow_url, run),
+    )
+
+
+@dataclass(frozen=True)
+class Challenger:
+    """The new model, and its answers to the hold-out."""
+
+    snapshot: Snapshot
+    scorer: Scorer
+    training: dict[str, Any]
+    """What the stage train says of itself: `settings`, `classes`, `history`, `best_epoch`."""
+    test: pa.Table
+    scores: NDArray[np.float32]
+    """Of the rows of `test` [n, C]."""
+    figures: dict[str, float | None]
+    """Every metric of the task; None where the hold-out leaves it undefined."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The scores' columns; empty for a regression."""
+        return tuple(self.training["classes"])
+
+
+def _challenger(stage: Stage) -> Challenger:
+    folder = Path(stage.spec.store) / str(stage.result_of("train").outputs["folder"])
+    training: Any = read_json(folder / "training.json")
+    snapshot = load(stage.use_case, Tables(stage.root), snapshot_of(stage))
+    scorer = Scorer.open(folder)
+    test = snapshot.side(TEST)
+    scores = scorer.predict(features_of(stage.use_case, test))
+    truth = truth_of(stage.use_case, test, tuple(training["classes"]))
+    return Challenger(snapshot, scorer, training, test, scores, metrics.values(METRICS[stage.use_case.task], truth, scores))
+
+
+def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -> Evidence:
+    """What the gates will look at; the champion is scored again, on the same rows."""
+    metric = challenger.figures[stage.use_case.gate.metric]
+    comparison, incomparable, end = None, None, None
+    if champion is not None:
+        try:
+            package = Package.open(Path(stage.spec.store) / champion.package)
+            end = package.manifest.snapshot.partitions[-1]
+            if metric is None:
+                raise DataError(f"{stage.use_case.gate.metric} is undefined on this hold-out")
+            comparison = compare_with(package, stage.use_case, challenger.test, challenger.classes, challenger.scores)
+        except DataError as error:
+            # A champion that can't be scored must not keep every model after it from being judged: the gate decides.
+            incomparable = str(error)
+    return Evidence(
+        n_rows=challenger.test.num_rows,
+        metric=metric,
+        comparison=comparison,
+        champion=champion.version if champion else None,
+        incomparable=incomparable,
+        champion_end=end,
+    )
+
+
+def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence: Evidence) -> Run:
+    """The MLflow run of this training, with its settings, curves and figures."""
+    experiment = tracking.experiment(client, stage.use_case.name, stage.root / "mlflow")
+    run = tracking.run_of(client, experiment, stage.spec.run_id, {"sluice.use_case": stage.use_case.name})
+    ref, history = challenger.snapshot.ref, challenger.training["history"]
+    points = {f"holdout_{name}": figure for name, figure in challenger.figures.items()} | _against(evidence.comparison)
+    points |= {f"{side}_rows": n for side, n in challenger.snapshot.sizes().items()}
+    tracking.log(
+        client,
+        run,
+        params={**challenger.training["settings"], "use_case": stage.use_case.name, "task": stage.use_case.task},
+        metrics={name: value for name, value in points.items() if value is not None},
+        curves={name: [(epoch["epoch"], epoch[name]) for epoch in history] for name in ("train_loss", "validation_loss")},
+        tags={
+            "sluice.partition": stage.spec.partition_key,
+            "sluice.snapshot": ref.content_hash,
+            "sluice.table_version": str(ref.version),
+            "sluice.champion": str(evidence.champion),
+        },
+    )
+    return run
+
+
+def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -> None:
+    """The parts of the package that come from here, and the evidence for the gate."""
+    use_case, snapshot = stage.use_case, challenger.snapshot
+    manifest = Manifest(
+        use_case=use_case.name,
+        task=use_case.task,
+        classes=challenger.classes,
+        positive=use_case.label.positive,
+        features=tuple(Feature(name=name, type=use_case.columns[name].type) for name in use_case.features()),
+        metrics={name: figure for name, figure in challenger.figures.items() if figure is not None},
+        snapshot=snapshot.ref,
+        mlflow_run_id=run.info.run_id,
+    )
+    write_json(stage.folder / "manifest.json", manifest)
+    write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scores))
+    write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
+    write_json(stage.folder / "evaluation.json", {"evidence": evidence.model_dump(mode="json"), "sizes": dict(snapshot.sizes())})
+
+
+def _profile(stage: Stage, challenger: Challenger, manifest: Manifest) -> DataProfile:
+    """Inputs of the training rows. Scores of rows that the model has not learned from: on those it has, it is too sure of itself."""
+    use_case, snapshot = stage.use_case, challenger.snapshot
+    types = {name: use_case.columns[name].type for name in use_case.features()}
+    inputs = profile_columns(features_of(use_case, snapshot.side(TRAIN)), types)
+    unseen = features_of(use_case, snapshot.side(VALIDATION, TEST))
+    predictions, scores = predicted(manifest, challenger.scorer.predict(unseen))
+    answers = profile_columns({}, {}, scores=scores, predictions=predictions if manifest.classes else None)
+    return DataProfile(inputs.n_rows, {**inputs.columns, **answers.columns})
+
+
+def _against(comparison: Comparison | None) -> dict[str, float | None]:
+    if comparison is None:
+        return {}
+    return {
+        "champion": comparison.champion,
+        "difference": comparison.difference,
+        "difference_lower": comparison.lower,
+        "difference_upper": comparison.upper,
+    }
+
+
+def _sentence(metric: str, evidence: Evidence) -> str:
+    own = f"{metric} {'undefined' if evidence.metric is None else f'{evidence.metric:.4f}'} on {evidence.n_rows:,} rows"
+    if evidence.comparison is not None:
+        return f"{own}, the champion has {evidence.comparison.champion:.4f}"
+    return own + (f"; the champion can't be compared: {evidence.incomparable}" if evidence.incomparable else "; no champion yet")
+
+
+if __name__ == "__main__":
+    run_stage(main)

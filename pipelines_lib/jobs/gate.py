@@ -1,0 +1,64 @@
+"""May the new model serve? Every gate gives a verdict, with the figure and the bound behind it.
+
+python -m pipelines_lib.jobs.gate --spec spec.json
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import JsonValue
+
+from pipelines_lib.contracts import GateResult, JobResult
+from pipelines_lib.errors import Held
+from pipelines_lib.evaluation.gates import Evidence, held, judge
+from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.store import read_json, write_json
+
+log = logging.getLogger("sluice")
+
+
+def main(stage: Stage) -> JobResult:
+    """Judge the evaluation; raises `Held` where a gate says no."""
+    evaluated = stage.result_of("evaluate")
+    document: Any = read_json(Path(stage.spec.store) / str(evaluated.outputs["folder"]) / "evaluation.json")
+    evidence = Evidence.model_validate(document["evidence"])
+    force = stage.spec.params.get("force") is True
+    results = judge(stage.use_case.gate, evidence, partition_key=stage.spec.partition_key, force=force)
+    _print(results)
+    reason = held(results)
+    figures = _figures(stage, evidence, results)
+    write_json(stage.folder / "gate.json", {"gates": [result.model_dump(mode="json") for result in results]})
+    write_json(stage.root / "status" / "training.json", _status(stage, figures, reason))
+    if reason is not None:
+        raise Held(reason, figures)
+    return JobResult(stage="gate", reason=f"all {len(results)} gates pass", figures=figures)
+
+
+def _print(results: Sequence[GateResult]) -> None:
+    for result in results:
+        log.info("%-4s  %-13s  %s", result.verdict, result.gate, result.reason)
+
+
+def _figures(stage: Stage, evidence: Evidence, results: Sequence[GateResult]) -> dict[str, JsonValue]:
+    return {
+        "metric": stage.use_case.gate.metric,
+        "challenger": evidence.metric,
+        "champion": evidence.comparison.champion if evidence.comparison else None,
+        "gates": [result.model_dump(mode="json") for result in results],
+    }
+
+
+def _status(stage: Stage, figures: dict[str, JsonValue], reason: str | None) -> dict[str, JsonValue]:
+    return {
+        "partition_key": stage.spec.partition_key,
+        "run_id": stage.spec.run_id,
+        "verdict": "pass" if reason is None else "hold",
+        "reason": reason or "every gate passes",
+        **{name: figures[name] for name in ("metric", "challenger", "champion")},
+    }
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,61 @@
+"""Assemble the package of a model that passed its gates, and register it as the challenger.
+
+python -m pipelines_lib.jobs.register --spec spec.json
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pipelines_lib.contracts import JobResult
+from pipelines_lib.errors import DataError
+from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.registry import tracking
+from pipelines_lib.registry.card import model_card
+from pipelines_lib.registry.models import ModelRegistry
+from pipelines_lib.registry.package import CARD, HOLDOUT, MODEL, PROFILE, TRANSFORM, Manifest, Package
+from pipelines_lib.store import read_json
+
+
+def main(stage: Stage) -> JobResult:
+    """Write the package, open it as the service will, and register it."""
+    verdict = stage.result_of("gate")
+    if verdict.status == "held":
+        raise DataError(f"the gate held this model, so there is nothing to register: {verdict.reason}")
+    trained, evaluated = (_folder(stage, name) for name in ("train", "evaluate"))
+    manifest = Manifest.model_validate(read_json(evaluated / "manifest.json"))
+    folder = Package.write(
+        stage.root / "packages",
+        stage.spec.run_id,
+        manifest,
+        {
+            **{name: (trained / name).read_bytes() for name in (MODEL, TRANSFORM)},
+            **{name: (evaluated / name).read_bytes() for name in (PROFILE, HOLDOUT)},
+            CARD: _card(stage, manifest, trained, evaluated).encode(),
+        },
+    )
+    Package.open(folder)
+    client = tracking.connect(stage.profile.tracking_uri)
+    package = str(folder.relative_to(stage.spec.store))
+    registry = ModelRegistry(client, stage.use_case.name)
+    model = registry.register(package, folder.resolve().as_uri(), manifest.mlflow_run_id, stage.spec.run_id)
+    return JobResult(
+        stage="register",
+        reason=f"version {model.version} is registered",
+        figures={"version": model.version, "bytes": sum(path.stat().st_size for path in folder.iterdir())},
+        outputs={"model": model.model_dump(mode="json")},
+        links={"Model card": f"{package}/{CARD}", **tracking.page(stage.profile.mlflow_url, client.get_run(manifest.mlflow_run_id))},
+    )
+
+
+def _folder(stage: Stage, name: str) -> Path:
+    return Path(stage.spec.store) / str(stage.result_of(name).outputs["folder"])
+
+
+def _card(stage: Stage, manifest: Manifest, trained: Path, evaluated: Path) -> str:
+    training: Any = read_json(trained / "training.json")
+    evaluation: Any = read_json(evaluated / "evaluation.json")
+    return model_card(stage.use_case, manifest, sizes=evaluation["sizes"], settings=training["settings"], best_epoch=training["best_epoch"])
+
+
+if __name__ == "__main__":
+    run_stage(main)
