@@ -12,13 +12,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import JobSpec
+from pipelines_lib.contracts import FAILURE, ExitCode, JobSpec
 from pipelines_lib.store import write_json
 from pipelines_lib.warm import WarmProcess
 
@@ -43,12 +44,17 @@ class Job:
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
         spec_path = Path(self._spec.stage_dir) / "spec.json"
         write_json(spec_path, self._spec)
+        failure = spec_path.with_name(FAILURE)
+        failure.unlink(missing_ok=True)
         process = self._start_warm(spec_path) or self._start(spec_path)
         assert process.stdout is not None
         try:
-            for line in process.stdout:
-                on_line(line.rstrip("\n"))
-            return process.wait()
+            with process.stdout:
+                for line in process.stdout:
+                    on_line(line.rstrip("\n"))
+            code = process.wait()
+            # torchrun ends with 1 where a worker ended with the code for bad input; that code is what was meant.
+            return ExitCode.BAD_INPUT if code == 1 and failure.exists() else code
         finally:
             self.cancel()
 
@@ -58,12 +64,12 @@ class Job:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
-        _, alive = psutil.wait_procs(processes, timeout=self._grace_seconds)
+        alive = _still_alive(processes, self._grace_seconds)
         while alive:
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(alive, timeout=5)
+            _still_alive(alive, 5)
             alive = self._processes()
         return len(processes)
 
@@ -113,16 +119,39 @@ class Job:
         project = self._project
         # Airflow's own settings (its database URL among them) are none of a job's business.
         inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
-        return inherited | {
-            MARK: self._mark,
-            "SLUICE_PROJECT": str(project.folder),
-            "SLUICE_HOME": str(project.home),
-            "SLUICE_USE_CASES": str(project.use_cases),
-            "SLUICE_PROFILE": self._spec.profile,
-            "PYTHONPATH": str(project.folder),
-            "PYTHONUNBUFFERED": "1",
-            "PYTHONHASHSEED": "0",
-        }
+        # torchrun warns on every start where nobody says how many threads a worker has.
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._spec.workers))} if self._spec.workers > 1 else {}
+        return (
+            threads
+            | inherited
+            | {
+                MARK: self._mark,
+                "SLUICE_PROJECT": str(project.folder),
+                "SLUICE_HOME": str(project.home),
+                "SLUICE_USE_CASES": str(project.use_cases),
+                "SLUICE_PROFILE": self._spec.profile,
+                "PYTHONPATH": str(project.folder),
+                "PYTHONUNBUFFERED": "1",
+                "PYTHONHASHSEED": "0",
+            }
+        )
+
+
+def _still_alive(processes: list[psutil.Process], seconds: float) -> list[psutil.Process]:
+    """Those of `processes` that have not ended after `seconds`. (psutil's own wait would take the exit code from `run`.)"""
+    deadline = time.monotonic() + seconds
+    while alive := [process for process in processes if _is_alive(process)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return alive
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _end_with_parent() -> None:

@@ -70,8 +70,8 @@ class WarmProcess:
 
     def wait(self) -> int:
         """The exit code (negative: the signal that ended it)."""
-        line = self._answers.readline()
-        self._socket.close()
+        with self._socket, self._answers:
+            line = self._answers.readline()
         return int(json.loads(line)["returncode"]) if line else -int(signal.SIGKILL)
 
 
