@@ -21,6 +21,10 @@ class ExitCode(IntEnum):
     HELD = 3
 
 
+FAILURE = "failure.json"
+"""Beside `result.json`: `{"exit_code": …}` of a stage that ended in bad input."""
+
+
 class Pipeline(StrEnum):
     """The three DAGs of a use case; `<use_case>__<pipeline>` is the DAG's id."""
 

@@ -2,20 +2,15 @@
 
 from typing import Any
 
-from pydantic import ValidationError
-
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data import snapshot
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.use_case import Training
 
 
 def main(stage: Stage) -> JobResult:
     """Pin the newest labelled partitions up to the run's own."""
-    window = training_settings(stage).window
-    chosen = snapshot.choose(stage.use_case, Tables(stage.root), stage.spec.partition_key, window)
+    chosen = snapshot.choose(stage.use_case, Tables(stage.root), stage.spec.partition_key, stage.use_case.training.window)
     ref, sizes = chosen.ref, chosen.sizes()
     return JobResult(
         stage="snapshot",
@@ -23,15 +18,6 @@ def main(stage: Stage) -> JobResult:
         figures={"partitions": len(ref.partitions), "rows": ref.n_rows, **{f"{side}_rows": n for side, n in sizes.items()}},
         outputs={"snapshot": ref.model_dump(mode="json"), "sides": _sides(stage, ref)},
     )
-
-
-def training_settings(stage: Stage) -> Training:
-    """The use case's training settings, changed by the parameters of a manual run. Raises `DataError` where one breaks its rule."""
-    given = {name: stage.spec.params[name] for name in ("window", "epochs") if stage.spec.params.get(name) is not None}
-    try:
-        return Training.model_validate(stage.use_case.training.model_dump() | given)
-    except ValidationError as error:
-        raise DataError(f"parameters of the run: {error}; change them in the form") from error
 
 
 def snapshot_of(stage: Stage) -> DatasetRef:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from pipelines_lib.config import Profile, Project
-from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
+from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec
 from pipelines_lib.errors import BadInput, DataError, Held
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
@@ -100,6 +100,8 @@ def _run(work: Work) -> int:
         code = ExitCode.HELD
     except BadInput as error:
         log.error("%s: %s", type(error).__name__, error)
+        # torchrun ends with 1 whatever its workers end with; the launcher finds here what a worker meant.
+        write_json(Path(spec.stage_dir) / FAILURE, {"exit_code": ExitCode.BAD_INPUT})
         return ExitCode.BAD_INPUT
     seconds = round(time.monotonic() - started, 3)
     if is_first_rank():

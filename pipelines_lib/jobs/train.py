@@ -10,7 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import load
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.jobs.snapshot import snapshot_of, training_settings
+from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training.checkpoint import Checkpoints
@@ -26,7 +26,7 @@ log = logging.getLogger("sluice")
 @record  # type: ignore[untyped-decorator]  # torchrun then names the first rank that failed, with its traceback
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
-    settings = training_settings(stage)
+    settings = stage.use_case.training
     ref = snapshot_of(stage)
     data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
     torch.manual_seed(settings.seed)
