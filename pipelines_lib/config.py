@@ -148,6 +148,13 @@ def load(path: Path, model: type[S]) -> S:
         raise ConfigError("\n".join(problems)) from error
 
 
+def line_of(path: Path, *location: str | int) -> int:
+    """Line of the setting at `location` (its deepest part that stands in the file) of the valid YAML file `path`."""
+    root = yaml.compose(path.read_text(encoding="utf-8"), Loader=_Loader)
+    assert root is not None
+    return _line(root, location)
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Safe YAML that refuses a key written twice instead of dropping the first."""
 

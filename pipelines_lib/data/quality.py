@@ -63,6 +63,25 @@ def check(rows: pa.Table, quality: Quality) -> list[Check]:
     return [_check(item, found[index]) for index, item in enumerate(quality.expectations)]
 
 
+def problems(quality: Quality, sample: pa.Table | None = None) -> list[tuple[int, str]]:
+    """(place, message) of each expectation that Great Expectations does not know, takes no such arguments for, or that can't
+    judge the columns of `sample` (typed rows)."""
+    if not quality.expectations:
+        return []
+    _great_expectations()
+    found: dict[int, str] = {}
+    for index, item in enumerate(quality.expectations):
+        [(name, arguments)] = item.items()
+        try:
+            _expectation(name, arguments, index)
+        except ConfigError as error:
+            found[index] = str(error).partition(": ")[2]
+    right = [index for index in range(len(quality.expectations)) if index not in found]
+    if sample is not None:
+        found |= _misjudging(sample, quality, right)
+    return sorted(found.items())
+
+
 def row_reasons(checks: list[Check], row_ids: list[str]) -> dict[str, set[str]]:
     """`row_id` to the expectations that the row failed."""
     reasons: dict[str, set[str]] = {}
@@ -134,6 +153,17 @@ def _import_on_first_use(name: str) -> None:
     parent, _, child = name.rpartition(".")
     setattr(sys.modules[parent], child, module)
     spec.loader.exec_module(module)
+
+
+def _misjudging(sample: pa.Table, quality: Quality, indices: list[int]) -> dict[int, str]:
+    """The expectations at `indices` that can't judge `sample`, looked for one by one only where all together can't."""
+    try:
+        check(sample, Quality(expectations=[quality.expectations[index] for index in indices]))
+    except ConfigError as error:
+        if len(indices) == 1:
+            return {indices[0]: str(error).partition(": ")[2]}
+        return {place: message for index in indices for place, message in _misjudging(sample, quality, [index]).items()}
+    return {}
 
 
 def _expectation(name: str, arguments: dict[str, Any], index: int) -> Any:

@@ -149,8 +149,8 @@ def _names_are_data(file: csvfile.CsvFile) -> bool:
     whole = again[0]
     for found in again[1:]:
         whole = pc.and_(whole, found)
-    n_again = sum(bool(pc.any(pc.and_not(found, whole)).as_py()) for found in again)
-    return n_again >= max(1, rows.num_columns / 3)
+    n_again: int = sum(bool(pc.any(pc.and_not(found, whole)).as_py()) for found in again)
+    return bool(n_again >= max(1, rows.num_columns / 3))
 
 
 def _type(distinct: pa.Array, counts: NDArray[np.int64]) -> tuple[ColumnType, int]:

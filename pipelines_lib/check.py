@@ -1,0 +1,168 @@
+"""`sluice check`: what is wrong with a use case, before Airflow meets it: settings, columns against the data, expectations, hooks."""
+
+import difflib
+import inspect
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow as pa
+
+from pipelines_lib.config import Project, line_of
+from pipelines_lib.data import csvfile
+from pipelines_lib.data.cleaning import clean
+from pipelines_lib.data.labelling import labelled
+from pipelines_lib.data.quality import problems as expectation_problems
+from pipelines_lib.data.sources import raw_rows
+from pipelines_lib.data.typed import Typed, typed
+from pipelines_lib.errors import BadInput, ConfigError
+from pipelines_lib.use_case import UseCase
+
+At = Callable[..., str]
+"""Makes a line of the report from a message and the setting it is about."""
+
+_SAMPLE = 200
+"""Rows that expectations are tried on."""
+
+
+def check_use_case(project: Project, name: str) -> list[str]:
+    """Every problem of the use case as `file:line: field: rule and remedy`; none where it is right.
+
+    Wrong settings are reported alone, since nothing else can be judged with them. Imports `hooks.py`, and reads the source's
+    file where it is there already.
+    """
+    try:
+        use_case = project.use_case(name)
+    except ConfigError as error:
+        return str(error).splitlines()
+    settings = project.use_cases / name / "use_case.yaml"
+
+    def at(message: str, *field: str | int) -> str:
+        return f"{settings}:{line_of(settings, *field)}: {'.'.join(map(str, field))}: {message}"
+
+    path = _file(project, use_case)
+    rows, problems = (None, []) if path is None else _read(path, use_case, at)
+    if path is not None and rows is not None:
+        problems += _values(path, use_case, rows, at)
+    return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, at)]
+
+
+def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str]]:
+    """(rows of the file as the use case declares them, problems); no rows where there are problems, or none in the file."""
+    if not path.is_file():
+        return None, [at(f"there is no file {path}; put it there, or correct the path", "source", "path")]
+    try:
+        file = csvfile.read(path, use_case.source.csv)
+    except BadInput as error:
+        return None, [at(str(error), "source", "path")]
+    missing = list(_missing_columns(path, use_case, file.rows.column_names, at))
+    if missing or file.rows.num_rows == 0:
+        return None, missing
+    return typed(raw_rows(file, "check"), use_case), []
+
+
+def _file(project: Project, use_case: UseCase) -> Path | None:
+    """The replayed file; otherwise the newest file of any partition; None where there is none yet, or `land` makes it."""
+    source = use_case.source
+    path = source.path.replace("{home}", str(project.home))
+    if source.replay is not None:
+        return project.folder / path
+    if source.land:
+        return None
+    pattern = path.replace("[", "[[]").replace("?", "[?]").replace("*", "[*]").replace("{partition}", "*")
+    anchor = Path(pattern).anchor
+    found = sorted((Path(anchor) if anchor else project.folder).glob(pattern.removeprefix(anchor)))
+    return found[-1] if found else None
+
+
+def _missing_columns(path: Path, use_case: UseCase, there: list[str], at: At) -> Iterator[str]:
+    for name, column in use_case.columns.items():
+        wanted = column.source or name
+        if wanted in there:
+            continue
+        near = difflib.get_close_matches(wanted, there, n=1)
+        field = ("columns", name, "source") if column.source else ("columns", name)
+        yield at(
+            f"{path} has no column {wanted!r}; {f'did you mean {near[0]!r}? ' if near else ''}it has: {', '.join(there)}. "
+            "Put the file's name under `source:`, or remove the column",
+            *field,
+        )
+
+
+def _values(path: Path, use_case: UseCase, rows: Typed, at: At) -> Iterator[str]:
+    """Columns whose values are mostly not what is declared, and classes that are not the task's."""
+    allowed = use_case.quality.max_quarantined
+    rejected = Counter(reason for reasons in rows.reasons.values() for reason in reasons)
+    for name, column in use_case.columns.items():
+        for kind, remedy, key in (
+            (f"type: {name} is", f"correct `type: {column.type}`, or mend the source", "type"),
+            (f"missing: {name}", "set `nullable: true`, or mend the source", "nullable"),
+            (f"label: {name} is", "list the other values under label.map, or mend the source", "role"),
+        ):
+            share = sum(n for reason, n in rejected.items() if reason == kind or reason.startswith(f"{kind} ")) / rows.rows.num_rows
+            if share > allowed:
+                yield at(
+                    f"{share:.1%} of the rows of {path} would be quarantined ({kind.split(':')[0]}), and quality.max_quarantined allows {allowed:.1%}; {remedy}",
+                    *("columns", name, key),
+                )
+    if use_case.task == "binary" and use_case.source.replay is not None and not rejected:
+        yield from _two_classes(path, use_case, labelled(clean(rows.rows, use_case.clean)[0], use_case)["label"], at)
+
+
+def _two_classes(path: Path, use_case: UseCase, labels: pa.ChunkedArray, at: At) -> Iterator[str]:
+    """A finished file shows both classes of a binary task, and no other."""
+    classes = sorted(labels.unique().to_pylist())
+    if len(classes) != 2 or use_case.label.positive not in classes:
+        yield at(
+            f"a binary task has two classes, one of them `positive` ({use_case.label.positive!r}), and {path} has {classes[:10]}; "
+            "name one of these, group them under label.map, or set `task: multiclass`",
+            *("label", "positive"),
+        )
+
+
+def _expectations(use_case: UseCase, rows: Typed | None, at: At) -> Iterator[str]:
+    sample = None if rows is None else rows.rows.drop_columns(["row_id"]).slice(0, _SAMPLE)
+    for index, message in expectation_problems(use_case.quality, sample):
+        [name] = use_case.quality.expectations[index]
+        yield at(message, "quality", "expectations", index, name)
+
+
+def _hooks(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
+    if not path.exists():
+        return
+    try:
+        module = _imported(path, use_case.name)
+    except Exception as error:  # noqa: BLE001 - whatever a user's module raises is a finding, and is reported
+        place = next((frame for frame in reversed(traceback.extract_tb(error.__traceback__)) if frame.filename == str(path)), None)
+        line = place.lineno if place else getattr(error, "lineno", None) or 1
+        yield f"{path}:{line}: hooks: can't be imported: {type(error).__name__}: {error}; mend it"
+        return
+    if not use_case.source.land:
+        return
+    land = getattr(module, "land", None)
+    if not callable(land):
+        yield at(f"{path} has no function land(partition_key, path, params); write it, or remove `land`", "source", "land")
+        return
+    try:
+        inspect.signature(land).bind("2026-01-01", path, {})
+    except TypeError as error:
+        line = inspect.unwrap(land).__code__.co_firstlineno
+        yield f"{path}:{line}: land: must take (partition_key, path, params) ({error}); change its parameters"
+
+
+def _imported(path: Path, name: str) -> ModuleType:
+    spec = spec_from_file_location(f"sluice_hooks_{name}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    before = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.dont_write_bytecode = before
+    return module
