@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import JobResult, JobSpec
@@ -13,6 +14,10 @@ from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage
 from pipelines_lib.store import write_json
 from pipelines_lib.use_case import UseCase
+
+# How long a draw takes says more about this machine, and about the modules that earlier tests have loaded, than about a test.
+settings.register_profile("sluice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("sluice")
 
 SHOP: dict[str, Any] = {
     "name": "shop",
