@@ -28,7 +28,7 @@ def main(stage: Stage) -> JobResult:
         _wait_for(model, service)
     except (DataError, Unavailable):
         # A version that can't be served must not stay the one that is pointed to.
-        roll_back(stage)
+        roll_back(stage, model)
         raise
     return JobResult(
         stage="deploy",
@@ -39,10 +39,13 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def roll_back(stage: Stage) -> int | None:
-    """Point to the version that served before an unverified candidate; with none, end the service. Returns the version that serves."""
+def roll_back(stage: Stage, model: ModelRef) -> int | None:
+    """Point to the version that served before the unverified candidate `model`; with none, end the service.
+
+    Leaves a pointer to another version alone: another run put it there. Returns the version that is pointed to.
+    """
     current = read_pointer(stage.root)
-    if current is not None and current.state == "candidate":
+    if current is not None and current.state == "candidate" and current.model == model:
         current = current.rolled_back()
         write_pointer(stage.root, current)
     if current is None:

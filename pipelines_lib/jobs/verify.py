@@ -89,7 +89,7 @@ def _compare(package: Package, model: ModelRef, port: int, name: str) -> dict[st
         "requests": len(seconds),
         "errors": len(errors),
         "first_error": errors[0] if errors else None,
-        "largest_difference": max(differences, default=float("inf")) if differences else None,
+        "largest_difference": max(differences) if differences else None,
         "milliseconds_single_row": round(1000 * float(np.median(seconds[1:] or seconds)), 3),
     }
 
@@ -99,11 +99,11 @@ def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> No
     tolerance = stage.use_case.deployment.tolerance
     if figures["errors"]:
         why = f"{figures['errors']} of {figures['requests']} requests failed ({figures['first_error']})"
-    elif figures["largest_difference"] > tolerance:
+    elif not figures["largest_difference"] <= tolerance:  # NaN is no match either
         why = f"its answers differ from the evaluation's by {figures['largest_difference']:.3g}, more than {tolerance:g} (deployment.tolerance)"
     else:
         return
-    before = roll_back(stage)
+    before = roll_back(stage, model)
     now = f"version {before} serves again" if before is not None else "nothing serves"
     raise Held(
         f"version {model.version} is not promoted: {why}; {now}", {**figures, "model_version": model.version, "serving_version": before}

@@ -163,19 +163,23 @@ def _end(record: Record) -> bool:
         except psutil.TimeoutExpired:
             process.kill()
             process.wait(STOP_SECONDS)
+    _reap()
     return True
 
 
 def _process(record: Record) -> psutil.Process | None:
     """The record's process, if it still is the one that was started."""
-    for child in [child for child in _children if child.poll() is not None]:
-        _children.remove(child)
+    _reap()
     try:
         process = psutil.Process(record.pid)
         same = abs(process.create_time() - record.create_time) < 1 and _MODULE in process.cmdline()
         return process if same and process.status() != psutil.STATUS_ZOMBIE else None
     except psutil.Error:
         return None
+
+
+def _reap() -> None:
+    _children[:] = [child for child in _children if child.poll() is None]
 
 
 def _is_live(port: int) -> bool:

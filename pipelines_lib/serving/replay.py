@@ -17,11 +17,11 @@ import pyarrow as pa
 from pipelines_lib.config import Project
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError, SluiceError, Unavailable
-from pipelines_lib.store import read_json
+from pipelines_lib.serving import local
+from pipelines_lib.serving.requests import DATATYPES
 
 _BATCH = 500
 _FLUSH_SECONDS = 30
-_DATATYPES = {"integer": "INT64", "number": "FP64", "boolean": "BOOL", "string": "BYTES", "text": "BYTES", "timestamp": "BYTES"}
 
 
 def main() -> int:
@@ -68,14 +68,14 @@ class _Replay:
         self.partition = partition
         self.features = use_case.features()
         self._columns = [*self.features, *use_case.columns_with("key")]
-        self._types = {column: _DATATYPES[use_case.columns[column].type] for column in self._columns}
+        self._types = {column: DATATYPES[use_case.columns[column].type][0] for column in self._columns}
         self._tables = Tables(Path(project.profile().store) / name)
         self.rows = self._tables.read("clean", [partition], columns=self._columns)
         if self.rows.num_rows == 0:
             raise DataError(f"there are no clean rows of {partition} to send; run {name}__data for it first")
-        record = read_json(project.home / "services" / f"{name}.json")
-        assert isinstance(record, dict)
-        self.url = f"http://127.0.0.1:{record['port']}"
+        self.url = next((service.url for service in local.running(project) if service.use_case == name), "")
+        if not self.url:
+            raise Unavailable(f"no service of {name} runs; start it with `sluice serve {name}`")
         self._infer = f"{self.url}/v2/models/{name}/infer"
 
     def ask(self, rows: pa.Table, request_id: str, *, log: bool = True) -> dict[str, Any]:

@@ -1,10 +1,13 @@
 """A model package small enough to write by hand, for whoever must serve, deploy or compare with one."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from pipelines_lib.store import write_json
 
 TYPES = {"amount": "number", "age": "integer", "member": "boolean", "country": "string"}
 
@@ -105,6 +108,71 @@ def _scores(graph: bytes, arrays: dict[str, np.ndarray]) -> np.ndarray:
     import onnxruntime
 
     return onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"]).run(["scores"], arrays)[0]
+
+
+@pytest.fixture
+def shop(make_use_case):
+    """The use case of the tiny package: its features, a key, and a governor that is easily convinced."""
+    return make_use_case(
+        columns={
+            **{name: {"type": kind} for name, kind in TYPES.items()},
+            "customer": {"type": "integer", "role": "key"},
+            "action": {"type": "string", "role": "label"},
+        },
+        split={"by": "row"},
+        monitoring={"min_rows": 50, "need": 2, "of": 3, "cooldown": 1},
+    )
+
+
+@pytest.fixture
+def answer(sandbox) -> Callable[..., None]:
+    """Returns `answer(day, shift=0.0, version=1, n=200)`: what the service would have logged on a day, and the truth."""
+
+    def log(day: str, shift: float = 0.0, version: int = 1, n: int = 200) -> None:
+        import pyarrow as pa
+
+        from pipelines_lib.data.tables import Tables
+        from pipelines_lib.registry.package import Package
+        from pipelines_lib.serving.pointer import deployed_version, package_folder
+
+        rows = training_rows(n, seed=int(day[-2:]), shift=shift)
+        root = sandbox.project.home / "store" / "shop"
+        model = deployed_version(root, version)
+        scores = Package.open(package_folder(root, model)).predict(rows)[:, 1].tolist() if model else [0.4] * n
+        ids = list(range(n))
+        tables = Tables(root)
+        answers = {
+            "row_id": [f"q{day}:{row:06d}" for row in ids],
+            "partition_key": [day] * n,
+            **rows,
+            "customer": ids,
+            "prediction": ["yes" if score > 0.5 else "no" for score in scores],
+            "score": scores,
+            "model_version": [version] * n,
+        }
+        tables.append("predictions", pa.table(answers))
+        truth = ["yes" if score > 0.5 else "no" for score in scores]
+        tables.write("labelled", day, pa.table({"row_id": [f"{i:06d}" for i in ids], "customer": ids, "label": truth}))
+
+    return log
+
+
+@pytest.fixture
+def monitor(sandbox, shop) -> Callable[..., dict]:
+    """Returns `monitor(day, **params)`: runs the monitoring stages of a day and returns their results by name."""
+
+    def run(day: str, **params) -> dict:
+        from pipelines_lib.jobs import decide, measure, profile, report
+
+        results = {}
+        for name, module in {"profile": profile, "measure": measure, "decide": decide, "report": report}.items():
+            stage = sandbox.stage(name, shop, day)
+            stage = replace(stage, spec=stage.spec.model_copy(update={"params": params}))
+            results[name] = module.main(stage)
+            write_json(stage.folder / "result.json", results[name])
+        return results
+
+    return run
 
 
 @pytest.fixture

@@ -1,0 +1,108 @@
+import pytest
+
+from pipelines_lib.contracts import JobResult, ModelRef
+from pipelines_lib.errors import DataError, Held
+from pipelines_lib.jobs import deploy as deploy_job
+from pipelines_lib.jobs import verify as verify_job
+from pipelines_lib.serving import local
+from pipelines_lib.serving.pointer import read_pointer
+from pipelines_lib.store import read_json, write_json
+
+DAY = "2026-01-05"
+
+
+class FakeRegistry:
+    """Remembers who was promoted."""
+
+    promoted: list[int]
+
+    def __init__(self, client, name):
+        assert name == "shop"
+
+    def promote(self, version):
+        type(self).promoted.append(version)
+
+
+@pytest.fixture
+def promoted(monkeypatch):
+    FakeRegistry.promoted = []
+    monkeypatch.setattr(verify_job, "ModelRegistry", FakeRegistry)
+    monkeypatch.setattr(verify_job, "connect", lambda uri: None)
+    return FakeRegistry.promoted
+
+
+@pytest.fixture
+def root(sandbox):
+    yield sandbox.project.home / "store" / "shop"
+    local.stop("shop", sandbox.project)
+
+
+@pytest.fixture
+def release(sandbox, shop, root, promoted):
+    """Returns `release(version, package, **params)`: runs deploy and verify as a training run of that version."""
+
+    def run(version, package, stages=("deploy", "verify"), **params):
+        model = ModelRef(name="shop", version=version, package=package, run_id="mlflow")
+        for name in stages:
+            stage = sandbox.stage(name, shop, DAY, run_id=f"v{version}")
+            spec = stage.spec.model_copy(update={"params": params})
+            stage = type(stage)(spec, stage.use_case, stage.profile, stage.project)
+            register = JobResult(stage="register", outputs={"model": model.model_dump(mode="json")})
+            write_json(f"{spec.run_dir}/register/result.json", register)
+            result = {"deploy": deploy_job, "verify": verify_job}[name].main(stage)
+            write_json(stage.folder / "result.json", result)
+        return result
+
+    return run
+
+
+def test_from_the_first_version_to_a_bad_one(release, make_package, root, promoted, sandbox):
+    """One service for all of it, so that the test is quick."""
+    first = make_package(root)
+    result = release(1, first)
+    assert promoted == [1]
+    assert result.figures["errors"] == 0
+    assert result.figures["largest_difference"] < 1e-6
+    assert (read_pointer(root).state, read_pointer(root).previous) == ("serving", None)
+    status = read_json(root / "status" / "deployment.json")
+    assert status == {
+        "model_version": 1, "url": result.outputs["url"], "metrics": {"roc_auc": 0.9}, "run_id": f"v1-{DAY}", "partition_key": DAY,
+        "mlflow_run_id": "mlflow",
+    }  # fmt: skip
+    assert not (root / "tables" / "predictions").exists(), "verify's own questions are not logged"
+
+    # Again: nothing changes, and the champion is not put up as a candidate in between.
+    release(1, first, stages=("deploy",))
+    assert read_pointer(root).state == "serving"
+
+    release(2, make_package(root, bias=1))
+    assert (read_pointer(root).model.version, read_pointer(root).previous.version) == (2, 1)
+
+    # Its answers are not the evaluation's: held, rolled back, and 2 serves on.
+    with pytest.raises(Held, match=r"version 3 is not promoted: its answers differ .* version 2 serves again") as held:
+        release(3, make_package(root, bias=2, wrong_scores=0.01))
+    assert held.value.figures["largest_difference"] == pytest.approx(0.01, rel=1e-3)
+    assert (read_pointer(root).model.version, read_pointer(root).state) == (2, "serving")
+    assert promoted == [1, 2]
+
+    # Its package is damaged: the service refuses it, the pointer goes back.
+    bad = make_package(root, bias=4)
+    (root.parent / bad / "transform.json").write_text("{}")
+    with pytest.raises(DataError, match=r"can't serve version 4.*was changed"):
+        release(4, bad)
+    assert read_pointer(root).model.version == 2
+
+    # An old run that runs again does not move the champion, unless it is told to.
+    with pytest.raises(Held, match="version 2 serves, and 1 is older"):
+        release(1, first)
+    assert read_pointer(root).model.version == 2
+    release(1, first, force=True)
+    assert (read_pointer(root).model.version, promoted) == (1, [1, 2, 1])
+
+
+def test_a_first_version_that_fails_leaves_nothing_serving(release, make_package, root, sandbox, promoted):
+    with pytest.raises(Held, match="nothing serves"):
+        release(1, make_package(root, wrong_scores=0.5))
+    assert read_pointer(root) is None
+    assert local.running(sandbox.project) == []
+    assert promoted == []

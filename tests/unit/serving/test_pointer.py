@@ -1,0 +1,44 @@
+import pytest
+
+from pipelines_lib.contracts import ModelRef
+from pipelines_lib.errors import DataError
+from pipelines_lib.serving.pointer import Deployment, deployed_version, package_folder, read_pointer, write_pointer
+
+
+def model(version, package="shop/packages/p"):
+    return ModelRef(name="shop", version=version, package=package, run_id="run")
+
+
+def test_a_candidate_takes_over_and_falls_back(make_use_case, tmp_path):
+    use_case = make_use_case()
+    first = Deployment.candidate(model(1), use_case, None)
+    assert (first.champion, first.rolled_back()) == (None, None)
+    assert first.verified().champion == model(1)
+    second = Deployment.candidate(model(2), use_case, first.verified())
+    assert (second.champion, second.previous) == (model(1), model(1))
+    assert second.rolled_back().champion == model(1)
+    # A candidate that nobody verified is not what to go back to.
+    assert Deployment.candidate(model(3), use_case, second).previous == model(1)
+    assert (second.keys, second.key_format) == ({"id": "string"}, "%Y-%m-%d")
+
+
+def test_every_version_that_was_deployed_is_remembered(make_use_case, tmp_path):
+    root = tmp_path / "shop"
+    assert read_pointer(root) is None
+    for version in (1, 2):
+        write_pointer(root, Deployment.candidate(model(version), make_use_case(), None))
+    assert read_pointer(root).model == model(2)
+    assert (deployed_version(root, 1), deployed_version(root, 7)) == (model(1), None)
+    write_pointer(root, None)
+    assert read_pointer(root) is None
+    assert deployed_version(root, 2) == model(2)
+
+
+def test_what_is_damaged_or_points_elsewhere_is_refused(tmp_path):
+    root = tmp_path / "store" / "shop"
+    root.mkdir(parents=True)
+    (root / "deployment.json").write_text('{"model": 3}')
+    with pytest.raises(DataError, match="not a deployment"):
+        read_pointer(root)
+    with pytest.raises(DataError, match="outside the store"):
+        package_folder(root, model(1, "../../etc"))
