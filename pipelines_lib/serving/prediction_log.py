@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,21 +48,36 @@ class Answers:
     scores: list[float]
     model_version: int
 
-    def table(self) -> pa.Table:
-        """As rows of `predictions`."""
-        n = len(self.row_ids)
-        arrays = {name: pa.array(values, ARROW[self.types[name]]) for name, values in self.columns.items()}
-        kind = pa.string() if isinstance(self.predictions[0], str) else pa.float64()
-        return pa.table(
-            {
-                "row_id": pa.array(self.row_ids, pa.string()),
-                "partition_key": pa.array([self.partition_key] * n, pa.string()),
-                **arrays,
-                "prediction": pa.array(self.predictions, kind),
-                "score": pa.array(self.scores, pa.float64()),
-                "model_version": pa.array([self.model_version] * n, pa.int64()),
-            }
+
+def as_table(batch: Iterable[Answers]) -> pa.Table:
+    """Rows of `predictions`. Answers alike in their columns are joined first: an array for each request would be slow."""
+    alike: dict[tuple[Any, ...], list[Answers]] = {}
+    for answers in batch:
+        alike.setdefault((tuple(answers.types.items()), tuple(answers.columns), isinstance(answers.predictions[0], str)), []).append(
+            answers
         )
+    # Versions with other features have other columns; the table holds both.
+    return pa.concat_tables([_joined(group) for group in alike.values()], promote_options="default")
+
+
+def _joined(group: Sequence[Answers]) -> pa.Table:
+    def column(name: str) -> list[Any]:
+        return [value for answers in group for value in answers.columns[name]]
+
+    first = group[0]
+    return pa.table(
+        {
+            "row_id": pa.array([row for answers in group for row in answers.row_ids], pa.string()),
+            "partition_key": pa.array([answers.partition_key for answers in group for _ in answers.row_ids], pa.string()),
+            **{name: pa.array(column(name), ARROW[first.types[name]]) for name in first.columns},
+            "prediction": pa.array(
+                [value for answers in group for value in answers.predictions],
+                pa.string() if isinstance(first.predictions[0], str) else pa.float64(),
+            ),
+            "score": pa.array([score for answers in group for score in answers.scores], pa.float64()),
+            "model_version": pa.array([answers.model_version for answers in group for _ in answers.row_ids], pa.int64()),
+        }
+    )
 
 
 class PredictionLog:
@@ -122,12 +137,11 @@ class PredictionLog:
             self._queue.clear()
             return batch
 
-    def _write(self, batch: Iterable[Answers]) -> int:
+    def _write(self, batch: Sequence[Answers]) -> int:
         """Append the batch, one commit; returns the rows that got there."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                # Versions with other features have other columns; the table holds both.
-                rows = pa.concat_tables([answers.table() for answers in batch], promote_options="default")
+                rows = as_table(batch)
                 self._tables.append("predictions", rows)
                 return int(rows.num_rows)
             except Exception:  # whatever the store says, the service goes on answering
