@@ -34,14 +34,18 @@ class Tables:
     def write(self, layer: Layer, partition_key: str, rows: pa.Table) -> int:
         """Make `rows` the whole content of the partition. Returns the table's version that holds it.
 
-        `rows` carries `row_id` (string, unique in the partition); `partition_key` is added here.
+        `rows` carries `row_id` (string, unique in the partition); `partition_key` is added here. Raises `DataError` where
+        a column is of another type than in the table.
         """
         rows = _with_partition(rows, partition_key)
         for attempt in range(_ATTEMPTS):
             try:
                 table = self._open(layer)
-                if table is not None and _same(_read(table, [partition_key]), rows):
-                    return int(table.version())
+                if table is not None:
+                    there = _read(table, [partition_key])
+                    if _same(there, rows):
+                        return int(table.version())
+                    _check_types(self.path(layer), there.schema, rows.schema)
                 write_deltalake(
                     str(self.path(layer)),
                     rows,
@@ -132,6 +136,16 @@ def _nan_as_null(rows: pa.Table) -> pa.Table:
             column = rows.column(index)
             rows = rows.set_column(index, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column))
     return rows
+
+
+def _check_types(path: Path, there: pa.Schema, rows: pa.Schema) -> None:
+    """Delta would cast without a word, and make 1 of 1.5."""
+    for field in rows:
+        if field.name in there.names and (known := there.field(field.name).type) != field.type:
+            raise DataError(
+                f"{path}: column {field.name!r} is {known} there and {field.type} in these rows; a table keeps its types. "
+                "Give the column a new name, or remove the table and backfill its partitions"
+            )
 
 
 def _is_conflict(error: Exception) -> bool:

@@ -68,3 +68,10 @@ def test_a_table_that_is_not_there_says_what_to_do(tmp_path):
 def test_a_key_that_is_no_name_is_refused(tmp_path):
     with pytest.raises(DataError, match="partition key"):
         Tables(tmp_path).write("raw", "x' OR 1=1", rows(1))
+
+
+def test_a_column_that_changed_its_type_is_refused_and_not_truncated(tmp_path):
+    Tables(tmp_path).write("clean", "2026-01-01", pa.table({"row_id": ["a"], "x": [1]}))
+
+    with pytest.raises(DataError, match=r"column 'x' is int64 there and double in these rows.*backfill"):
+        Tables(tmp_path).write("clean", "2026-01-02", pa.table({"row_id": ["a"], "x": [1.5]}))
