@@ -1,0 +1,131 @@
+"""What the gates let through, and what they say."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.evaluation.gates import Evidence, held, judge
+from pipelines_lib.use_case import Gate
+
+GATE = Gate(metric="roc_auc", floor=0.7, margin=0.01, min_rows=50)
+FIRST = Evidence(n_rows=100, metric=0.8, comparison=None, champion=None, incomparable=None, champion_end=None)
+
+
+def against(difference, lower, upper=0.5, **changes):
+    comparison = Comparison(
+        metric="roc_auc",
+        challenger=0.8,
+        champion=0.8 - difference,
+        difference=difference,
+        lower=lower,
+        upper=upper,
+        confidence=0.95,
+        resamples=400,
+    )
+    return FIRST.model_copy(update={"comparison": comparison, "champion": 3, "champion_end": "2026-01-14", **changes})
+
+
+def verdicts(evidence, settings=GATE, partition_key="2026-01-14", force=False):
+    return {result.gate: result.verdict for result in judge(settings, evidence, partition_key=partition_key, force=force)}
+
+
+def reason(evidence, settings=GATE, partition_key="2026-01-14", force=False):
+    return held(judge(settings, evidence, partition_key=partition_key, force=force))
+
+
+def test_the_first_model_needs_only_rows_and_the_floor():
+    assert set(verdicts(FIRST).values()) == {"pass"}
+    assert reason(FIRST) is None
+
+
+def test_too_few_rows_hold():
+    assert verdicts(FIRST.model_copy(update={"n_rows": 49}))["rows"] == "hold"
+    assert verdicts(FIRST.model_copy(update={"n_rows": 50}))["rows"] == "pass"
+
+
+def test_the_floor_is_a_ceiling_for_losses():
+    assert reason(FIRST.model_copy(update={"metric": 0.69})) == "floor: roc_auc 0.6900, and it must be at least 0.7"
+    loss = Gate(metric="rmse", floor=4)
+    assert verdicts(FIRST.model_copy(update={"metric": 3.9}), loss)["floor"] == "pass"
+    assert reason(FIRST.model_copy(update={"metric": 4.1}), loss) == "floor: rmse 4.1000, and it must be at most 4"
+
+
+def test_an_undefined_metric_holds():
+    assert "shows one class" in reason(FIRST.model_copy(update={"metric": None}))
+
+
+@pytest.mark.parametrize(
+    ("difference", "lower", "verdict"),
+    [
+        (0.0, -0.2, "pass"),  # as good on the hold-out, however small that is
+        (0.02, -0.2, "pass"),
+        (-0.005, -0.009, "pass"),  # worse, and provably by less than the margin
+        (-0.005, -0.011, "hold"),  # worse, and perhaps by more
+        (-0.02, -0.03, "hold"),
+        (-0.005, None, "hold"),  # worse, and nobody can say by how much
+        (0.0, None, "pass"),
+    ],
+)
+def test_the_champion_gate(difference, lower, verdict):
+    assert verdicts(against(difference, lower))["champion"] == verdict
+
+
+def test_the_reason_has_the_figures():
+    [result] = [r for r in judge(GATE, against(-0.02, -0.03, -0.005), partition_key="2026-01-14", force=False) if r.gate == "champion"]
+    assert (result.figure, result.bound) == (-0.02, -0.01)
+    assert result.reason == (
+        "0.0200 worse than version 3 (roc_auc 0.8000 against 0.8200; 95% interval -0.0300 … -0.0050; up to 0.01 worse is let through)"
+    )
+
+
+@given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5))
+def test_a_better_challenger_never_fares_worse(difference, width, margin, better):
+    settings = GATE.model_copy(update={"margin": margin})
+    assume(verdicts(against(difference, difference - width), settings)["champion"] == "pass")
+    assert verdicts(against(difference + better, difference + better - width), settings)["champion"] == "pass"
+
+
+def test_the_error_rates_are_those_the_docstring_states():
+    """Normal differences with standard error 1."""
+    random = np.random.default_rng(0)
+
+    def passes(truth, margin, n=4000):
+        settings = GATE.model_copy(update={"margin": margin})
+        draws = truth + random.normal(size=n)
+        return np.mean([verdicts(against(d, d - 1.96), settings)["champion"] == "pass" for d in draws])
+
+    assert passes(0, margin=0) == pytest.approx(0.5, abs=0.03)
+    assert passes(0, margin=4) >= 0.97
+    assert passes(-2, margin=2) == pytest.approx(0.025, abs=0.01)
+    assert passes(-1, margin=1) == pytest.approx(0.16, abs=0.03)
+    assert passes(-3, margin=0) <= 0.005
+
+
+def test_an_older_run_holds_unless_it_is_forced():
+    newer = against(0.1, 0.05)
+    assert verdicts(newer, partition_key="2026-01-13")["old partition"] == "hold"
+    assert verdicts(newer, partition_key="2026-01-13", force=True)["old partition"] == "pass"
+    assert verdicts(newer, partition_key="2026-01-14")["old partition"] == "pass"
+
+
+def test_a_champion_that_can_not_be_compared_holds_unless_it_is_forced():
+    broken = FIRST.model_copy(update={"champion": 3, "champion_end": "2026-01-01", "incomparable": "it reads columns that are gone"})
+    assert "columns that are gone; run again with `force`" in reason(broken)
+    assert reason(broken, force=True) is None
+
+
+def test_force_does_not_excuse_a_worse_model():
+    assert reason(against(-0.1, -0.2), force=True).startswith("champion: 0.1000 worse")
+    assert reason(against(0.1, 0.05, metric=0.6), force=True).startswith("floor:")
+
+
+def test_all_reasons_are_named():
+    said = reason(against(-0.1, -0.2, metric=0.5, n_rows=3), partition_key="2026-01-01")
+    assert [part.split(":")[0] for part in said.split("; ") if ":" in part and part.split(":")[0] in verdicts(FIRST)] == [
+        "rows",
+        "floor",
+        "champion",
+        "old partition",
+    ]
