@@ -125,8 +125,9 @@ def _read(use_case: UseCase, tables: Tables, partitions: Sequence[str], version:
     try:
         rows = tables.read("labelled", partitions, version=version, columns=columns)
     except (pa.ArrowException, KeyError) as error:
+        first_line = str(error).partition("\n")[0]
         raise DataError(
-            f"{use_case.name}: the labelled table lacks a declared column ({error}); run the data pipeline again for {partitions[0]} … {partitions[-1]}"
+            f"{use_case.name}: the labelled table lacks a declared column ({first_line}); run the data pipeline again for {partitions[0]} … {partitions[-1]}"
         ) from error
     if use_case.split.by == "partition":
         sides = sides_of_partitions(partitions, use_case.split)

@@ -9,8 +9,6 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.models import ModelRegistry
 
-pytestmark = pytest.mark.filterwarnings("default")  # MLflow's own deprecations are not ours
-
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory):

@@ -1,0 +1,70 @@
+"""A snapshot: chosen once, hashed by content, read the same by everyone."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines_lib.data.snapshot import _hash_of, feature_columns, sides_of_partitions
+from pipelines_lib.errors import DataError
+from pipelines_lib.use_case import Split
+
+
+@given(st.integers(3, 60), st.floats(0.01, 0.39), st.floats(0.01, 0.39))
+def test_the_newest_partitions_judge(n, validation, test):
+    partitions = [f"p{i:03d}" for i in range(n)]
+    sides = sides_of_partitions(partitions, Split(by="partition", validation=validation, test=test))
+    in_order = [sides[key] for key in partitions]
+    assert in_order == sorted(in_order, key=["train", "validation", "test"].index)
+    assert set(in_order) == {"train", "validation", "test"}
+    assert in_order.count("test") == max(1, round(test * n)) or in_order.count("train") <= n - 2
+
+
+def test_the_shares_are_met():
+    sides = sides_of_partitions([f"{i:02d}" for i in range(14)], Split(by="partition", validation=0.15, test=0.2))
+    assert [list(sides.values()).count(side) for side in ("train", "validation", "test")] == [9, 2, 3]
+
+
+def test_two_partitions_are_too_few():
+    with pytest.raises(DataError, match="three partitions"):
+        sides_of_partitions(["a", "b"], Split(by="partition"))
+
+
+ROWS = {"row_id": ["a", "b"], "x": [1.5, None], "n": [1, None], "flag": [True, None], "town": ["西安", None]}
+
+
+def test_the_hash_does_not_see_chunks():
+    rows = pa.table(ROWS)
+    assert _hash_of(pa.concat_tables([rows.slice(0, 1), rows.slice(1)])) == _hash_of(rows)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"x": [1.5, 0.0]},
+        {"x": [None, 1.5]},
+        {"n": [2, None]},
+        {"flag": [False, None]},
+        {"town": ["西", None]},
+        {"town": ["西安", ""]},
+        {"row_id": ["b", "a"]},
+    ],
+)
+def test_the_hash_sees_every_value(change):
+    assert _hash_of(pa.table(ROWS | change)) != _hash_of(pa.table(ROWS))
+
+
+def test_the_hash_sees_where_a_text_ends():
+    assert _hash_of(pa.table({"a": ["xy", "z"]})) != _hash_of(pa.table({"a": ["x", "yz"]}))
+
+
+def test_columns_come_as_the_transform_takes_them():
+    found = feature_columns(pa.table(ROWS), {"x": "number", "n": "integer", "flag": "boolean", "town": "string"})
+    np.testing.assert_array_equal(found["x"], [1.5, np.nan])
+    np.testing.assert_array_equal(found["n"], [1.0, np.nan])
+    assert (found["flag"], found["town"]) == ([True, None], ["西安", None])
+    # A model may be older than a column's type.
+    assert feature_columns(pa.table(ROWS), {"town": "number"}) == {"town": ["西安", None]}
+    with pytest.raises(DataError, match="no column gone"):
+        feature_columns(pa.table(ROWS), {"gone": "number"})

@@ -1,0 +1,118 @@
+"""The stage evaluate: figures, the champion on the same rows, what it leaves for the package, MLflow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.monitoring.sketch import DataProfile
+from pipelines_lib.registry import tracking
+from pipelines_lib.registry.package import Holdout, Manifest, Scorer
+
+
+def left(house, name):
+    return (house.root / "runs" / "training" / "run" / "evaluate" / name).read_text()
+
+
+def evidence(house):
+    return json.loads(left(house, "evaluation.json"))["evidence"]
+
+
+def client(house):
+    return tracking.connect(house.stage("evaluate").profile.tracking_uri)
+
+
+def test_the_first_model_is_measured_on_the_test_rows(trained):
+    result = trained.run("evaluate")
+    rows = Tables(trained.root).read("labelled")
+    n_test = rows["split"].to_pylist().count("test")
+    assert result.figures["holdout_rows"] == n_test
+    assert 0.75 < result.figures["roc_auc"] < 1
+    assert result.reason.endswith(f"on {n_test:,} rows; no champion yet")
+    assert evidence(trained) == {
+        "n_rows": n_test,
+        "metric": result.figures["roc_auc"],
+        "comparison": None,
+        "champion": None,
+        "incomparable": None,
+        "champion_end": None,
+    }
+
+
+def test_the_recorded_rows_get_the_recorded_scores(trained):
+    trained.run("evaluate")
+    holdout = Holdout.model_validate_json(left(trained, "holdout.json"))
+    scorer = Scorer.open(trained.root / "runs" / "training" / "run" / "train")
+    again = scorer.predict({name: list(values) for name, values in holdout.columns.items()})
+    np.testing.assert_allclose(again, holdout.scores, atol=1e-6)
+    sides = Tables(trained.root).read("labelled", columns=["split"])
+    side_of = dict(zip(sides["row_id"].to_pylist(), sides["split"].to_pylist(), strict=True))
+    assert {side_of[row_id] for row_id in holdout.row_ids} == {"test"}
+    assert len(holdout.row_ids) == min(200, list(side_of.values()).count("test"))
+
+
+def test_the_profile_has_the_training_rows_and_scores_of_others(trained):
+    trained.run("evaluate")
+    profile = DataProfile.from_json(left(trained, "profile.json"))
+    sides = Tables(trained.root).read("labelled")["split"].to_pylist()
+    assert profile.n_rows == profile.columns["income"].n_rows == sides.count("train")
+    assert profile.columns["score"].n_rows == profile.columns["prediction"].n_rows == len(sides) - sides.count("train")
+    assert set(profile.columns["member"].categories.to_dict()["counts"]) == {"true", "false"}
+
+
+def test_mlflow_has_one_run_with_settings_curves_and_figures(trained):
+    result = trained.run("evaluate")
+    assert trained.run("evaluate") == result
+    found = client(trained).search_runs([client(trained).get_experiment_by_name("credit").experiment_id])
+    assert [run.info.run_id for run in found] == [result.outputs["mlflow_run_id"]]
+    run = found[0]
+    assert run.info.run_name == "run"
+    assert run.data.params["learning_rate"] == "0.02"
+    assert run.data.metrics["holdout_roc_auc"] == pytest.approx(result.figures["roc_auc"])
+    assert run.data.tags["sluice.partition"] == "2026-01-04"
+    assert len(client(trained).get_metric_history(run.info.run_id, "validation_loss")) == 2
+    assert result.links == {"MLflow run": f"http://mlflow/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"}
+    assert Manifest.model_validate_json(left(trained, "manifest.json")).mlflow_run_id == run.info.run_id
+
+
+def test_the_champion_is_scored_on_the_same_rows(trained):
+    champion = trained.promote()
+    result = trained.run("evaluate")
+    found = evidence(trained)
+    assert (found["champion"], found["champion_end"]) == (champion.version, "2026-01-04")
+    assert found["comparison"]["champion"] == result.figures["champion"] == pytest.approx(result.figures["roc_auc"])
+    assert found["comparison"]["difference"] == 0
+
+
+def test_a_damaged_champion_is_said_and_stops_nobody(trained):
+    champion = trained.promote()
+    (trained.home / "store" / champion.package / "model.onnx").write_bytes(b"")
+    result = trained.run("evaluate")
+    assert evidence(trained)["comparison"] is None
+    assert "model.onnx was changed" in evidence(trained)["incomparable"]
+    assert "can't be compared" in result.reason
+
+
+def test_a_champion_with_columns_that_are_gone_is_said(trained, make_credit):
+    trained.promote()
+    columns = {name: column for name, column in make_credit().model_dump()["columns"].items() if name != "town"}
+    without = make_credit(columns=columns)
+    trained.run("snapshot", "train", "evaluate", use_case=without, run_id="run2")
+    document = json.loads((trained.root / "runs" / "training" / "run2" / "evaluate" / "evaluation.json").read_text())
+    assert document["evidence"]["incomparable"] == "it reads columns that the use case no longer has: town"
+    assert document["evidence"]["champion_end"] == "2026-01-04"
+
+
+def test_nothing_in_the_store_names_a_row_outside_the_holdout_sample(trained):
+    trained.run("evaluate")
+    folder = Path(trained.root / "runs" / "training" / "run" / "evaluate")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evaluation.json",
+        "holdout.json",
+        "manifest.json",
+        "profile.json",
+        "result.json",
+    ]
+    assert "2026-01-01:0" not in left(trained, "evaluation.json") + left(trained, "manifest.json") + left(trained, "result.json")

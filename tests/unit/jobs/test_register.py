@@ -1,0 +1,50 @@
+"""The stage register: a package that opens, and one version however often it runs."""
+
+import pytest
+
+from pipelines_lib.contracts import ModelRef
+from pipelines_lib.errors import DataError, Held
+from pipelines_lib.registry import tracking
+from pipelines_lib.registry.models import ModelRegistry
+from pipelines_lib.registry.package import Package
+
+
+def registry(house):
+    return ModelRegistry(tracking.connect(house.stage("register").profile.tracking_uri), "credit")
+
+
+def test_the_package_opens_and_answers(trained):
+    result = trained.run("evaluate", "gate", "register")
+    model = ModelRef.model_validate(result.outputs["model"])
+    package = Package.open(trained.home / "store" / model.package)
+    assert package.manifest.classes == ("bad", "good")
+    assert package.manifest.positive_index == 0
+    assert package.manifest.snapshot.partitions[-1] == "2026-01-04"
+    poor, rich = package.predict({"income": [-2.0, 2.0], "age": [30, 30], "member": [True, None], "town": ["Bonn", "Atlantis"]})
+    assert poor[0] > 0.5 > rich[0]
+    card = (package.folder / "card.md").read_text()
+    assert "| `income` | number |" in card
+    assert f"| roc_auc | {package.manifest.metrics['roc_auc']:.4f} |" in card
+    assert result.links["Model card"] == f"{model.package}/card.md"
+
+
+def test_registering_again_is_the_same_version(trained):
+    first = trained.run("evaluate", "gate", "register")
+    assert trained.run("register") == first
+    assert len(list((trained.root / "packages").iterdir())) == 1
+
+
+def test_the_whole_run_again_after_the_promotion_is_the_same_version(trained):
+    champion = trained.promote()
+    again = trained.run("snapshot", "train", "evaluate", "gate", "register")
+    assert ModelRef.model_validate(again.outputs["model"]) == champion
+    assert registry(trained).champion() == champion
+
+
+def test_a_held_model_is_not_registered(trained, make_credit):
+    strict = make_credit(gate={"metric": "roc_auc", "floor": 0.999})
+    with pytest.raises(Held):
+        trained.run("evaluate", "gate", use_case=strict)
+    with pytest.raises(DataError, match="the gate held this model"):
+        trained.run("register", use_case=strict)
+    assert not (trained.root / "packages").exists()

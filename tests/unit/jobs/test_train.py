@@ -1,0 +1,104 @@
+"""The stage train: what it leaves, what it says, how it fails under torchrun."""
+
+import json
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import yaml
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import ExitCode
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.launcher import Job
+from pipelines_lib.store import read_json
+
+
+def files(house):
+    folder = house.root / "runs" / "training" / "run" / "train"
+    return {name: (folder / name).read_bytes() for name in ("model.onnx", "transform.json", "training.json")}
+
+
+def test_it_leaves_a_graph_a_transform_and_its_history(trained):
+    found = files(trained)
+    onnx.checker.check_model(onnx.load_from_string(found["model.onnx"]))
+    transform = FeatureTransform.from_json(found["transform.json"].decode())
+    assert transform.columns == {"income": "number", "age": "integer", "member": "boolean", "town": "string"}
+    training = json.loads(found["training.json"])
+    assert training["classes"] == ["bad", "good"]
+    assert [epoch["epoch"] for epoch in training["history"]] == [1, 2]
+    result = read_json(trained.root / "runs" / "training" / "run" / "train" / "result.json")
+    assert result["outputs"] == {"folder": "credit/runs/training/run/train"}
+
+
+def test_the_transform_is_fitted_on_the_training_rows_alone(trained):
+    transform = FeatureTransform.from_json(files(trained)["transform.json"].decode())
+    rows = Tables(trained.root).read("labelled")
+    incomes = [
+        i for i, side in zip(rows["income"].to_pylist(), rows["split"].to_pylist(), strict=True) if side == "train" and i is not None
+    ]
+    assert transform.numeric[0].median == float(np.median(incomes))
+
+
+def test_running_it_again_resumes_and_changes_nothing(trained, caplog):
+    before = files(trained)
+    with caplog.at_level(logging.INFO, logger="sluice"):
+        trained.run("train")
+    assert files(trained) == before
+    assert "resumed from the checkpoint" in caplog.text
+    assert "loss" not in caplog.text
+
+
+def test_other_rows_start_a_training_of_their_own(trained, write_day, caplog):
+    write_day(trained.root, "2026-01-02", sharp=-3.0)
+    before = files(trained)
+    trained.run("snapshot", "train")
+    assert files(trained)["model.onnx"] != before["model.onnx"]
+    assert "another snapshot" in caplog.text
+
+
+@pytest.fixture
+def launched(house, make_credit):
+    """Returns `launch(**training)`: runs the stage train with two processes, as the launcher does; gives exit code and log."""
+    project = Project(house.home / "project", house.home, house.home / "use_cases", "local")
+    (project.folder / "include" / "profiles").mkdir(parents=True)
+    shutil.copytree(
+        Path(__file__).parents[3] / "pipelines_lib", project.folder / "pipelines_lib", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (project.folder / "include" / "profiles" / "local.yaml").write_text(
+        f"name: local\nstore: '{house.home}/store'\ntracking_uri: 'sqlite:///{house.home}/mlflow.db'\n"
+    )
+
+    def launch(**training):
+        use_case = make_credit(training=make_credit().training.model_dump() | training)
+        folder = project.use_cases / "credit"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "use_case.yaml").write_text(yaml.safe_dump(use_case.model_dump(mode="json", exclude_none=True)))
+        house.run("snapshot", use_case=use_case)
+        spec = house.stage("train", use_case=use_case).spec.model_copy(update={"workers": 2})
+        lines: list[str] = []
+        return Job(spec, project).run(lines.append), "\n".join(lines)
+
+    return launch
+
+
+def test_bad_input_stays_bad_input_under_torchrun(launched):
+    code, log = launched(learning_rate=1e30)
+    assert code == ExitCode.BAD_INPUT, log
+    assert "DataError: the loss is" in log or "DataError: the validation loss" in log
+    assert "Root Cause (first observed failure)" in log
+    assert "rank      : " in log
+
+
+def test_two_ranks_write_one_result(launched, house):
+    code, log = launched()
+    assert code == 0, log
+    result = read_json(house.root / "runs" / "training" / "run" / "train" / "result.json")
+    assert result["figures"]["workers"] == 2
+    assert log.count("epoch 1/2") == 1
+    assert "OMP_NUM_THREADS" not in log
+    assert "[rank 1]" not in log
