@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from pyarrow import fs
 
 from pipelines_lib.contracts import safe_name
 from pipelines_lib.errors import DataError
@@ -42,7 +43,7 @@ class Tables:
             try:
                 table = self._open(layer)
                 if table is not None:
-                    there = _read(table, [partition_key])
+                    there = _read(table, self.path(layer), [partition_key])
                     if _same(there, rows):
                         return int(table.version())
                     _check_types(self.path(layer), there.schema, rows.schema)
@@ -84,7 +85,7 @@ class Tables:
         table = self._open(layer, version)
         if table is None:
             raise DataError(f"there is no table {layer!r} below {self._root}; run the stage that writes it first")
-        return _read(table, partitions, columns)
+        return _read(table, self.path(layer), partitions, columns)
 
     def partitions(self, layer: Layer, version: int | None = None) -> list[str]:
         """Keys of the partitions that hold rows, sorted; none where there is no table."""
@@ -114,10 +115,13 @@ def _with_partition(rows: pa.Table, partition_key: str) -> pa.Table:
     return rows.sort_by("row_id")
 
 
-def _read(table: DeltaTable, partitions: Sequence[str] | None, columns: Sequence[str] | None = None) -> pa.Table:
+def _read(table: DeltaTable, folder: Path, partitions: Sequence[str] | None, columns: Sequence[str] | None = None) -> pa.Table:
     filters = None if partitions is None else pc.field("partition_key").isin(pa.array(list(partitions), pa.string()))
     wanted = None if columns is None else list(dict.fromkeys([*columns, "row_id", "partition_key"]))
-    rows = table.to_pyarrow_table(filters=filters, columns=wanted)
+    # Arrow's own file system: with delta-rs's, whose reads call back into Python from Arrow's threads, one process in
+    # twenty aborts at its end ("terminate called without an active exception").
+    files = fs.SubTreeFileSystem(str(folder.resolve()), fs.LocalFileSystem())
+    rows = table.to_pyarrow_table(filters=filters, columns=wanted, filesystem=files)
     return rows.sort_by([("partition_key", "ascending"), ("row_id", "ascending")])
 
 
