@@ -14,7 +14,7 @@ from typing import Any
 from rich.table import Table
 
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.contracts import Pipeline, dag_id, run_dir
 from pipelines_lib.errors import SluiceError
 from pipelines_lib.local.airflow_api import AirflowApi
 from pipelines_lib.local.progress import Progress
@@ -172,7 +172,7 @@ class Demo:
         return Path(self._profile.store) / use_case.name
 
     def _decision(self, use_case: UseCase, day: str) -> dict[str, Any]:
-        path = Path(self._profile.store) / use_case.name / "runs" / Pipeline.MONITORING / f"demo__{day}" / "decide" / "result.json"
+        path = Path(run_dir(self._profile.store, use_case.name, Pipeline.MONITORING, f"demo__{day}")) / "decide" / "result.json"
         outputs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["outputs"]
         return outputs
 
@@ -221,9 +221,9 @@ class Demo:
         return rows
 
     def _day(self, use_case: UseCase, run: dict[str, Any]) -> dict[str, Any]:
-        path = self._store(use_case) / "status" / "quality" / f"{run['partition_key']}.json"
-        day: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return day
+        folder = run_dir(self._profile.store, use_case.name, Pipeline.DATA, run["dag_run_id"])
+        figures: dict[str, Any] = json.loads((Path(folder) / "validate" / "result.json").read_text(encoding="utf-8"))["figures"]
+        return figures
 
     def _status(self, use_case: UseCase, name: str) -> dict[str, Any]:
         status: dict[str, Any] = json.loads((self._store(use_case) / "status" / f"{name}.json").read_text(encoding="utf-8"))
