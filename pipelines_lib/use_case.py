@@ -368,7 +368,7 @@ class UseCase(Settings):
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-RESERVED_COLUMNS = frozenset({"row_id", "partition_key", "label", "split", "reasons", "raw", "score", "prediction"})
+RESERVED_COLUMNS = frozenset({"row_id", "partition_key", "label", "split", "reasons", "raw", "score", "prediction", "model_version"})
 
 
 class FieldErrors(ValueError):

@@ -103,6 +103,8 @@ def _objections(history: Sequence[Window], settings: Monitoring, facts: Facts, d
             "min_rows",
             f"{n_rows} predictions in {facts.partition_key}; fewer than {settings.min_rows} (monitoring.min_rows) say too little",
         )
+    elif here is not None and here.model_version != facts.champion_version:
+        yield "version", f"{facts.partition_key} was answered by version {here.model_version}, which is not the one to be judged"
     elif here is not None and not here.drifted(settings):
         yield "quiet", _quiet(here, settings)
     if len(drifted) < settings.need:

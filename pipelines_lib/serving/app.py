@@ -3,17 +3,13 @@
 Whatever a client sends, it gets an answer or a 4xx that says what to mend.
 """
 
-import datetime as dt
 import json
-import logging
+import os
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
@@ -21,142 +17,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from pipelines_lib.contracts import safe_name
-from pipelines_lib.registry.package import predicted
-from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.page import index_page
-from pipelines_lib.serving.prediction_log import Answers, PredictionLog
-from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
-from pipelines_lib.serving.rows import RequestError, Rows, refuse
-from pipelines_lib.serving.slot import Served, Slot
-
-log = logging.getLogger("sluice.serving")
+from pipelines_lib.serving.prediction_log import PredictionLog
+from pipelines_lib.serving.rows import RequestError
+from pipelines_lib.serving.service import Document, Service
+from pipelines_lib.serving.slot import Slot
 
 MAX_BODY = 10 * 1024 * 1024
 """Bytes of a request."""
 
-Document = dict[str, Any]
 Answer = Callable[[bytes], Document]
-
-
-class Service:
-    """What the endpoints share: the model, the prediction log, the counters."""
-
-    def __init__(self, root: Path, slot: Slot, predictions: PredictionLog) -> None:
-        self.name = root.name
-        self.slot = slot
-        self.predictions = predictions
-        self.metrics = Metrics()
-
-    def served(self) -> Served:
-        """What answers now. Raises `RequestError` with status 503 where nothing is deployed."""
-        if self.slot.served is None:
-            raise RequestError(
-                self.slot.error or "no model is deployed",
-                where=self.name,
-                rule="a model must be deployed before it can answer",
-                remedy="Run the training DAG, then ask again",
-                status=503,
-            )
-        return self.slot.served
-
-    def infer(self, body: bytes) -> Document:
-        """Answer a v2 inference request. Raises `RequestError`."""
-        served = self.served()
-        rows = read_v2(read_body(body), served.shape)
-        scores, predictions, single = self._predict(served, rows)
-        classes = isinstance(predictions[0], str)
-        outputs = [
-            {"name": "prediction", "datatype": "BYTES" if classes else "FP64", "shape": [rows.n], "data": predictions},
-            {"name": "score", "datatype": "FP64", "shape": [rows.n], "data": single},
-            {"name": "scores", "datatype": "FP32", "shape": list(scores.shape), "data": scores.ravel().tolist()},
-        ]
-        wanted = rows.options.outputs
-        if unknown := set(wanted) - {output["name"] for output in outputs}:
-            refuse(
-                f"asks for {sorted(unknown)}", "outputs", "there are prediction, score and scores", "Leave `outputs` out to get them all"
-            )
-        self._log(served, rows, predictions, single)
-        answer: Document = {
-            "model_name": self.name,
-            "model_version": str(served.version),
-            "outputs": [output for output in outputs if not wanted or output["name"] in wanted],
-            "parameters": {"classes": list(served.package.manifest.classes), **({"ignored": rows.ignored} if rows.ignored else {})},
-        }
-        return answer if rows.options.id is None else {**answer, "id": rows.options.id}
-
-    def invoke(self, body: bytes) -> Document:
-        """Answer a request to MLflow's `/invocations`. Raises `RequestError`."""
-        served = self.served()
-        rows = read_invocation(read_body(body), served.shape)
-        _, predictions, single = self._predict(served, rows)
-        self._log(served, rows, predictions, single)
-        return {"predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)]}
-
-    def metadata(self) -> Document:
-        """What serves, and why not what the pointer names, if so."""
-        served = self.served()
-        manifest = served.package.manifest
-        n_scores = len(manifest.classes) or 1
-        return {
-            "name": self.name,
-            "versions": [str(served.version)],
-            "platform": "onnxruntime_onnx",
-            "inputs": [{"name": name, "datatype": DATATYPES[kind][0], "shape": [-1]} for name, kind in served.shape.features.items()],
-            "outputs": [
-                {"name": "prediction", "datatype": "BYTES" if manifest.classes else "FP64", "shape": [-1]},
-                {"name": "score", "datatype": "FP64", "shape": [-1]},
-                {"name": "scores", "datatype": "FP32", "shape": [-1, n_scores]},
-            ],
-            "parameters": {
-                "state": served.deployment.state,
-                "package": served.deployment.model.package,
-                "classes": list(manifest.classes),
-                "optional_inputs": dict(served.shape.keys),
-                "error": self.slot.error,
-            },
-        }
-
-    def metrics_text(self) -> str:
-        """Prometheus text of everything counted."""
-        served = self.slot.served
-        gauges = {
-            "sluice_prediction_rows_logged_total": self.predictions.rows_logged,
-            "sluice_prediction_rows_lost_total": self.predictions.rows_lost,
-            "sluice_prediction_rows_waiting": self.predictions.rows_waiting,
-            "sluice_model_version": served.version if served else 0,
-            "sluice_model_load_failed": int(self.slot.error is not None),
-        }
-        return self.metrics.text(gauges)
-
-    def _predict(self, served: Served, rows: Rows) -> tuple[Any, Any, list[float]]:
-        scores = served.package.predict(rows.columns)
-        if not np.isfinite(scores).all():
-            raise RequestError(
-                "a score that is no number",
-                where=f"version {served.version}",
-                rule="a model's scores are finite",
-                remedy="Deploy an earlier version; these rows make this one fail",
-                status=500,
-            )
-        predictions, single = predicted(served.package.manifest, scores)
-        return scores, predictions, single.tolist()
-
-    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float]) -> None:
-        if not rows.options.log:
-            return
-        request_id = rows.options.id or uuid.uuid4().hex
-        now = dt.datetime.now(dt.UTC)
-        self.predictions.add(
-            Answers(
-                row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
-                partition_key=rows.options.partition_key or now.strftime(served.shape.key_format),
-                columns={**rows.columns, **rows.keys},
-                types={**served.shape.features, **served.shape.keys},
-                predictions=predictions,
-                scores=single,
-                model_version=served.version,
-            )
-        )
 
 
 def create_app(root: Path, *, poll_seconds: float = 1.0, flush_seconds: float = 1.0) -> FastAPI:
@@ -194,7 +64,8 @@ def _add_inference(app: FastAPI, service: Service) -> None:
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/v2/health/live")
     async def live() -> Response:
-        return _json({"live": True})
+        # The process id tells the one who started this service that it is not another's on the same port.
+        return _json({"live": True, "pid": os.getpid()})
 
     @app.get("/v2/health/ready")
     async def ready() -> Response:

@@ -34,6 +34,8 @@ from pipelines_lib.use_case import UseCase
 HOST = "127.0.0.1"
 PORTS = range(8800, 9000)
 STOP_SECONDS = 10.0
+_STARTS = 5
+"""Ports tried where others take them first."""
 _MODULE = "pipelines_lib.serving.server"
 _PREFIX = "serving-"
 """Airflow and MLflow have their records in the same folder, and a use case may be called mlflow."""
@@ -73,13 +75,15 @@ def ensure(use_case: UseCase, project: Project, root: Path, *, timeout: float = 
     port = use_case.deployment.port
     with _lock(project):
         record = _read(use_case.name, project)
-        if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record.port):
+        if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record):
             return _service(record)
         if record:
             _end(record)
-        record = _start(use_case.name, project, root, _pick_port(port, record, project))
-        _wait(record, project, timeout)
-        return _service(record)
+        for _ in range(_STARTS):
+            record, child = _start(use_case.name, project, root, _pick_port(port, record, project))
+            if _comes_up(record, child, project, timeout):
+                return _service(record)
+        raise _did_not_start(use_case.name, project, f"another process took each of the {_STARTS} ports tried")
 
 
 def stop(use_case: str, project: Project) -> bool:
@@ -115,7 +119,7 @@ def ask(port: int, path: str, document: Any = None, timeout: float = 30) -> tupl
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def _start(use_case: str, project: Project, root: Path, port: int) -> Record:
+def _start(use_case: str, project: Project, root: Path, port: int) -> "tuple[Record, subprocess.Popen[bytes]]":
     # The launcher ends every process with a job's mark when the job ends; the service must outlive the deploy job.
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     environment["PYTHONPATH"] = str(Path(pipelines_lib.__file__).parents[1])
@@ -131,25 +135,26 @@ def _start(use_case: str, project: Project, root: Path, port: int) -> Record:
             start_new_session=True,
         )
     _children.append(process)
-    with contextlib.suppress(psutil.NoSuchProcess):
-        started = psutil.Process(process.pid).create_time()
-        record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started)
-        write_json(_path(use_case, project), record)
-        return record
-    raise _did_not_start(use_case, project, "it ended at once")
+    # Nobody has waited for it yet, so its id can't have gone to another process.
+    started = psutil.Process(process.pid).create_time()
+    record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started)
+    write_json(_path(use_case, project), record)
+    return record, process
 
 
-def _wait(record: Record, project: Project, timeout: float) -> None:
+def _comes_up(record: Record, child: "subprocess.Popen[bytes]", project: Project, timeout: float) -> bool:
+    """Wait until the service answers. False where another process was quicker to take its port."""
     deadline = time.monotonic() + timeout
-    while not _is_live(record.port):
-        if _process(record) is None:
+    while not _is_live(record, timeout=1):
+        if child.poll() is not None:
+            if not _is_free(record.port):
+                return False
             raise _did_not_start(record.use_case, project, "it ended before it answered")
         if time.monotonic() > deadline:
-            _end(record)
+            child.kill()
             raise _did_not_start(record.use_case, project, f"it did not answer within {timeout:.0f} s")
         time.sleep(0.05)
-    if _process(record) is None:
-        raise _did_not_start(record.use_case, project, f"something else answers on port {record.port}")
+    return True
 
 
 def _end(record: Record) -> bool:
@@ -182,12 +187,13 @@ def _reap() -> None:
     _children[:] = [child for child in _children if child.poll() is None]
 
 
-def _is_live(port: int) -> bool:
+def _is_live(record: Record, timeout: float = 5) -> bool:
+    """Whether it is the record's own process that answers on its port."""
     try:
-        status, document = ask(port, "/v2/health/live", timeout=5)
+        status, document = ask(record.port, "/v2/health/live", timeout=timeout)
     except (OSError, ValueError):
         return False
-    return status == 200 and document == {"live": True}
+    return status == 200 and isinstance(document, dict) and document.get("pid") == record.pid
 
 
 # --- ports and files --------------------------------------------------------------------------------------------
@@ -200,12 +206,21 @@ def _pick_port(wanted: int | None, record: Record | None, project: Project) -> i
                 f"port {wanted} (deployment.port) is taken by another process; end that one, or set another port, or none to have one picked"
             )
         return wanted
-    # A stopped service keeps its port: addresses that people wrote down stay good.
+    # A stopped service keeps its port: addresses that people wrote down stay good. One that was killed takes a moment to let go of it.
+    if record is not None and _becomes_free(record.port, 2):
+        return record.port
     kept = {other.port for other in _records(project) if other != record}
-    for port in [*([record.port] if record else []), *(port for port in PORTS if port not in kept)]:
-        if _is_free(port):
+    for port in PORTS:
+        if port not in kept and _is_free(port):
             return port
     raise Unavailable(f"every port from {PORTS.start} to {PORTS.stop - 1} is taken; stop a service with `sluice down`")
+
+
+def _becomes_free(port: int, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while not (free := _is_free(port)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return free
 
 
 def _is_free(port: int) -> bool:

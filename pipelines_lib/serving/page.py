@@ -49,11 +49,12 @@ def _model(name: str, served: Served, url: str) -> str:
     metrics = ", ".join(f"{escape(metric)} {value:.4g}" for metric, value in sorted(manifest.metrics.items()))
     classes = ", ".join(map(escape, manifest.classes)) or "a number"
     keys = f" Optional, kept in the prediction log: {escape(', '.join(served.shape.keys))}." if served.shape.keys else ""
+    required = f", but not of {escape(', '.join(sorted(served.shape.required)))}" if served.shape.required else ""
     return (
         f"<p>Version <b>{served.version}</b> ({served.deployment.state}) answers: {manifest.task}, {classes}. On its hold-out: {metrics}.</p>"
         f"<h2>Ask it</h2><p>Open Inference Protocol v2, one tensor a column:</p><pre>{escape(_curl_v2(name, served, url))}</pre>"
         f"<p>Or as MLflow's <code>/invocations</code>:</p><pre>{escape(_curl_mlflow(served, url))}</pre>"
-        f"<h2>Columns</h2><p>Every column is needed; a value may be null.{keys}</p>"
+        f"<h2>Columns</h2><p>Every column is needed; a value may be null{required}.{keys}</p>"
         f"<table><tr><th>Column</th><th>Type</th><th>Datatype</th></tr>{columns}</table>"
     )
 

@@ -25,6 +25,8 @@ class Deployment(Contract):
     """The version that served before, to go back to."""
     keys: dict[str, ColumnType] = Field(default_factory=dict)
     """Columns that identify a row; a request may carry them, and the prediction log keeps them."""
+    required: tuple[str, ...] = ()
+    """Columns that no row may lack; the quality gate let none through without."""
     key_format: str = "%Y-%m-%d"
     """`strftime` format of a partition key."""
     title: str = ""
@@ -37,6 +39,7 @@ class Deployment(Contract):
             state="candidate",
             previous=current.champion if current else None,
             keys={name: use_case.columns[name].type for name in use_case.columns_with("key")},
+            required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
             key_format=use_case.key_format,
             title=use_case.title,
         )

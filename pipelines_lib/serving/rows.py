@@ -30,6 +30,8 @@ class Shape:
     features: Mapping[str, ColumnType]
     keys: Mapping[str, ColumnType]
     """Columns a request may carry for the prediction log."""
+    required: frozenset[str]
+    """Features that no row may lack."""
     key_format: str
 
 
@@ -73,6 +75,15 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
     typed = {name: [checked(value, known[name], name, row) for row, value in enumerate(columns[name])] for name in lengths}
+    for name in sorted(shape.required):
+        if None in typed[name]:
+            where = f"column {name!r}, row {typed[name].index(None)}"
+            refuse(
+                "found null",
+                where,
+                "the use case declares the column not nullable, so the model never saw a row without it",
+                "Send a value",
+            )
     return Rows(
         n=n,
         columns={name: typed[name] for name in shape.features},

@@ -108,7 +108,7 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 def _shape(deployment: Deployment, package: Package) -> Shape:
     features = {feature.name: feature.type for feature in package.manifest.features}
     keys = {name: kind for name, kind in deployment.keys.items() if name not in features}
-    return Shape(features, keys, deployment.key_format)
+    return Shape(features, keys, frozenset(deployment.required) & features.keys(), deployment.key_format)
 
 
 def _try_out(package: Package) -> None:

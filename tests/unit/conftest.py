@@ -179,13 +179,13 @@ def monitor(sandbox, shop) -> Callable[..., dict]:
 def deploy(make_package) -> Callable[..., str]:
     """Returns `deploy(root, version, bias=0.0, state="serving")`: makes a package and points to it."""
 
-    def point(root: Path, version: int, bias: float = 0.0, state: str = "serving", package: str | None = None) -> str:
+    def point(root: Path, version: int, bias: float = 0.0, state: str = "serving", package: str | None = None, **more) -> str:
         from pipelines_lib.contracts import ModelRef
         from pipelines_lib.serving.pointer import Deployment, write_pointer
 
         package = package or make_package(root, bias)
         model = ModelRef(name=root.name, version=version, package=package, run_id="run")
-        write_pointer(root, Deployment(model=model, state=state, keys={"customer": "integer"}, title="Tiny"))
+        write_pointer(root, Deployment(model=model, state=state, keys={"customer": "integer"}, title="Tiny", **more))
         return package
 
     return point

@@ -226,6 +226,15 @@ def test_ignored_columns_are_named(client):
     assert v2(client, extra).json()["parameters"]["ignored"] == ["colour"]
 
 
+def test_a_null_is_refused_where_the_use_case_does_not_allow_one(root, deploy):
+    deploy(root, 3, required=("age",))
+    with TestClient(create_app(root)) as client:
+        assert v2(client).status_code == 200
+        error = v2(client, with_(1, data=[40, None])).json()
+        assert (error["what"], error["where"]) == ("found null", "column 'age', row 1")
+        assert "but not of age" in client.get("/").text
+
+
 def test_missing_and_unknown_values_get_an_answer(client):
     nothing = dict.fromkeys(RECORD)
     [answer] = client.post("/invocations", json={"dataframe_records": [nothing]}).json()["predictions"]

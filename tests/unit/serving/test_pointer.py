@@ -19,7 +19,7 @@ def test_a_candidate_takes_over_and_falls_back(make_use_case, tmp_path):
     assert second.rolled_back().champion == model(1)
     # A candidate that nobody verified is not what to go back to.
     assert Deployment.candidate(model(3), use_case, second).previous == model(1)
-    assert (second.keys, second.key_format) == ({"id": "string"}, "%Y-%m-%d")
+    assert (second.keys, second.required, second.key_format) == ({"id": "string"}, ("id",), "%Y-%m-%d")
 
 
 def test_every_version_that_was_deployed_is_remembered(make_use_case, tmp_path):

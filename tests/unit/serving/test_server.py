@@ -20,7 +20,9 @@ RECORD = {"amount": 0.5, "age": 40, "member": True, "country": "de"}
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
+    first = 20_000 + os.getpid() * 50 % 10_000  # another test run on this machine has others
+    monkeypatch.setattr(local, "PORTS", range(first, first + 50))
     made = Project(folder=tmp_path, home=tmp_path / "home", use_cases=tmp_path / "use_cases", profile_name="local")
     yield made
     for service in local.running(made):
@@ -128,6 +130,17 @@ def test_a_port_that_is_taken_is_said(project, root, make_use_case):
         port = other.getsockname()[1]
         with pytest.raises(Unavailable, match=rf"port {port} \(deployment.port\) is taken"):
             local.ensure(make_use_case(deployment={"port": port}), project, root)
+
+
+def test_another_process_that_is_quicker_gets_the_port(project, root, deploy, make_use_case, monkeypatch):
+    deploy(root, 1)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        free = local._pick_port(None, None, project)
+        ports = iter([other.getsockname()[1], free])
+        monkeypatch.setattr(local, "_pick_port", lambda *_: next(ports))
+        assert local.ensure(make_use_case(), project, root).port == free
 
 
 def test_a_service_that_does_not_come_up_shows_the_end_of_its_log(project, root, make_use_case, monkeypatch):
