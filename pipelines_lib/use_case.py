@@ -223,7 +223,7 @@ class Gate(Settings):
     floor: float
     """The worst value of `metric` that may serve (a ceiling for losses and errors)."""
     margin: float = Field(default=0.0, ge=0)
-    """How much worse than the champion the challenger may be, at the lower end of the interval."""
+    """How much worse than the champion the challenger may be, at the lower end of the interval, where it looks worse at all."""
     confidence: float = Field(default=0.95, gt=0.5, lt=1)
     resamples: int = Field(default=1000, ge=100)
     """Paired bootstrap resamples."""
