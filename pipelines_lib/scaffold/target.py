@@ -66,7 +66,7 @@ def goal(path: Path, target: Facts) -> Goal:
     if target.n_distinct == 2:
         return _binary(as_text(target))
     if target.is_number and (why := _why_number(target)):
-        return _regression(target, why)
+        return _regression(where, target, why)
     n_known = target.n_rows - target.n_missing
     if target.n_distinct > _MAX_CLASSES or n_known < 3 * target.n_distinct:
         raise DataError(
@@ -130,7 +130,12 @@ def _multiclass(target: Facts) -> Goal:
     return Goal("multiclass", target, None, metric, round(floor, 3), f"{target.n_distinct} different values", why)
 
 
-def _regression(target: Facts, why: str) -> Goal:
-    deviation = float(np.nanstd(target.numbers))
+def _regression(where: str, target: Facts, why: str) -> Goal:
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(np.nanstd(target.numbers))
+    if deviation == 0:
+        raise DataError(f"{where} has one value in every row, so there is nothing to predict; choose another column")
+    if not np.isfinite(deviation):
+        raise DataError(f"{where} has numbers so far apart that their spread can't be computed; mend them at the source")
     floor = float(f"{0.95 * deviation:.3g}")
     return Goal("regression", target, None, "rmse", floor, why, f"a ceiling: always answering the mean gives {deviation:.3g}")
