@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from types import UnionType
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -171,6 +172,8 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
 def _explain(path: Path, root: yaml.Node, model: type[BaseModel], error: Any) -> Iterator[str]:
     """One line a mistake: `file:line: field: rule and remedy`."""
     cause = error.get("ctx", {}).get("error")
+    # pydantic's own checks of dates put a text there; ours raise an exception whose message says it all.
+    cause = cause if isinstance(cause, Exception) else None
     if isinstance(cause, FieldErrors):
         for location, message in cause.problems:
             yield f"{path}:{_line(root, location)}: {_dotted(location)}: {message}"
@@ -213,21 +216,25 @@ def _fields_at(model: type[BaseModel], location: tuple[str | int, ...]) -> list[
     """The keys that are known at `location` of `model`."""
     current: Any = model
     for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            if part not in current.model_fields:
-                return []
-            current = current.model_fields[str(part)].annotation
-        current = _settings_within(current)
-        if current is None:
-            return []
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+        current = _below(current, part)
+    return list(current.model_fields) if _is_model(current) else []
 
 
-def _settings_within(annotation: Any) -> Any:
-    """The Settings class inside `X | None`, `list[X]`, `dict[str, X]`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for argument in getattr(annotation, "__args__", ()):
-        if (found := _settings_within(argument)) is not None:
-            return found
-    return None
+def _below(annotation: Any, part: str | int) -> Any:
+    """What stands under `part` of a model, a list, a mapping, or one of these or null; None where nothing does."""
+    if _is_model(annotation):
+        field = annotation.model_fields.get(part)
+        return None if field is None else _without_null(field.annotation)
+    arguments = get_args(annotation)
+    return _without_null(arguments[-1]) if get_origin(annotation) in (list, dict) else None
+
+
+def _without_null(annotation: Any) -> Any:
+    """`X` of `X | None`."""
+    if get_origin(annotation) in (Union, UnionType):
+        return next((argument for argument in get_args(annotation) if argument is not type(None)), None)
+    return annotation
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)

@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from pipelines_lib.scaffold.survey import Facts
+from pipelines_lib.scaffold.survey import LARGEST, Facts
 from pipelines_lib.use_case import Role
 
 Expectation = tuple[str, dict[str, Any], str]
 """Great Expectations' name, its arguments, and a comment."""
 
-_LARGEST = 1e300
-"""Beyond it, room on both sides is no number any more."""
 _MAX_SET = 30
 """Values up to which a category's values are listed."""
 
@@ -55,7 +53,7 @@ def _of_values(column: Facts, is_label: bool) -> list[Expectation]:
     if column.type == "text":
         longest = max(map(len, column.counts))
         return [("expect_column_value_lengths_to_be_between", {"column": column.name, "min_value": 1, "max_value": 2 * longest}, "")]
-    return [_range(column)] if column.is_number and float(np.nanmax(np.abs(column.numbers))) < _LARGEST else []
+    return [_range(column)] if column.is_number and float(np.nanmax(np.abs(column.numbers))) < LARGEST else []
 
 
 def _range(column: Facts) -> Expectation:

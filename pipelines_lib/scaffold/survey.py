@@ -20,6 +20,9 @@ from pipelines_lib.use_case import ColumnType, Csv
 TOLERATED = 0.01
 """Share of a column's values that may be none of its type; their rows are going to be quarantined."""
 
+LARGEST = 1e145
+"""Beyond any data; its square, summed over all rows, is still a number."""
+
 _MARKER = re.compile(r"\?+|\*{2,}|#{2,}|\.{1,3}|-{1,3}|#?N/?A|n/a|NaN|nan|NULL|null|#NULL!|None")
 _MARKER_OF_TEXT = re.compile(r"\?+|\*{2,}|#{2,}|\.{2,3}|-{2,3}|#?N/?A|n/a|NaN|nan|NULL|null|#NULL!")
 _READ_AS_MISSING = frozenset({"NA", "N/A", "n/a", "NaN", "nan", "NULL", "Null", "null", "None"})
@@ -74,8 +77,8 @@ class Facts:
 
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
-        """float64 [n], NaN where a row has none; for numbers and booleans."""
-        return np.asarray(pc.fill_null(self.values.cast(pa.float64()), np.nan))
+        """float64 [n] within ±LARGEST, NaN where a row has none; for numbers and booleans."""
+        return np.clip(np.asarray(pc.fill_null(self.values.cast(pa.float64()), np.nan)), -LARGEST, LARGEST)
 
     @property
     def is_number(self) -> bool:

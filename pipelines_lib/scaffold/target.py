@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from pipelines_lib.errors import DataError
-from pipelines_lib.scaffold.survey import Facts, as_text
+from pipelines_lib.scaffold.survey import LARGEST, Facts, as_text
 from pipelines_lib.use_case import Task
 
 _WORDS = (
@@ -131,11 +131,10 @@ def _multiclass(target: Facts) -> Goal:
 
 
 def _regression(where: str, target: Facts, why: str) -> Goal:
-    with np.errstate(over="ignore", invalid="ignore"):
-        deviation = float(np.nanstd(target.numbers))
+    if float(np.nanmax(np.abs(target.numbers))) >= LARGEST:
+        raise DataError(f"{where} has numbers beyond {LARGEST:g}, whose spread can't be computed; mend them at the source")
+    deviation = float(np.nanstd(target.numbers))
     if deviation == 0:
         raise DataError(f"{where} has one value in every row, so there is nothing to predict; choose another column")
-    if not np.isfinite(deviation):
-        raise DataError(f"{where} has numbers so far apart that their spread can't be computed; mend them at the source")
     floor = float(f"{0.95 * deviation:.3g}")
     return Goal("regression", target, None, "rmse", floor, why, f"a ceiling: always answering the mean gives {deviation:.3g}")

@@ -1,0 +1,148 @@
+import datetime as dt
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.use_case import METRICS, FieldErrors, UseCase
+
+
+def problems(make_use_case, **changes) -> dict[str, str]:
+    """Dotted field to message of each rule between parts that is broken."""
+    with pytest.raises(ValidationError) as caught:
+        make_use_case(**changes)
+    [error] = caught.value.errors()
+    cause = error["ctx"]["error"]
+    assert isinstance(cause, FieldErrors)
+    return {".".join(map(str, field)): message for field, message in cause.problems}
+
+
+COLUMNS = {"price": {"type": "number"}, "action": {"type": "string", "role": "label"}}
+ROWS = {"split": {"by": "row"}, "columns": COLUMNS}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"end": "2025-12-31"}, "end", "lies before the first"),
+        ({"label": {"column": "deed", "positive": "buy"}}, "label.column", "column 'deed' is not declared; declared are: id, who"),
+        ({"label": {"column": "colour", "positive": "buy"}}, "columns.colour.role", "would leak it; set `role: label`"),
+        ({"label": {"column": "action"}}, "label", "needs `positive`"),
+        ({"task": "multiclass", "gate": {"metric": "accuracy", "floor": 0.1}}, "label.positive", "remove it"),
+        (
+            {"label": {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "buy"}},
+            "label.positive",
+            "not among the classes",
+        ),
+        (
+            ROWS | {"task": "regression", "label": {"column": "action"}, "gate": {"metric": "rmse", "floor": 1}},
+            "columns.action.type",
+            "set `type: number`",
+        ),
+        ({"columns": {"action": {"type": "string", "role": "label"}}, "split": {"by": "row"}}, "columns", "nothing to learn from"),
+        (ROWS | {"columns": {**COLUMNS, "at": {"type": "timestamp"}}}, "columns.at.role", "`role: time` or `role: other`"),
+        (
+            ROWS | {"columns": {**COLUMNS, "a": {"type": "string", "role": "entity"}, "b": {"type": "string", "role": "entity"}}},
+            "columns.b.role",
+            "there can be one",
+        ),
+        ({"split": {"by": "entity"}, "columns": COLUMNS}, "split.by", "needs a column with `role: entity`"),
+        ({"split": {"validation": 0.4, "test": 0.45}}, "split", "lower them"),
+        ({"gate": {"metric": "rmse", "floor": 1}}, "gate.metric", "use one of roc_auc"),
+        ({"clean": [{"deduplicate": ["idd"]}]}, "clean.0", "column 'idd' is not declared"),
+        (
+            {"quality": {"expectations": [{"expect_column_values_to_not_be_null": {"column": "prize"}}]}},
+            "quality.expectations.0.expect_column_values_to_not_be_null",
+            "column 'prize' is not declared",
+        ),
+        (
+            {"quality": {"expectations": [{"expect_compound_columns_to_be_unique": {"column_list": ["id", "at"]}}]}},
+            "quality.expectations.0.expect_compound_columns_to_be_unique",
+            "column 'at' is not declared",
+        ),
+    ],
+)
+def test_a_rule_between_two_parts_names_the_field_and_the_remedy(make_use_case, changes, field, says):
+    found = problems(make_use_case, **changes)
+
+    assert says in found[field]
+
+
+def test_every_broken_rule_is_told_at_once(make_use_case):
+    found = problems(make_use_case, end="2020-01-01", gate={"metric": "mae", "floor": 1}, clean=[{"drop_missing": ["nothing"]}])
+
+    assert set(found) == {"end", "gate.metric", "clean.0"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "Shop"}, "pattern"),
+        ({"schedule": {"data": "every day"}}, "is not a schedule; write a cron expression"),
+        ({"schedule": {"data": "@daily"}}, "is not a schedule"),
+        ({"schedule": {"data": "61 2 * * *"}}, "is not a schedule"),
+        ({"source": {"path": "x.csv"}}, "path must contain {partition}"),
+        ({"source": {"path": "{partition}.csv", "replay": {}}}, "must not contain {partition}"),
+        ({"columns": {"a b": {"type": "number"}}}, "starts with a letter; rename it"),
+        ({"columns": {"row_id": {"type": "number"}}}, "keeps this name for itself"),
+        ({"quality": {"expectations": [{"expect_a": {}, "expect_b": {}}]}}, "is not one expectation"),
+        ({"quality": {"expectations": [{"column_is_fine": {}}]}}, "is not one expectation"),
+        ({"clean": [{"fill": {"price": 0}, "deduplicate": ["id"]}]}, "a cleaning step does one thing"),
+        ({"clean": [{}]}, "names none"),
+        ({"monitoring": {"need": 3, "of": 2}}, "can never be met"),
+        ({"training": {"hidden": []}}, "at least 1 item"),
+    ],
+)
+def test_a_rule_of_one_part(make_use_case, changes, says):
+    with pytest.raises(ValidationError) as caught:
+        make_use_case(**changes)
+
+    assert says in str(caught.value)
+
+
+def test_null_leaves_a_dag_without_schedule(make_use_case):
+    assert make_use_case(schedule={"data": None}).schedule.data is None
+
+
+def test_settings_are_frozen(make_use_case):
+    with pytest.raises(ValidationError):
+        make_use_case().title = "Other"
+
+
+@given(st.dates(dt.date(1970, 1, 1), dt.date(2200, 1, 1)), st.integers(-500, 500), st.sampled_from(["day", "hour"]))
+def test_shifting_there_and_back_is_nowhere(day, by, partition):
+    use_case = UseCase.model_construct(name="x", partition=partition, start=day)
+    key = dt.datetime.combine(day, dt.time(5 if partition == "hour" else 0)).strftime(use_case.key_format)
+
+    assert use_case.shift(use_case.shift(key, by), -by) == key
+    assert use_case.partition_time(use_case.shift(key, by)) - use_case.partition_time(key) == by * use_case.partition_step
+
+
+@pytest.mark.parametrize("key", ["2026-1-1", "2026-02-30", "2026-01-01T00", "", "latest", "2026-01-01 "])
+def test_what_is_no_partition_key_is_refused_with_an_example(make_use_case, key):
+    with pytest.raises(ConfigError, match="write it like 2026-01-01"):
+        make_use_case().partition_time(key)
+
+
+def test_the_last_day_of_a_replay_is_where_its_file_ends(make_use_case):
+    assert make_use_case().last_day is None
+    assert make_use_case(end="2026-02-01").last_day == dt.date(2026, 2, 1)
+    assert make_use_case(source={"path": "x.csv", "replay": {"partitions": 14}}).last_day == dt.date(2026, 1, 14)
+
+
+def test_the_data_hash_follows_what_decides_a_training_row(make_use_case):
+    same = make_use_case(title="Other", training={"epochs": 1}, gate={"metric": "roc_auc", "floor": 0.9}, monitoring={"psi": 0.3})
+    others = [
+        make_use_case(clean=[{"deduplicate": ["id"]}]),
+        make_use_case(split={"by": "entity", "seed": 1}),
+        make_use_case(label={"column": "action", "positive": "buy"}),
+    ]
+
+    assert same.data_hash() == make_use_case().data_hash()
+    assert len({make_use_case().data_hash(), *(other.data_hash() for other in others)}) == 4
+
+
+def test_every_task_has_metrics_of_its_own():
+    assert {task: len(metrics) > 0 for task, metrics in METRICS.items()} == {"binary": True, "multiclass": True, "regression": True}
