@@ -1,0 +1,179 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines_lib.check import check_use_case
+from pipelines_lib.config import Project
+
+SETTINGS = """\
+name: shop
+title: Shop
+owner: tests
+task: binary
+start: 2026-01-01
+source:
+  path: data.csv
+  replay: {partitions: 2}
+columns:
+  price: {type: number, source: Price}
+  colour: {type: string, nullable: false}
+  action: {type: string, role: label}
+quality:
+  expectations:
+    - expect_column_values_to_be_between: {column: price, min_value: 0}
+    - expect_column_values_to_be_in_set: {column: colour, value_set: [red, blue]}
+label:
+  column: action
+  positive: buy
+gate:
+  metric: roc_auc
+  floor: 0.6
+"""
+DATA = "Price,colour,action\n" + "1.5,red,buy\n2,blue,view\n" * 20
+
+
+@pytest.fixture
+def project(tmp_path) -> Project:
+    return Project(folder=tmp_path, home=tmp_path / "home", use_cases=tmp_path / "use_cases", profile_name="local")
+
+
+def check(project: Project, settings: str = SETTINGS, data: str | None = DATA, hooks: str | None = None) -> list[str]:
+    """The problems, the use case's folder cut off."""
+    folder = project.use_cases / "shop"
+    folder.mkdir(parents=True)
+    (folder / "use_case.yaml").write_text(settings)
+    if hooks is not None:
+        (folder / "hooks.py").write_text(hooks)
+    if data is not None:
+        (project.folder / "data.csv").write_text(data)
+    return [problem.removeprefix(f"{folder}/") for problem in check_use_case(project, "shop")]
+
+
+def test_a_right_one_has_no_problems(project):
+    assert check(project) == []
+
+
+def test_checking_leaves_nothing_behind(project):
+    check(project, hooks="X = 1\n")
+
+    assert sorted(path.name for path in project.folder.rglob("*")) == ["data.csv", "hooks.py", "shop", "use_case.yaml", "use_cases"]
+
+
+def test_settings_are_told_alone(project):
+    [first, second] = check(
+        project, SETTINGS.replace("metric: roc_auc", "metric: rmse").replace("column: action", "column: deed"), data=None
+    )
+
+    assert first.startswith("use_case.yaml:18: label.column: ")
+    assert second.startswith("use_case.yaml:21: gate.metric: ")
+
+
+def test_an_unknown_use_case(project):
+    [problem] = check_use_case(project, "other")
+
+    assert "no use case 'other'" in problem
+
+
+def test_a_file_that_is_not_there(project):
+    [problem] = check(project, data=None)
+
+    assert problem == f"use_case.yaml:7: source.path: there is no file {project.folder / 'data.csv'}; put it there, or correct the path"
+
+
+def test_an_empty_file(project):
+    [problem] = check(project, data="")
+
+    assert problem.startswith("use_case.yaml:7: source.path: ")
+    assert "empty" in problem
+
+
+def test_every_column_that_the_file_has_not_is_told_with_the_closest(project):
+    [price, action] = check(project, data=DATA.replace("Price", "Prize").replace("action", "deed"))
+
+    assert price.startswith("use_case.yaml:10: columns.price.source: ")
+    assert "no column 'Price'; did you mean 'Prize'? it has: Prize, colour, deed" in price
+    assert action.startswith("use_case.yaml:12: columns.action: ")
+    assert "did you mean" not in action
+
+
+@pytest.mark.parametrize(
+    ("settings", "data", "start", "says"),
+    [
+        (SETTINGS, DATA.replace("1.5,", "cheap,"), "use_case.yaml:10: columns.price.type: ", "50.0% of the rows"),
+        (SETTINGS, DATA.replace("red", ""), "use_case.yaml:11: columns.colour.nullable: ", "set `nullable: true`"),
+        (
+            SETTINGS.replace("  positive: buy", "  map: {buy: yes_, look: no_}\n  positive: yes_"),
+            DATA,
+            "use_case.yaml:12: columns.action.role: ",
+            "list the other values under label.map",
+        ),
+        (SETTINGS, DATA.replace("buy", "bought"), "use_case.yaml:19: label.positive: ", "has ['bought', 'view']"),
+        (SETTINGS, DATA + "3,red,return\n", "use_case.yaml:19: label.positive: ", "set `task: multiclass`"),
+    ],
+)
+def test_values_that_are_not_what_is_declared(project, settings, data, start, says):
+    [problem] = check(project, settings, data)
+
+    assert problem.startswith(start)
+    assert says in problem
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("expect_column_values_to_be_betwixt: {column: price, min_value: 0}", "did you mean 'expect_column_values_to_be_between'"),
+        ("expect_column_values_to_be_between: {column: price, minimum: 0}", "does not take"),
+        ("expect_column_values_to_be_between: {column: colour, min_value: 0}", "can't judge"),
+    ],
+)
+def test_expectations_that_great_expectations_does_not_take(project, written, says):
+    [problem] = check(project, SETTINGS.replace("expect_column_values_to_be_between: {column: price, min_value: 0}", written))
+
+    assert problem.startswith(f"use_case.yaml:15: quality.expectations.0.{written.partition(':')[0]}: ")
+    assert says in problem
+
+
+def test_a_file_a_partition_is_checked_against_the_newest_there_is(project):
+    settings = SETTINGS.replace("data.csv\n  replay: {partitions: 2}", "'{home}/in/{partition}.csv'")
+    assert check(project, settings, data=None) == []
+
+    folder = project.home / "in"
+    folder.mkdir(parents=True)
+    (folder / "2026-01-01.csv").write_text(DATA.replace("colour", "color"))
+    assert ["columns.colour: " in problem for problem in check_use_case(project, "shop")] == [True]
+    (folder / "2026-01-02.csv").write_text(DATA)
+    assert check_use_case(project, "shop") == []
+
+
+LAND = SETTINGS.replace("data.csv\n  replay: {partitions: 2}", "'{home}/in/{partition}.csv'\n  land: true")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "start", "says"),
+    [
+        ("def land(partition_key, path, params):\n    pass\n", None, ""),
+        ("import functools\nX = 1\n", "use_case.yaml:8: source.land: ", "has no function land(partition_key, path, params)"),
+        ("\ndef land(partition_key):\n    pass\n", "hooks.py:2: land: ", "must take (partition_key, path, params)"),
+        ("\nimport no_such_module_\n", "hooks.py:2: hooks: ", "ModuleNotFoundError"),
+        ("x = 1\n\ndef land(:\n", "hooks.py:3: hooks: ", "SyntaxError"),
+        ("def f():\n    raise RuntimeError('no')\nf()\n", "hooks.py:2: hooks: ", "RuntimeError: no"),
+    ],
+)
+def test_hooks(project, hooks, start, says):
+    problems = check(project, LAND, data=None, hooks=hooks)
+
+    assert [problem.startswith(start) for problem in problems] == ([True] if start else [])
+    assert all(says in problem for problem in problems)
+
+
+def test_land_without_hooks_is_told_with_the_settings(project):
+    [problem] = check(project, LAND, data=None)
+
+    assert "there is no hooks.py beside it" in problem
+
+
+def test_the_shipped_use_cases_are_right():
+    folder = Path(__file__).resolve().parents[2]
+    shipped = Project(folder=folder, home=folder / ".none", use_cases=folder / "include" / "use_cases", profile_name="local")
+
+    assert {name: check_use_case(shipped, name) for name in shipped.use_case_names()} == {"diagnosis": [], "recommendation": []}
