@@ -15,7 +15,6 @@ class AirflowApi:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.Client(base_url=f"{self._url}/api/v2", timeout=60)
         self._token = ""
 
     def get(self, path: str, **query: Any) -> Any:
@@ -77,7 +76,8 @@ class AirflowApi:
             try:
                 if not self._token:
                     self._token = httpx.get(f"{self._url}/auth/token", timeout=60).raise_for_status().json()["access_token"]
-                answer = self._client.request(method, path, headers={"Authorization": f"Bearer {self._token}"}, **request)
+                headers = {"Authorization": f"Bearer {self._token}"}
+                answer = httpx.request(method, f"{self._url}/api/v2{path}", headers=headers, timeout=60, **request)
             except httpx.HTTPError as error:
                 cause: object = error
             else:

@@ -23,9 +23,14 @@ from pydantic import JsonValue
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import BadInput, Unavailable
 from pipelines_lib.launcher import warm_socket
+from pipelines_lib.serving import local
+from pipelines_lib.serving.pointer import pointer_path
 from pipelines_lib.store import read_json, write_json
 
 Say = Callable[[str], None]
+
+_started: list["subprocess.Popen[bytes]"] = []
+"""What this process started: kept, so that one that ended is reaped, and none is warned about as forgotten."""
 
 _NEEDED_BYTES = 1 << 30
 _START_SECONDS = 180
@@ -61,6 +66,7 @@ def up(project: Project, say: Say) -> None:
     if missing:
         say(f"starting {', '.join(service.name for service in missing)}")
     _wait(project, profile, say)
+    _serve_champions(project, profile, say)
 
 
 def down(project: Project, say: Say) -> None:
@@ -70,7 +76,8 @@ def down(project: Project, say: Say) -> None:
         if process is not None:
             say(f"stopping {record.stem}")
             _end(process)
-        record.unlink(missing_ok=True)
+    for child in _started:
+        child.poll()
 
 
 def running(project: Project, name: str) -> psutil.Process | None:
@@ -193,6 +200,7 @@ def _start(project: Project, service: Service) -> None:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    _started.append(process)
     with contextlib.suppress(psutil.NoSuchProcess):
         record: dict[str, JsonValue] = {"pid": process.pid, "create_time": psutil.Process(process.pid).create_time(), "url": service.url}
         write_json(project.home / "services" / f"{service.name}.json", record)
@@ -217,6 +225,14 @@ def _wait(project: Project, profile: Profile, say: Say) -> None:
             raise Unavailable(f"{name} did not answer within {_START_SECONDS} s. {_log_tail(project, name)}")
         time.sleep(0.5 if waiting else 0)
     say(f"Airflow is up at {profile.airflow_url}, MLflow at {profile.mlflow_url}")
+
+
+def _serve_champions(project: Project, profile: Profile, say: Say) -> None:
+    """What was deployed before the services were stopped, or the machine restarted, serves again."""
+    for use_case in project.use_cases_or_errors()[0]:
+        root = Path(profile.store) / use_case.name
+        if pointer_path(root).exists():
+            say(f"{use_case.name} answers at {local.ensure(use_case, project, root).url}")
 
 
 def _is_healthy(service: Service, profile: Profile) -> bool:

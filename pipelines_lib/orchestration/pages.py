@@ -16,6 +16,8 @@ from pipelines_lib.use_case import UseCase
 # A report is read, never run: no script, nothing from elsewhere.
 _SAFE = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:", "X-Content-Type-Options": "nosniff"}
 
+_LABELS = {"partition_key": "partition", "n_rows": "rows", "n_quarantined": "quarantined", "run_id": "run", "reason": ""}
+
 app = FastAPI(title="Sluice", docs_url=None, redoc_url=None, openapi_url=None)
 
 
@@ -58,7 +60,7 @@ def _card(use_case: UseCase, store: Path) -> str:
             use_case,
             Pipeline.TRAINING,
         ),
-        _row("Serving", status["deployment"], ("model_version", "partition_key"), use_case, None),
+        _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), use_case, None),
         _row("Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), use_case, Pipeline.MONITORING),
     ]
     return f"<section class=card><h2>{_text(use_case.title)}</h2><p class=owner>{_text(use_case.name)} · {_text(use_case.owner)}</p><table>{''.join(rows)}</table></section>"
@@ -71,11 +73,12 @@ def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], use
     if not pipeline and status.get("url"):
         name = f'<a href="{_text(status["url"])}" target="_blank" rel="noopener">{title}</a>'
     tone = {"pass": "good", "hold": "hold", "retrain": "act"}.get(str(status.get("verdict", status.get("decision"))), "")
-    parts = [f"<span class='tag {tone}'>{_text(_figure(status[fields[0]]))}</span>"] if status.get(fields[0]) is not None else []
+    first = status.get(fields[0])
+    parts = [] if first is None else [f"<span class='tag {tone}'>{'version ' if fields[0] == 'model_version' else ''}{_text(first)}</span>"]
     parts += [
-        f"<span class=key>{_text(field.replace('_', ' '))}</span> {_text(_figure(status[field]))}"
+        f"<span class=key>{_LABELS.get(field, field)}</span> {_text(_figure(status[field]))}"
         for field in fields[1:]
-        if status.get(field) is not None
+        if status.get(field) not in (None, "")
     ]
     if report := status.get("report"):
         parts.append(f'<a href="/sluice/files/{_text(report)}" target="_blank">report</a>')

@@ -43,7 +43,10 @@ def test_policy(described: dict) -> None:
 
 
 def test_structure(described: dict) -> None:
-    structure = {name: {"timetable": dag["timetable"], "tasks": {t: task["next"] for t, task in dag["tasks"].items()}} for name, dag in described.items()}
+    structure = {
+        name: {"timetable": dag["timetable"], "tasks": {t: task["next"] for t, task in dag["tasks"].items()}}
+        for name, dag in described.items()
+    }
     assert structure == json.loads((ROOT / "tests" / "golden" / "dags.json").read_text(encoding="utf-8"))
 
 

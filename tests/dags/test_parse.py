@@ -19,7 +19,22 @@ bag = DagBag({str(ROOT / "dags")!r})
 print(json.dumps({{"dags": sorted(bag.dags), "errors": bag.import_errors, "new": sorted({{m.split(".")[0] for m in set(sys.modules) - before}})}}))
 """
 
-HEAVY = {"boto3", "botocore", "datasketches", "deltalake", "great_expectations", "kubernetes", "mlflow", "numpy", "onnxruntime", "pandas", "pyarrow", "scipy", "sklearn", "torch"}
+HEAVY = {
+    "boto3",
+    "botocore",
+    "datasketches",
+    "deltalake",
+    "great_expectations",
+    "kubernetes",
+    "mlflow",
+    "numpy",
+    "onnxruntime",
+    "pandas",
+    "pyarrow",
+    "scipy",
+    "sklearn",
+    "torch",
+}
 
 
 def test_every_dag_parses_and_loads_no_heavy_module(tmp_path: Path, in_airflow) -> None:
