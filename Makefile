@@ -1,17 +1,23 @@
 # What people, hooks and CI call. `make help` lists it.
-PYTHON ?= python3
+# The first Python that is new enough; `make PYTHON=/path/to/python3.12 demo` names another.
+ifeq ($(origin PYTHON),undefined)
+PYTHON := $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)) python3)
+endif
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo up down clean test lint format types imports unit e2e bench lock
+.PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock
 
 help: ## List the commands
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-setup:
+setup: python
 	@$(PYTHON) pipelines_lib/bootstrap.py
 
-setup-dev:
+python:
+	@command -v $(PYTHON) >/dev/null || { echo "sluice: no Python 3.11 or newer was found (looked for $(PYTHON)); install one, or name it: make PYTHON=/path/to/python3.12 demo" >&2; exit 1; }
+
+setup-dev: python
 	@$(PYTHON) pipelines_lib/bootstrap.py --dev
 
 demo: setup ## From this clone to a trained, deployed, monitored and retrained model, with links to every page
