@@ -59,9 +59,18 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
         file = csvfile.read(path, use_case.source.csv)
     except BadInput as error:
         return None, [at(str(error), "source", "path")]
-    missing = list(_missing_columns(path, use_case, file.rows.column_names, at))
-    if missing or file.rows.num_rows == 0:
-        return None, missing
+    problems = list(_missing_columns(path, use_case, file.rows.column_names, at))
+    share, allowed = len(file.unreadable) / max(1, len(file.unreadable) + file.rows.num_rows), use_case.quality.max_quarantined
+    if share > allowed:
+        problems.append(
+            at(
+                f"{share:.1%} of the records of {path} have another number of cells than the rest, and quality.max_quarantined allows "
+                f"{allowed:.1%}; mend the file, or set source.csv.delimiter",
+                *("source", "path"),
+            )
+        )
+    if problems or file.rows.num_rows == 0:
+        return None, problems
     return typed(raw_rows(file, "check"), use_case), []
 
 
