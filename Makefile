@@ -9,7 +9,7 @@ BIN := .venv/bin
 .PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock
 
 help: ## List the commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: python
 	@$(PYTHON) pipelines_lib/bootstrap.py

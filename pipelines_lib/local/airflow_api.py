@@ -1,7 +1,7 @@
 """The few calls of Airflow's REST API that the demo, `sluice` and the tests make."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -59,8 +59,7 @@ class AirflowApi:
     def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
         """The log of a task's try, as text."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/logs/{try_number}"
-        content = self.get(path, full_content=True)["content"]
-        return "\n".join(str(event.get("event", event)) if isinstance(event, dict) else str(event) for event in content)
+        return "\n".join(_lines(self.get(path, full_content=True)["content"]))
 
     def _send(self, method: str, path: str, **request: Any) -> Any:
         return self._checked(self._try(method, path, **request))
@@ -88,3 +87,14 @@ class AirflowApi:
                 cause = f"{answer.status_code} {answer.text[:300]}"
             time.sleep(min(2.0**attempt, 8))
         raise Unavailable(f"Airflow at {self._url} does not answer ({cause}); `sluice status` says what runs, `make demo` starts it")
+
+
+def _lines(content: list[Any]) -> Iterator[str]:
+    """Text of a log's events; an exception's own words stand in a field beside the event."""
+    for event in content:
+        if not isinstance(event, dict):
+            yield str(event)
+            continue
+        yield str(event.get("event", event))
+        for detail in event.get("error_detail") or []:
+            yield f"{detail.get('exc_type')}: {detail.get('exc_value')}"

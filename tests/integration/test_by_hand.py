@@ -1,0 +1,86 @@
+"""A user's own file, from `sluice new` to a monitored service, by hand: real processes and torchrun, no Airflow."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Shell:
+    """The command `sluice` in a project of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.home = folder / "home"
+        self.use_cases = folder / "use_cases"
+        self._environment = {
+            **os.environ,
+            "SLUICE_PROJECT": str(ROOT),
+            "SLUICE_HOME": str(self.home),
+            "SLUICE_USE_CASES": str(self.use_cases),
+            "SLUICE_PROFILE": "local",
+        }
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        """What `sluice <arguments>` prints; asserts its exit code."""
+        return self._run([sys.executable, "-c", "from pipelines_lib.cli import main; main()", *arguments], code)
+
+    def replay(self, partition: str) -> str:
+        """Send the partition's rows to the service."""
+        return self._run([sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", "credit", "--partition", partition], 0)
+
+    def _run(self, command: list[str], code: int) -> str:
+        done = subprocess.run(command, env=self._environment, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> "Shell":
+    folder = tmp_path_factory.mktemp("by_hand")
+    shell = Shell(folder)
+    shell.use_cases.mkdir()
+    rng = random.Random(3)
+    lines = ["Customer ID,Limit (NT$),Job,late.payments,default next month"]
+    for number in range(2800):
+        late, limit, job = rng.randrange(6), rng.randrange(10, 500) * 1000, rng.choice(["clerk", "farmer", "工程师", ""])
+        lines.append(f"C{number:05d},{limit},{job},{late},{int(rng.random() < 0.05 + 0.13 * late)}")
+    (folder / "credit.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    shell("new", "credit", "--data", str(folder / "credit.csv"), "--target", "default next month")
+    yield shell
+    shell("down")
+
+
+@pytest.mark.timeout(600)
+def test_from_a_file_to_a_monitored_service(shell: Shell) -> None:
+    assert "✓ credit" in shell("check", "credit")
+    for day in range(1, 15):
+        shell("run", "credit", "data", "--partition", f"2026-01-{day:02d}")
+    output = shell("run", "credit", "training", "--partition", "2026-01-14", "--param", "epochs=3")
+    assert "── verify" in output
+    root = shell.home / "store" / "credit"
+    deployment = json.loads((root / "status" / "deployment.json").read_text(encoding="utf-8"))
+    assert deployment["model_version"] == 1
+    assert deployment["metrics"]["roc_auc"] > 0.65
+
+    assert "200 rows answered" in shell.replay("2026-01-14")
+    shell("run", "credit", "monitoring", "--partition", "2026-01-14")
+    status = json.loads(shell("status", "--json"))
+    assert status["use_cases"]["credit"]["monitoring"]["decision"] == "hold"
+    assert httpx.get(f"{deployment['url']}/v2/health/ready", timeout=10).status_code == httpx.codes.OK
+
+
+@pytest.mark.timeout(300)
+def test_mistakes_end_with_a_sentence(shell: Shell) -> None:
+    assert "there is no use case 'nobody'" in shell("run", "nobody", "data", "--partition", "2026-01-01", code=2)
+    assert "'01/02/2026' is not a partition" in shell("run", "credit", "data", "--partition", "01/02/2026", code=2)
+    assert "data has no stage 'train'" in shell("run", "credit", "data", "--partition", "2026-01-01", "--stage", "train", code=2)
+    outside = shell("run", "credit", "data", "--partition", "2026-03-01", code=2)
+    assert "2026-01-14" in outside
+    assert "Traceback" not in outside
