@@ -60,17 +60,17 @@ def shell(tmp_path_factory: pytest.TempPathFactory) -> "Shell":
 @pytest.mark.timeout(600)
 def test_from_a_file_to_a_monitored_service(shell: Shell) -> None:
     assert "✓ credit" in shell("check", "credit")
-    for day in range(1, 15):
+    for day in range(1, 6):
         shell("run", "credit", "data", "--partition", f"2026-01-{day:02d}")
-    output = shell("run", "credit", "training", "--partition", "2026-01-14", "--param", "epochs=3")
+    output = shell("run", "credit", "training", "--partition", "2026-01-05", "--param", "epochs=3")
     assert "── verify" in output
     root = shell.home / "store" / "credit"
     deployment = json.loads((root / "status" / "deployment.json").read_text(encoding="utf-8"))
     assert deployment["model_version"] == 1
     assert deployment["metrics"]["roc_auc"] > 0.65
 
-    assert "200 rows answered" in shell.replay("2026-01-14")
-    shell("run", "credit", "monitoring", "--partition", "2026-01-14")
+    assert "200 rows answered" in shell.replay("2026-01-05")
+    shell("run", "credit", "monitoring", "--partition", "2026-01-05")
     status = json.loads(shell("status", "--json"))
     assert status["use_cases"]["credit"]["monitoring"]["decision"] == "hold"
     assert httpx.get(f"{deployment['url']}/v2/health/ready", timeout=10).status_code == httpx.codes.OK
