@@ -60,7 +60,6 @@ class Demo:
                 self._monitor(day)
         with step("retrain because of drift", "retraining"):
             self._wait_for_retraining()
-        self._write_timings()
         self._summary()
 
     # --- steps ---
@@ -177,11 +176,6 @@ class Demo:
         return outputs
 
     # --- the end ---
-
-    def _write_timings(self) -> None:
-        path = self._project.home / "demo.json"
-        if not path.exists():
-            path.write_text(json.dumps({"seconds": self._progress.seconds}, indent=2), encoding="utf-8")
 
     def _summary(self) -> None:
         console = self._progress.console
