@@ -11,7 +11,7 @@ def labelled(clean: pa.Table, use_case: UseCase) -> pa.Table:
     """The rows whose label is known, with `label`: the class as a string, or, for a regression, the value (float64)."""
     values = clean[use_case.label.column].combine_chunks()
     if use_case.task == "regression":
-        labels = values.cast(pa.float64())
+        labels = values.cast(pa.float64(), safe=False)  # a whole number beyond 2⁵³ is rounded, not refused
     else:
         labels = class_text(values)
         if (mapping := use_case.label.map) is not None:

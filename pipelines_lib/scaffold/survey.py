@@ -21,13 +21,13 @@ TOLERATED = 0.01
 """Share of a column's values that may be none of its type; their rows are going to be quarantined."""
 
 LARGEST = 1e145
-"""Beyond any data; its square, summed over all rows, is still a number."""
+"""Beyond any data; its square, summed over all rows, is still a number. Less than its reciprocal is zero."""
 
 _MARKER = re.compile(r"\?+|\*{2,}|#{2,}|\.{1,3}|-{1,3}|#?N/?A|n/a|NaN|nan|NULL|null|#NULL!|None")
 _MARKER_OF_TEXT = re.compile(r"\?+|\*{2,}|#{2,}|\.{2,3}|-{2,3}|#?N/?A|n/a|NaN|nan|NULL|null|#NULL!")
 _READ_AS_MISSING = frozenset({"NA", "N/A", "n/a", "NaN", "nan", "NULL", "Null", "null", "None"})
 """Words that the casts take for missing by themselves, in every type but strings."""
-_CODE = re.compile(r"[+-]?0\d+|\d{16,}", re.ASCII)
+_CODE = re.compile(r"[+-]?(0\d+|\d{16,})", re.ASCII)
 _BOOLEANS = frozenset({"true", "false", "t", "f", "yes", "no", "y", "n", "是", "否"})
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]|\w+")
 _SPACED = re.compile(r"\S\s+\S|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]")
@@ -78,7 +78,9 @@ class Facts:
     @cached_property
     def numbers(self) -> NDArray[np.float64]:
         """float64 [n] within ±LARGEST, NaN where a row has none; for numbers and booleans."""
-        return np.clip(np.asarray(pc.fill_null(self.values.cast(pa.float64()), np.nan)), -LARGEST, LARGEST)
+        # Not safe: a whole number beyond 2⁵³ is rounded, which is near enough for looking at it.
+        numbers: NDArray[np.float64] = np.asarray(pc.fill_null(self.values.cast(pa.float64(), safe=False), np.nan))
+        return np.where(np.abs(numbers) < 1 / LARGEST, 0.0, numbers.clip(-LARGEST, LARGEST))
 
     @property
     def is_number(self) -> bool:

@@ -10,10 +10,12 @@ _NINES = frozenset({99.0, 999.0, 9999.0, 99999.0, 999999.0, -99.0, -999.0, -9999
 
 def suspect(column: Facts) -> tuple[int, str] | None:
     """(the number, why) where one looks like a marker."""
-    if not column.is_number or column.n_distinct <= 10:
+    if not column.is_number:
         return None
     numbers = column.numbers[np.isfinite(column.numbers)]
     distinct, counts = np.unique(numbers, return_counts=True)
+    if len(distinct) <= 10:
+        return None
     for place, neighbour in ((0, 1), (-1, -2)):
         value, share = float(distinct[place]), counts[place] / len(numbers)
         rest = np.delete(distinct, place)

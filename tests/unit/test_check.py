@@ -99,7 +99,7 @@ def test_every_column_that_the_file_has_not_is_told_with_the_closest(project):
 @pytest.mark.parametrize(
     ("settings", "data", "start", "says"),
     [
-        (SETTINGS, DATA + "1,red,buy,more\n" * 4, "use_case.yaml:7: source.path: ", "8.9% of the records"),
+        (SETTINGS, DATA + "1,red,buy,more\n" * 4, "use_case.yaml:7: source.path: ", "9.1% of the records"),
         (SETTINGS, DATA.replace("1.5,", "cheap,"), "use_case.yaml:10: columns.price.type: ", "50.0% of the rows"),
         (SETTINGS, DATA.replace("red", ""), "use_case.yaml:11: columns.colour.nullable: ", "set `nullable: true`"),
         (

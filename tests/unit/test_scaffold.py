@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pipelines_lib.config import Project, load_use_case
@@ -101,11 +101,13 @@ def test_numbers_read_back_as_themselves(number):
 @given(st.floats(-1e12, 1e12), st.floats(1e-9, 1e12), st.booleans())
 def test_bounds_move_outwards_only(low, distance, whole):
     high = low + distance
+    assume(distance > 1e-6 * abs(low))
     bounds = rounded_out(low, high, whole=whole)
 
     slack = max(1.0 if whole else 0.0, 0.11 * (high - low)) + 1e-9 * max(abs(low), abs(high), 1e-6)
-    assert low - slack <= bounds[0] <= low + 1e-9 * abs(low)
-    assert high - 1e-9 * abs(high) <= bounds[1] <= high + slack
+    rounding = 1e-9 * (abs(low) + distance)
+    assert low - slack <= bounds[0] <= low + rounding
+    assert high - rounding <= bounds[1] <= high + slack
     assert not whole or all(isinstance(bound, int) for bound in bounds)
 
 

@@ -33,6 +33,13 @@ def test_a_regression_keeps_the_number(make_use_case):
     assert (labels.to_pylist(), labels.type) == ([5.0, 7.0], pa.float64())
 
 
+def test_a_whole_number_beyond_what_a_float_keeps_is_rounded(make_use_case):
+    columns = {"x": {"type": "number"}, "power": {"type": "integer", "role": "label"}}
+    use_case = make_use_case(task="regression", columns=columns, label={"column": "power"}, split={}, gate={"metric": "rmse", "floor": 10})
+
+    assert labelled(clean(power=pa.array([2**53 + 1])), use_case)["label"].to_pylist() == [2.0**53]
+
+
 @pytest.mark.parametrize("order", [[1, 2, 3, 4], [4, 3, 2, 1], [3, 1, 4, 2], [2, 4, 1, 3, 2]])
 def test_every_partition_is_labelled_once_its_horizon_has_passed_whatever_the_order(make_use_case, order):
     label = {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "yes", "horizon": 2}
