@@ -29,9 +29,8 @@ up: setup ## Start Airflow and MLflow
 down: ## Stop everything that was started
 	@if [ -x $(BIN)/sluice ]; then $(BIN)/sluice down; fi
 
-clean: down ## Stop everything and forget its state (data, models, runs); .venv stays
-	@rm -rf .sluice
-	@echo "forgot .sluice"
+clean: ## Stop everything and forget its state (data, models, runs); .venv stays
+	@if [ -x $(BIN)/sluice ]; then $(BIN)/sluice clean; fi
 
 test: lint types imports unit e2e ## The whole suite
 
@@ -47,7 +46,7 @@ types: setup-dev ## Types
 	@$(BIN)/mypy
 
 imports: setup-dev ## The boundary between the two worlds, and the layers
-	@$(BIN)/lint-imports --no-cache | tail -8
+	@$(BIN)/lint-imports --no-cache
 
 unit: setup-dev ## Unit, DAG and integration tests
 	@$(BIN)/pytest -m "not e2e"

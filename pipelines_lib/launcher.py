@@ -12,6 +12,8 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +26,8 @@ from pipelines_lib.store import write_json
 from pipelines_lib.warm import WarmProcess
 
 MARK = "SLUICE_JOB"
+
+_LONGEST_SOCKET_PATH = 100
 
 _libc = ctypes.CDLL(None)
 
@@ -46,17 +50,28 @@ class Job:
         write_json(spec_path, self._spec)
         failure = spec_path.with_name(FAILURE)
         failure.unlink(missing_ok=True)
-        process = self._start_warm(spec_path) or self._start(spec_path)
+        process = self._start_warm(spec_path, on_line) or self._start(spec_path)
         assert process.stdout is not None
+        codes: list[int] = []
+        waiter = threading.Thread(target=lambda: codes.append(self._wait(process)), daemon=True)
+        waiter.start()
         try:
             with process.stdout:
                 for line in process.stdout:
                     on_line(line.rstrip("\n"))
-            code = process.wait()
-            # torchrun ends with 1 where a worker ended with the code for bad input; that code is what was meant.
-            return ExitCode.BAD_INPUT if code == 1 and failure.exists() else code
         finally:
-            self.cancel()
+            if waiter.is_alive() and sys.exc_info()[0] is not None:
+                self.cancel()
+            waiter.join()
+        [code] = codes
+        # torchrun ends with 1 where a worker ended with the code for bad input; that code is what was meant.
+        return ExitCode.BAD_INPUT if code == 1 and failure.exists() else code
+
+    def _wait(self, process: "subprocess.Popen[str] | WarmProcess") -> int:
+        """Until the job's first process has ended; then nothing of the job is left to hold its output open."""
+        code = process.wait()
+        self.cancel()
+        return code
 
     def cancel(self) -> int:
         """End every process of this job: SIGTERM, the grace period, SIGKILL. Returns how many there were."""
@@ -89,7 +104,7 @@ class Job:
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it makes one system call
         )
 
-    def _start_warm(self, spec_path: Path) -> WarmProcess | None:
+    def _start_warm(self, spec_path: Path, on_line: Callable[[str], None]) -> WarmProcess | None:
         """The same in a child of the warm interpreter, where one runs and the stage is one process."""
         path = warm_socket(self._project)
         if self._spec.workers > 1 or not path.exists():
@@ -98,7 +113,8 @@ class Job:
             process = WarmProcess(
                 path, f"pipelines_lib.jobs.{self._spec.stage}", ["--spec", str(spec_path)], self._project.folder, self._environment()
             )
-        except OSError:
+        except OSError as error:
+            on_line(f"{error}; starting the ordinary way, which takes longer. `sluice up` starts a new one")
             return None
         self._session = process.pid
         return process
@@ -132,6 +148,7 @@ class Job:
                 "SLUICE_PROFILE": self._spec.profile,
                 "PYTHONPATH": str(project.folder),
                 "PYTHONUNBUFFERED": "1",
+                "MLFLOW_DISABLE_TELEMETRY": "true",
                 "PYTHONHASHSEED": "0",
             }
         )
@@ -160,8 +177,12 @@ def _end_with_parent() -> None:
 
 
 def warm_socket(project: Project) -> Path:
-    """Where the warm interpreter of a local installation listens."""
-    return project.home / "warm.sock"
+    """Where the warm interpreter of a local installation listens. A socket's path has 100 characters or so, so a long one moves."""
+    path = project.home / "warm.sock"
+    if len(os.fsencode(path)) < _LONGEST_SOCKET_PATH:
+        return path
+    mark = hashlib.sha256(os.fsencode(project.home)).hexdigest()[:16]
+    return Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{mark}" / "warm.sock"
 
 
 def command(spec: JobSpec, spec_path: Path) -> list[str]:

@@ -4,8 +4,9 @@
 
 Importing Great Expectations alone takes longer than checking a day of data with it, and a backfill pays that once a
 task. The server imports libraries and nothing of ours, so a change to the project's code holds from the next job on.
-It makes no thread and opens nothing but its socket, which is what makes forking it safe. Where it does not run, the
-launcher starts jobs the ordinary way; nothing but the time differs.
+It makes no thread and opens nothing but its socket, which is what makes forking it safe: the only threads its libraries
+start on import are jemalloc's, which registers its own fork handlers (a test looks). Where it does not run, the launcher
+starts jobs the ordinary way; nothing but the time differs.
 
 A client sends one line of JSON (module, arguments, folder, environment) with the file descriptor for the job's
 output, and gets `{"pid": …}`, then `{"returncode": …}`. A client that goes away takes its job with it.
@@ -31,17 +32,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 # In the order of what costs most; a library that is not installed is simply not warm.
-LIBRARIES = (
-    "great_expectations",
-    "mlflow",
-    "pandas",
-    "pyarrow.csv",
-    "deltalake",
-    "sklearn.metrics",
-    "onnxruntime",
-    "datasketches",
-    "httpx",
-)
+LIBRARIES = ("great_expectations", "mlflow", "pandas", "pyarrow.csv", "pyarrow.dataset", "deltalake", "httpx")
 
 _JOB = re.compile(r"pipelines_lib\.jobs\.[a-z]+")
 _GRACE_SECONDS = 3.0
@@ -55,17 +46,19 @@ class WarmProcess:
     def __init__(self, path: Path, module: str, arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> None:
         """Raises `OSError` where no server listens at `path`."""
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        read, write = os.pipe()
         try:
             self._socket.connect(str(path))
-            read, write = os.pipe()
             request = {"module": module, "arguments": list(arguments), "folder": str(folder), "environment": dict(environment)}
             socket.send_fds(self._socket, [json.dumps(request).encode() + b"\n"], [write])
-            os.close(write)
             self._answers = self._socket.makefile("r", encoding="utf-8")
             self.pid: int = json.loads(self._answers.readline())["pid"]
         except (OSError, ValueError, KeyError) as error:
             self._socket.close()
-            raise OSError(f"no warm interpreter at {path}: {error}") from error
+            os.close(read)
+            raise OSError(f"no warm interpreter answers at {path} ({error})") from error
+        finally:
+            os.close(write)
         self.stdout: IO[str] = os.fdopen(read, "r", encoding="utf-8", errors="replace")
 
     def wait(self) -> int:
@@ -88,7 +81,7 @@ class Server:
     """One thread: accept, fork, wait."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         self._path = path
         self._selector = selectors.DefaultSelector()
@@ -120,29 +113,35 @@ class Server:
             data, descriptors = b"", []
         client.descriptors += descriptors
         client.received += data
-        if not data or len(client.received) > _LONGEST_REQUEST:
+        if not data or len(client.received) > _LONGEST_REQUEST or len(client.descriptors) > 1:
             self._gone(client)
         elif client.received.endswith(b"\n") and not client.pid:
-            self._start(client)
+            try:
+                self._start(client)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                print(f"refused a request: {error!r}", flush=True)  # noqa: T201 - the service's log
+                self._gone(client)
 
     def _gone(self, client: _Client) -> None:
         self._selector.unregister(client.connection)
         client.connection.close()
-        if client.pid in self._clients:
+        while client.descriptors:
+            os.close(client.descriptors.pop())
+        if self._clients.get(client.pid) is client:
             _signal_session(client.pid, signal.SIGTERM)
             client.kill_at = time.monotonic() + _GRACE_SECONDS
 
     def _start(self, client: _Client) -> None:
         request = json.loads(client.received)
-        if not _JOB.fullmatch(request["module"]) or len(client.descriptors) != 1:
-            self._gone(client)
-            return
+        if not _JOB.fullmatch(request["module"]):
+            raise ValueError(f"{request['module']!r} is no job")
+        [output] = client.descriptors
         client.pid = os.fork()
         if client.pid == 0:
             self._selector.close()
             self._listener.close()
             client.connection.close()
-            _be_the_job(request, client.descriptors[0])
+            _be_the_job(request, output)
         os.close(client.descriptors.pop())
         self._clients[client.pid] = client
         _send(client, {"pid": client.pid})

@@ -44,7 +44,7 @@ def test_an_old_python(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_a_full_disk(bootstrap: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    usage = collections.namedtuple("usage", "total used free")  # noqa: PYI024
+    usage = collections.namedtuple("usage", "total used free")
     monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: usage(10, 9, 2**30))
     assert "1.0 GiB are free" in stopped(bootstrap, capsys)
 

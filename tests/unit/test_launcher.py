@@ -26,6 +26,8 @@ if spec["what"] == "exit":
     sys.exit(spec["code"])
 if spec["what"] == "environment":
     print(json.dumps({k: v for k, v in os.environ.items()}), flush=True)
+if spec["what"] == "parent":
+    print(open(f"/proc/{os.getppid()}/cmdline").read().replace(chr(0), " "), flush=True)
 if spec["what"] == "hang":
     # A worker in a session of its own, as torchrun makes them, that does not mind SIGTERM.
     child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"], start_new_session=not spec["warm"])
@@ -63,6 +65,7 @@ def launched(request: pytest.FixtureRequest, project: Project) -> Iterator[Proje
     deadline = time.monotonic() + 20
     while not socket.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
+    assert socket.exists()
     yield project
     server.terminate()
     server.wait(10)
@@ -136,6 +139,72 @@ Job(spec, project).run(lambda line: print(line, flush=True))
     launcher.wait()
     launcher.stdout.close()
     assert _gone(stage)
+
+
+def test_a_job_ends_with_its_leader(launched: Project) -> None:
+    """What outlives the first process (torchrun's workers, were torchrun killed) would hold the output open for good."""
+    running = job(launched, what="hang", warm=warm_socket(launched).exists())
+    lines: list[str] = []
+    result: list[int] = []
+    thread = threading.Thread(target=lambda: result.append(running.run(lines.append)))
+    thread.start()
+    child = psutil.Process(int(_wait_for(lines, "child").split()[1]))
+    leader = child.parent()
+    assert leader is not None
+    leader.kill()
+    thread.join(20)
+    assert result == [-signal.SIGKILL]
+    assert _gone(child)
+
+
+def test_a_warm_job_comes_from_the_server(launched: Project) -> None:
+    lines: list[str] = []
+    job(launched, what="parent").run(lines.append)
+    parent = lines[1]
+    assert ("pipelines_lib import warm" in parent) == warm_socket(launched).exists()
+
+
+def test_without_a_server_behind_the_socket_the_job_runs_and_says_so(project: Project) -> None:
+    import socket
+
+    path = warm_socket(project)
+    path.parent.mkdir(parents=True)
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    lines: list[str] = []
+    assert job(project, what="exit", code=0).run(lines.append) == 0
+    assert "no warm interpreter answers" in lines[0]
+
+
+def test_the_server_outlives_a_request_it_cannot_read(launched: Project) -> None:
+    import socket
+
+    path = warm_socket(launched)
+    if not path.exists():
+        pytest.skip("cold")
+    for request in (b"[]\n", b"nonsense\n", b'{"module": "os"}\n', b"{"):
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            client.sendall(request)
+    assert job(launched, what="exit", code=0).run(lambda _: None) == 0
+
+
+def test_a_long_home_gets_a_short_socket(tmp_path: Path) -> None:
+    home = tmp_path / ("x" * 120)
+    path = warm_socket(Project(folder=tmp_path, home=home, use_cases=tmp_path, profile_name="local"))
+    assert len(os.fsencode(path)) < 100
+
+
+def test_the_warm_libraries_start_no_thread_that_a_fork_would_lose() -> None:
+    code = (
+        "import importlib, os; from pipelines_lib.warm import LIBRARIES; [importlib.import_module(name) for name in LIBRARIES];"
+        "print(sorted({open(f'/proc/self/task/{t}/comm').read().strip() for t in os.listdir('/proc/self/task') if int(t) != os.getpid()}))"
+    )
+    if not Path("/proc/self/task").exists():
+        pytest.skip("needs /proc")
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] in ("[]", "['jemalloc_bg_thd']")
 
 
 def test_a_retry_ends_what_the_last_try_left(project: Project) -> None:
