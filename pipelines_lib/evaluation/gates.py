@@ -37,7 +37,7 @@ class Evidence(Contract):
     incomparable: str | None
     """Why the champion can't be scored on this hold-out, where it can't."""
     champion_end: str | None
-    """The newest partition that the champion was trained on."""
+    """The newest partition that the champion was trained on; None where its package does not open."""
 
 
 def judge(settings: Gate, evidence: Evidence, *, partition_key: str, force: bool) -> list[GateResult]:
@@ -99,8 +99,11 @@ def _compared(settings: Gate, version: int, comparison: Comparison) -> str:
 
 
 def _old_partition(evidence: Evidence, partition_key: str, force: bool) -> GateResult:
-    if evidence.champion_end is None:
+    if evidence.champion is None:
         return _result("old partition", True, None, None, "no champion serves yet")
+    if evidence.champion_end is None:
+        reason = f"nobody can say which data version {evidence.champion} saw, so {partition_key} may be older"
+        return _result("old partition", force, None, None, f"{reason}; {'forced' if force else 'run again with `force` to replace it'}")
     if partition_key >= evidence.champion_end:
         return _result("old partition", True, None, None, f"the champion saw data up to {evidence.champion_end}, this run is no older")
     reason = f"a run for {partition_key} can't replace a champion that saw {evidence.champion_end}"

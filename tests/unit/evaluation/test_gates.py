@@ -116,6 +116,15 @@ def test_a_champion_that_can_not_be_compared_holds_unless_it_is_forced():
     assert reason(broken, force=True) is None
 
 
+def test_a_champion_whose_package_does_not_open_is_not_taken_for_none():
+    broken = FIRST.model_copy(update={"champion": 3, "incomparable": "model.onnx was changed"})
+    assert verdicts(broken)["old partition"] == "hold"
+    assert "nobody can say which data version 3 saw" in reason(broken)
+    results = judge(GATE, broken, partition_key="2026-01-14", force=True)
+    assert held(results) is None
+    assert not any("no champion" in result.reason for result in results)
+
+
 def test_force_does_not_excuse_a_worse_model():
     assert reason(against(-0.1, -0.2), force=True).startswith("champion: 0.1000 worse")
     assert reason(against(0.1, 0.05, metric=0.6), force=True).startswith("floor:")
