@@ -21,8 +21,8 @@ class Deployment(Contract):
     model: ModelRef
     state: Literal["candidate", "serving"]
     """`candidate` until verify has compared its answers with the evaluation's."""
-    previous: ModelRef | None = None
-    """The version that served before, to go back to."""
+    previous: "Deployment | None" = None
+    """What served before, whole, to go back to: its model may take other columns. It remembers none before itself."""
     keys: dict[str, ColumnType] = Field(default_factory=dict)
     """Columns that identify a row; a request may carry them, and the prediction log keeps them."""
     required: tuple[str, ...] = ()
@@ -37,7 +37,7 @@ class Deployment(Contract):
         return cls(
             model=model,
             state="candidate",
-            previous=current.champion if current else None,
+            previous=current.served if current else None,
             keys={name: use_case.columns[name].type for name in use_case.columns_with("key")},
             required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
             key_format=use_case.key_format,
@@ -47,7 +47,12 @@ class Deployment(Contract):
     @property
     def champion(self) -> ModelRef | None:
         """The newest version that passed its verification."""
-        return self.model if self.state == "serving" else self.previous
+        return self.served.model if self.served else None
+
+    @property
+    def served(self) -> "Deployment | None":
+        """The newest deployment that passed its verification."""
+        return self.model_copy(update={"previous": None}) if self.state == "serving" else self.previous
 
     def verified(self) -> "Deployment":
         """This deployment once its answers have been found right."""
@@ -55,9 +60,7 @@ class Deployment(Contract):
 
     def rolled_back(self) -> "Deployment | None":
         """The deployment that served before this candidate; None where nothing did."""
-        if self.previous is None:
-            return None
-        return self.model_copy(update={"model": self.previous, "state": "serving", "previous": None})
+        return self.previous
 
 
 def pointer_path(root: Path) -> Path:

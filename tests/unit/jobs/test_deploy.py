@@ -76,7 +76,7 @@ def test_from_the_first_version_to_a_bad_one(release, make_package, root, promot
     assert read_pointer(root).state == "serving"
 
     release(2, make_package(root, bias=1))
-    assert (read_pointer(root).model.version, read_pointer(root).previous.version) == (2, 1)
+    assert (read_pointer(root).model.version, read_pointer(root).previous.model.version) == (2, 1)
 
     # Its answers are not the evaluation's: held, rolled back, and 2 serves on.
     with pytest.raises(Held, match=r"version 3 is not promoted: its answers differ .* version 2 serves again") as held:

@@ -15,11 +15,23 @@ def test_a_candidate_takes_over_and_falls_back(make_use_case, tmp_path):
     assert (first.champion, first.rolled_back()) == (None, None)
     assert first.verified().champion == model(1)
     second = Deployment.candidate(model(2), use_case, first.verified())
-    assert (second.champion, second.previous) == (model(1), model(1))
+    assert (second.champion, second.previous.model) == (model(1), model(1))
     assert second.rolled_back().champion == model(1)
     # A candidate that nobody verified is not what to go back to.
-    assert Deployment.candidate(model(3), use_case, second).previous == model(1)
+    assert Deployment.candidate(model(3), use_case, second).previous.model == model(1)
     assert (second.keys, second.required, second.key_format) == ({"id": "string"}, ("id",), "%Y-%m-%d")
+
+
+def test_a_rollback_brings_back_all_that_served(make_use_case, tmp_path):
+    served = Deployment.candidate(model(1), make_use_case(title="Old", partition="hour"), None).verified()
+    columns = {**make_use_case().model_dump()["columns"], "id": {"type": "integer", "role": "key"}}
+    candidate = Deployment.candidate(model(2), make_use_case(columns=columns), served)
+    assert (candidate.keys, candidate.required, candidate.title) == ({"id": "integer"}, (), "Shop")
+    write_pointer(tmp_path / "shop", candidate)
+    assert read_pointer(tmp_path / "shop").rolled_back() == served
+    # One step back and no further: a pointer does not grow with every deployment.
+    third = Deployment.candidate(model(3), make_use_case(), candidate.verified())
+    assert (third.previous.model, third.previous.previous) == (model(2), None)
 
 
 def test_every_version_that_was_deployed_is_remembered(make_use_case, tmp_path):
