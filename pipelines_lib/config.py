@@ -16,7 +16,8 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.use_case import FieldErrors, Settings, UseCase
+from pipelines_lib.use_case import Settings, UseCase
+from pipelines_lib.use_case_rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
 

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.use_case import METRICS, FieldErrors, UseCase
+from pipelines_lib.use_case import METRICS, UseCase
+from pipelines_lib.use_case_rules import FieldErrors
 
 
 def problems(make_use_case, **changes) -> dict[str, str]:

@@ -1,0 +1,85 @@
+"""The rules between two parts of a use case. A rule within one part stands with that part, in `use_case.py`."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pipelines_lib.use_case import UseCase
+
+
+class FieldErrors(ValueError):
+    """Several cross-field problems, each at its own field."""
+
+    def __init__(self, problems: list[tuple[tuple[str | int, ...], str]]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = problems
+
+
+def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: PLR0912 - a list of rules
+    """Every rule between two parts of a use case, in one place: (field, message)."""
+    columns = use_case.columns
+    known = ", ".join(columns)
+
+    def unknown(name: str) -> str:
+        return f"column {name!r} is not declared; declared are: {known}. Fix the name, or declare it under `columns`"
+
+    if use_case.end is not None and use_case.end < use_case.start:
+        yield ("end",), f"the last partition ({use_case.end}) lies before the first ({use_case.start}); swap them"
+    label = use_case.label
+    if label.column not in columns:
+        yield ("label", "column"), unknown(label.column)
+    elif columns[label.column].role != "label":
+        yield (
+            ("columns", label.column, "role"),
+            f"column {label.column!r} makes the label, so as a {columns[label.column].role} it would leak it; set `role: label`",
+        )
+    if use_case.task == "binary" and label.positive is None:
+        yield ("label",), "a binary task needs `positive`: the class whose probability is predicted"
+    if use_case.task != "binary" and label.positive is not None:
+        yield ("label", "positive"), f"`positive` is for binary tasks, and this one is {use_case.task}; remove it"
+    if label.map is not None and use_case.task == "regression":
+        yield ("label", "map"), "a regression predicts a number, so there are no classes to map to; remove `map`"
+    if label.map is not None and label.positive is not None and label.positive not in label.map.values():
+        yield ("label", "positive"), f"class {label.positive!r} is not among the classes of `map`: {sorted(set(label.map.values()))}"
+    if use_case.task == "regression" and label.column in columns and columns[label.column].type not in ("integer", "number"):
+        yield (
+            ("columns", label.column, "type"),
+            f"a regression predicts a number, and column {label.column!r} is a {columns[label.column].type}; set `type: number`",
+        )
+    if not use_case.features():
+        yield ("columns",), "no column has `role: feature`, so there is nothing to learn from"
+    for name in use_case.features("timestamp"):
+        yield (
+            ("columns", name, "role"),
+            f"column {name!r} is a timestamp, and a model can't learn from one as it is; set `role: time` or `role: other`",
+        )
+    for role in ("entity", "time"):
+        if len(named := use_case.columns_with(role)) > 1:
+            yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
+    if use_case.split.by == "entity" and use_case.entity is None:
+        yield ("split", "by"), "a split by entity needs a column with `role: entity`"
+    if use_case.split.validation + use_case.split.test >= 0.8:
+        yield ("split",), "validation and test together take 80 % of the rows or more, which leaves too few to train on; lower them"
+    if use_case.gate.metric not in use_case.metrics:
+        yield (
+            ("gate", "metric"),
+            f"metric {use_case.gate.metric!r} does not fit a {use_case.task} task; use one of {', '.join(use_case.metrics)}",
+        )
+    for index, step in enumerate(use_case.clean):
+        for name in step.columns():
+            if name not in columns:
+                yield ("clean", index), unknown(name)
+    for index, item in enumerate(use_case.quality.expectations):
+        [(expectation, arguments)] = item.items()
+        for name in _columns_named_in(arguments):
+            if name not in columns:
+                yield ("quality", "expectations", index, expectation), unknown(name)
+
+
+def _columns_named_in(arguments: dict[str, Any]) -> Iterator[str]:
+    for key in ("column", "column_A", "column_B"):
+        if isinstance(value := arguments.get(key), str):
+            yield value
+    for key in ("column_list", "column_set"):
+        if isinstance(value := arguments.get(key), list):
+            yield from (v for v in value if isinstance(v, str))
