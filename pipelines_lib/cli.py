@@ -166,6 +166,14 @@ def down() -> None:
 
 
 @app.command()
+def clean() -> None:
+    """Stop everything and forget its state: data, models, runs."""
+    from pipelines_lib.local import services  # noqa: PLC0415
+
+    services.clean(Project.from_environment(), typer.echo)
+
+
+@app.command()
 def demo() -> None:
     """Run the demo: two use cases from raw files to a monitored, retrained model."""
     from pipelines_lib.local.demo import Demo  # noqa: PLC0415

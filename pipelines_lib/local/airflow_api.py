@@ -46,6 +46,10 @@ class AirflowApi:
         body = {"dag_run_id": run_id, "logical_date": None, "partition_key": partition_key, "conf": dict(conf or {})}
         return str(self.post(f"/dags/{dag_id}/dagRuns", body)["state"])
 
+    def clear_failed(self, dag_id: str, run_id: str) -> None:
+        """Let the failed tasks of a run, and what follows them, run again."""
+        self.post(f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/clear", {"dry_run": False, "only_failed": True})
+
     def runs(self, dag_id: str) -> list[dict[str, Any]]:
         """The DAG's newest runs, newest first (100 at most)."""
         runs: list[dict[str, Any]] = self.get(f"/dags/{dag_id}/dagRuns", limit=100, order_by="-run_after")["dag_runs"]
@@ -82,6 +86,9 @@ class AirflowApi:
             else:
                 if answer.status_code == httpx.codes.UNAUTHORIZED:
                     self._token = ""
+                elif answer.status_code == httpx.codes.CONFLICT and attempt > 0:
+                    # The try before this one did its work, and only its answer was lost.
+                    return httpx.Response(httpx.codes.OK, json={"state": "queued"}, request=answer.request)
                 elif answer.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
                     return answer
                 cause = f"{answer.status_code} {answer.text[:300]}"

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,10 @@ from rich.table import Table
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline, dag_id, run_dir
-from pipelines_lib.errors import SluiceError
+from pipelines_lib.errors import BadInput, SluiceError
 from pipelines_lib.local.airflow_api import AirflowApi
 from pipelines_lib.local.progress import Progress
-from pipelines_lib.local.services import up
+from pipelines_lib.local.services import check_alive, up
 from pipelines_lib.local.settings_file import load_settings
 from pipelines_lib.use_case import UseCase
 
@@ -27,7 +26,8 @@ HISTORY = ("2026-01-01", "2026-01-14")
 QUIET = "2026-01-15"
 DRIFTED = ("2026-01-16", "2026-01-17")
 
-_ENDED = {"success", "failed"}
+_DAYS = 14
+_OPEN = {"queued", "running"}
 
 
 class DemoFailed(SluiceError):
@@ -79,25 +79,55 @@ class Demo:
             self._api.patch(f"/dags/{name}", {"is_paused": False})
 
     def _backfill(self) -> None:
-        for use_case in self._use_cases:
-            name = dag_id(use_case.name, Pipeline.DATA)
-            bounds = {"from_date": f"{HISTORY[0]}T00:00:00Z", "to_date": f"{HISTORY[1]}T23:59:59Z"}
-            if not self._api.get("/backfills", dag_id=name)["backfills"]:
-                self._api.post("/backfills", {"dag_id": name, **bounds, "max_active_runs": 2})
+        asked = set()
         while True:
-            counts = {u.name: Counter(run["state"] for run in self._history(u)) for u in self._use_cases}
-            if all(sum(c.values()) >= 14 and not c.keys() - _ENDED for c in counts.values()):
-                break
-            self._progress.update(" · ".join(f"{name} {c['success'] + c['failed']}/{sum(c.values())} days" for name, c in counts.items()))
-            time.sleep(1)
-        for use_case in self._use_cases:
-            for run in self._history(use_case):
-                if run["state"] == "failed":
-                    raise self._failure(run["dag_id"], run["dag_run_id"])
+            done = {}
+            for use_case in self._use_cases:
+                states = self._history(use_case)
+                done[use_case.name] = sum("success" in found for found in states.values())
+                ended = [key for key, found in states.items() if not found & {"success", *_OPEN}]
+                if ended and use_case.name not in asked:
+                    self._ask_for_backfill(use_case)
+                    asked.add(use_case.name)
+                elif failed := [key for key in ended if "failed" in states[key]]:
+                    raise self._failure(dag_id(use_case.name, Pipeline.DATA), self._run_of(use_case, failed[0]))
+            if all(count == _DAYS for count in done.values()):
+                return
+            self._progress.update(" · ".join(f"{name} {count}/{_DAYS} days" for name, count in done.items()))
+            self._pause()
 
-    def _history(self, use_case: UseCase) -> list[dict[str, Any]]:
+    def _ask_for_backfill(self, use_case: UseCase) -> None:
+        """Of the days that have no run, or a failed one."""
+        body = {
+            "dag_id": dag_id(use_case.name, Pipeline.DATA),
+            "from_date": f"{HISTORY[0]}T00:00:00Z",
+            "to_date": f"{HISTORY[1]}T23:59:59Z",
+            "reprocess_behavior": "failed",
+            "max_active_runs": 2,
+        }
+        try:
+            self._api.post("/backfills", body)
+        except BadInput as error:
+            raise DemoFailed(
+                f"Airflow refused the backfill ({error}). Wait half a minute and run `make demo` again: a backfill ends late"
+            ) from error
+
+    def _run_of(self, use_case: UseCase, key: str) -> str:
         runs = self._api.runs(dag_id(use_case.name, Pipeline.DATA))
-        return [run for run in runs if HISTORY[0] <= (run["partition_key"] or "") <= HISTORY[1]]
+        return str(next(run["dag_run_id"] for run in runs if run["partition_key"] == key and run["state"] == "failed"))
+
+    def _pause(self) -> None:
+        """Between two looks at the runs; also the place where a service that died is noticed."""
+        check_alive(self._project)
+        time.sleep(1)
+
+    def _history(self, use_case: UseCase) -> dict[str, set[str]]:
+        """The states of the runs of each day of the two weeks."""
+        states: dict[str, set[str]] = {use_case.shift(HISTORY[0], day): set() for day in range(_DAYS)}
+        for run in self._api.runs(dag_id(use_case.name, Pipeline.DATA)):
+            if run["partition_key"] in states:
+                states[run["partition_key"]].add(run["state"])
+        return states
 
     def _train(self) -> None:
         runs = []
@@ -125,6 +155,8 @@ class Demo:
                 decision = self._decision(use_case, day)
                 if decision["action"] == "retrain":
                     runs.append((dag_id(use_case.name, Pipeline.TRAINING), str(decision["trigger_run_id"])))
+                    if self._api.run_state(*runs[-1]) == "failed":
+                        self._api.clear_failed(*runs[-1])
         if not runs:
             raise DemoFailed("no use case decided to retrain on the drifted days; the drift reports on the Sluice page have the figures")
         self._wait(runs)
@@ -133,7 +165,8 @@ class Demo:
 
     def _start(self, use_case: UseCase, pipeline: Pipeline, run_id: str, partition_key: str) -> tuple[str, str]:
         name = dag_id(use_case.name, pipeline)
-        self._api.trigger(name, run_id, partition_key)
+        if self._api.trigger(name, run_id, partition_key) == "failed":
+            self._api.clear_failed(name, run_id)
         return name, run_id
 
     def _wait(self, runs: list[tuple[str, str]]) -> None:
@@ -148,7 +181,7 @@ class Demo:
             self._progress.update(
                 f"{len(runs) - len(open_runs)}/{len(runs)} runs done · " + ", ".join(filter(None, map(self._at, open_runs[:4])))
             )
-            time.sleep(1)
+            self._pause()
 
     def _at(self, run: tuple[str, str]) -> str:
         tasks = [task["task_id"] for task in self._api.tasks(*run) if task["state"] == "running"]
@@ -158,7 +191,10 @@ class Demo:
         for task in self._api.tasks(name, run_id):
             if task["state"] == "failed":
                 log = self._api.log(name, run_id, task["task_id"], task["try_number"]).splitlines()[-25:]
-                return DemoFailed(f"task {task['task_id']} of {name}, run {run_id}, failed. The end of its log:\n" + "\n".join(log))
+                return DemoFailed(
+                    f"task {task['task_id']} of {name}, run {run_id}, failed. Mend the cause and run `make demo` again; it goes on from there. The end of the task's log:\n"
+                    + "\n".join(log)
+                )
         return DemoFailed(f"{name}, run {run_id}, failed without a failed task; see {self._profile.airflow_url}/dags/{name}")
 
     def _replay(self, use_case: UseCase, day: str) -> None:
@@ -201,7 +237,7 @@ class Demo:
             ("data", f"{len(days)} partitions, {n_rows:,} rows, {n_quarantined:,} quarantined ({n_quarantined / max(n_rows, 1):.1%})"),
             (
                 "champion",
-                f"version {deployment['model_version']}, {use_case.gate.metric} {_figure(training['challenger'])} on the hold-out",
+                f"version {deployment['model_version']}, {use_case.gate.metric} {_figure(deployment['metrics'][use_case.gate.metric])} on the hold-out",
             ),
             ("service", str(deployment["url"])),
             ("answer", self._answer(use_case)),

@@ -16,6 +16,7 @@ import psutil
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import SluiceError
 from pipelines_lib.local.services import running
+from pipelines_lib.serving.local import PREFIX
 
 KEY_PACKAGES = (
     "apache-airflow",
@@ -144,6 +145,7 @@ def ports(project: Project, profile: Profile) -> Iterator[Finding]:
 
 def services(project: Project) -> Iterator[Finding]:
     """Services that were started and have ended since."""
+    airflow_is_up = (project.home / "services" / "airflow-api.json").exists()
     for record in sorted((project.home / "services").glob("*.json")):
         try:
             alive = running(project, record.stem) is not None
@@ -152,6 +154,8 @@ def services(project: Project) -> Iterator[Finding]:
             continue
         if record.stem in ("airflow-api", "mlflow") and alive:
             continue
+        if record.stem.startswith(PREFIX) and not airflow_is_up:
+            continue  # stopped together with the rest; its record stays for its port
         log = project.home / "logs" / f"{record.stem}.log"
         yield Finding(
             alive,

@@ -32,6 +32,7 @@ Say = Callable[[str], None]
 _started: list["subprocess.Popen[bytes]"] = []
 """What this process started: kept, so that one that ended is reaped, and none is warned about as forgotten."""
 
+_HOME_CONTENT = {"airflow", "landing", "logs", "mlflow", "services", "store", "warm.sock"}
 _NEEDED_BYTES = 1 << 30
 _START_SECONDS = 180
 
@@ -70,14 +71,37 @@ def up(project: Project, say: Say) -> None:
 
 
 def down(project: Project, say: Say) -> None:
-    """End every service that has a record, its children included."""
+    """End every service that has a record, its children included. A model service's record stays, for its port."""
     for record in sorted((project.home / "services").glob("*.json")):
         process = running(project, record.stem)
         if process is not None:
             say(f"stopping {record.stem}")
             _end(process)
+        if not record.stem.startswith(local.PREFIX):
+            record.unlink(missing_ok=True)
     for child in _started:
         child.poll()
+
+
+def clean(project: Project, say: Say) -> None:
+    """Stop everything and forget the state folder. Raises `BadInput` for a folder that is not one of Sluice's."""
+    down(project, say)
+    if not project.home.exists():
+        return
+    strangers = sorted({path.name for path in project.home.iterdir()} - _HOME_CONTENT)
+    if strangers:
+        raise BadInput(
+            f"{project.home} holds what Sluice did not put there ({', '.join(strangers[:5])}); is SLUICE_HOME right? Nothing was deleted"
+        )
+    shutil.rmtree(project.home)
+    say(f"forgot {project.home}")
+
+
+def check_alive(project: Project) -> None:
+    """Raise `Unavailable`, with the end of its log, for a service that was started and lives no more."""
+    for service in services(project, project.profile()):
+        if running(project, service.name) is None:
+            raise Unavailable(f"{service.name} has ended; `sluice up` starts it again. {_log_tail(project, service.name)}")
 
 
 def running(project: Project, name: str) -> psutil.Process | None:
@@ -161,7 +185,16 @@ def _migrate(project: Project, profile: Profile) -> None:
 
 
 def _warm(project: Project) -> Service:
-    environment = {"PYTHONPATH": str(project.folder), "PYTHONHASHSEED": "0", "PYTHONUNBUFFERED": "1", "GX_ANALYTICS_ENABLED": "false"}
+    # One thread for linear algebra: a pool of them does not survive a fork.
+    environment = {
+        "PYTHONPATH": str(project.folder),
+        "PYTHONHASHSEED": "0",
+        "OPENBLAS_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PYTHONUNBUFFERED": "1",
+        "GX_ANALYTICS_ENABLED": "false",
+    }
     return Service("warm", [sys.executable, "-m", "pipelines_lib.warm", str(warm_socket(project))], environment)
 
 

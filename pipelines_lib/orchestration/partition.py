@@ -14,9 +14,14 @@ def partition_of(context: Mapping[str, Any], use_case: UseCase) -> str:
 
     Airflow's own `partition_key` carries it (the timetable's for scheduled and backfill runs, the form's for manual
     ones); a run that another DAG triggered brings it as the parameter `partition`. Raises `AirflowFailException` where
-    neither is there, or where it is no partition of the use case.
+    neither is there, where both are and differ, or where it is no partition of the use case.
     """
-    key = context.get("partition_key") or context["params"].get("partition")
+    own, given = context.get("partition_key"), context["params"].get("partition")
+    if own and given and own != given:
+        raise AirflowFailException(
+            f"this run names two partitions, {own} (Partition Key) and {given} (Partition); trigger it again with one of them"
+        )
+    key = own or given
     if not key:
         raise AirflowFailException(
             f"this run names no partition. Trigger it again with a partition key such as {use_case.start:{use_case.key_format}} "

@@ -37,7 +37,7 @@ STOP_SECONDS = 10.0
 _STARTS = 5
 """Ports tried where others take them first."""
 _MODULE = "pipelines_lib.serving.server"
-_PREFIX = "serving-"
+PREFIX = "serving-"
 """Airflow and MLflow have their records in the same folder, and a use case may be called mlflow."""
 
 _children: list["subprocess.Popen[bytes]"] = []
@@ -266,7 +266,7 @@ def _url(port: int) -> str:
 
 
 def _records(project: Project) -> list[Record]:
-    names = [path.stem.removeprefix(_PREFIX) for path in sorted(_folder(project).glob(f"{_PREFIX}*.json"))]
+    names = [path.stem.removeprefix(PREFIX) for path in sorted(_folder(project).glob(f"{PREFIX}*.json"))]
     return [record for name in names if (record := _read(name, project))]
 
 
@@ -275,8 +275,8 @@ def _folder(project: Project) -> Path:
 
 
 def _path(use_case: str, project: Project) -> Path:
-    return _folder(project) / f"{_PREFIX}{use_case}.json"
+    return _folder(project) / f"{PREFIX}{use_case}.json"
 
 
 def _log(use_case: str, project: Project) -> Path:
-    return project.home / "logs" / f"{_PREFIX}{use_case}.log"
+    return project.home / "logs" / f"{PREFIX}{use_case}.log"

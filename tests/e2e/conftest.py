@@ -16,7 +16,7 @@ from pipelines_lib.local.services import down
 
 ROOT = Path(__file__).parents[2]
 
-# An hourly use case that the clock schedules every minute, so that a test sees a scheduled run.
+# An hourly use case: Airflow runs the latest tick as soon as its DAG is unpaused, so that a test sees a scheduled run.
 CLOCKWORK = """\
 name: clockwork
 title: Clockwork
@@ -24,7 +24,7 @@ owner: test@example.com
 task: binary
 partition: hour
 start: 2026-01-01
-schedule: {data: "* * * * *", training: null, monitoring: null}
+schedule: {data: "0 * * * *", training: null, monitoring: null}
 source: {path: "{home}/landing/clockwork/{partition}.csv", land: true}
 columns:
   amount: {type: number}

@@ -81,10 +81,8 @@ def test_a_second_demo_repeats_nothing(project: Project, api: AirflowApi) -> Non
         return {"runs": runs, "versions": {layer: tables.version(layer) for layer in ("raw", "clean", "labelled", "predictions")}}
 
     before = everything()
-    started = time.monotonic()
     Demo(project, Progress()).run()
     assert everything() == before
-    assert time.monotonic() - started < 60
 
 
 def test_rerunning_a_partition_changes_nothing(project: Project, api: AirflowApi) -> None:

@@ -1,0 +1,143 @@
+"""The task around a stage: exit codes become Airflow's outcomes, and one function says which partition a run is for."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import JobResult, Pipeline
+from pipelines_lib.orchestration import operators
+from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.orchestration.partition import partition_of
+from pipelines_lib.store import write_json
+
+ROOT = Path(__file__).parents[3]
+
+USE_CASE = """\
+name: shop
+title: Shop
+owner: test@example.com
+task: binary
+start: 2026-01-01
+source: {path: "{home}/{partition}.csv"}
+columns: {amount: {type: number}, outcome: {type: string, role: label}}
+label: {column: outcome, positive: "1"}
+gate: {metric: roc_auc, floor: 0.6}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    (tmp_path / "cases" / "shop").mkdir(parents=True)
+    (tmp_path / "cases" / "shop" / "use_case.yaml").write_text(USE_CASE, encoding="utf-8")
+    for name, value in {"PROJECT": ROOT, "HOME": tmp_path / "home", "USE_CASES": tmp_path / "cases", "PROFILE": "local"}.items():
+        monkeypatch.setenv(f"SLUICE_{name}", str(value))
+    return Project.from_environment()
+
+
+class TaskInstance:
+    try_number = 2
+
+    def get_dr_count(self, **query: Any) -> int:
+        assert query == {"dag_id": "shop__training", "states": ["queued", "running"]}
+        return 3
+
+
+class FakeJob:
+    """A job that leaves a result and ends with a code."""
+
+    code = 0
+    result = JobResult(stage="gate", reason="fine", figures={"n_rows": 5}, links={"MLflow run": "http://mlflow"})
+
+    def __init__(self, spec: Any, *_: Any) -> None:
+        FakeJob.spec = spec
+
+    def run(self, on_line: Any) -> int:
+        on_line("a line")
+        write_json(Path(self.spec.stage_dir) / "result.json", self.result)
+        return self.code
+
+
+def execute(
+    monkeypatch: pytest.MonkeyPatch,
+    project: Project,
+    code: int,
+    *,
+    stage: str = "gate",
+    pipeline: Pipeline = Pipeline.TRAINING,
+    **settings: Any,
+) -> Any:
+    monkeypatch.setattr(operators, "Job", FakeJob)
+    monkeypatch.setattr(FakeJob, "code", code)
+    task = run_job(project.use_case("shop"), pipeline, stage, **settings)
+    context = {
+        "partition_key": "2026-01-02",
+        "params": {"partition": None, "epochs": 3, "window": None},
+        "run_id": "manual__1",
+        "ti": TaskInstance(),
+    }
+    return task.execute({**context, "outlet_events": {}})
+
+
+def test_done_returns_the_figures(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert execute(monkeypatch, project, 0) == {"reason": "fine", "n_rows": 5}
+    assert FakeJob.spec.partition_key == "2026-01-02"
+    assert FakeJob.spec.params == {"epochs": 3}
+
+
+@pytest.mark.parametrize(("code", "settings", "outcome"), [
+    (2, {}, AirflowFailException),
+    (3, {}, AirflowFailException),
+    (3, {"on_hold": "skip"}, AirflowSkipException),
+    (1, {}, AirflowException),
+    (-9, {}, AirflowException),
+])  # fmt: skip
+def test_each_exit_code_has_its_outcome(
+    project: Project, monkeypatch: pytest.MonkeyPatch, code: int, settings: dict, outcome: type
+) -> None:
+    with pytest.raises(outcome) as raised:
+        execute(monkeypatch, project, code, **settings)
+    assert type(raised.value) is outcome  # the exceptions of "no retry" and "retry" are one's subclass of the other
+
+
+def test_decide_is_told_of_trainings_in_flight(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(monkeypatch, project, 0, stage="decide", pipeline=Pipeline.MONITORING)
+    assert FakeJob.spec.params["trainings_in_flight"] == 3
+
+
+@pytest.mark.parametrize(
+    ("own", "given", "expected"),
+    [("2026-01-02", None, "2026-01-02"), (None, "2026-01-03", "2026-01-03"), ("2026-01-02", "2026-01-02", "2026-01-02")],
+)
+def test_the_partition_comes_from_the_key_or_the_form(project: Project, own: str | None, given: str | None, expected: str) -> None:
+    assert partition_of({"partition_key": own, "params": {"partition": given}}, project.use_case("shop")) == expected
+
+
+@pytest.mark.parametrize(("own", "given", "message"), [
+    (None, None, "names no partition.*such as 2026-01-01"),
+    ("2026-01-02", "2026-01-03", "names two partitions"),
+    ("2026-1-2", None, "is not a partition of shop"),
+    ("../../etc", None, "is not a partition of shop"),
+])  # fmt: skip
+def test_a_run_without_one_partition_fails_for_good(project: Project, own: str | None, given: str | None, message: str) -> None:
+    with pytest.raises(AirflowFailException, match=message):
+        partition_of({"partition_key": own, "params": {"partition": given}}, project.use_case("shop"))
+
+
+def test_a_stage_that_is_none_is_our_own_mistake(project: Project) -> None:
+    with pytest.raises(AssertionError, match="no stage"):
+        run_job(project.use_case("shop"), Pipeline.DATA, "train")
+
+
+def test_no_heavy_module_came_with_it() -> None:
+    import subprocess
+
+    code = "import json, sys; import airflow.sdk; before = set(sys.modules); import pipelines_lib.orchestration.operators; print(json.dumps(sorted({m.split('.')[0] for m in set(sys.modules) - before})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {"pandas", "numpy", "torch", "mlflow", "boto3", "kubernetes", "pyarrow"} & set(
+        json.loads(done.stdout.strip().splitlines()[-1])
+    )
