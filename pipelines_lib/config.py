@@ -4,6 +4,7 @@
 pydantic, PyYAML and croniter alone, and does no I/O but reading the YAML file it is asked for.
 """
 
+import datetime as dt
 import os
 import re
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ class Project:
         good, broken = [], {}
         for name in self.use_case_names():
             try:
-                good.append(self.use_case(name))
+                good.append(load_use_case(self.use_cases / name))
             except ConfigError as error:
                 broken[name] = error
         return good, broken
@@ -188,7 +189,8 @@ def _explain(path: Path, root: yaml.Node, model: type[BaseModel], error: Any) ->
         case "missing":
             message = "required, and missing; add it"
         case _ if cause is None:
-            message = f"{message} (found {error['input']!r:.80}); change the value"
+            remedy = "put it in quotes, or YAML reads a date" if isinstance(error["input"], dt.date) else "change the value"
+            message = f"{message} (found {error['input']!r:.80}); {remedy}"
     yield f"{path}:{_line(root, location)}: {_dotted(location)}: {message}"
 
 

@@ -45,7 +45,11 @@ class Settings(BaseModel):
 
 
 class Schedule(Settings):
-    """Cron expressions in UTC; `null` leaves the DAG to manual runs, backfills and triggers."""
+    """Cron expressions in UTC; `null` leaves the DAG to manual runs, backfills and triggers.
+
+    `data` and `monitoring` come once a partition: a tick runs the partition that holds the tick before it. With
+    `partition: hour` they are "5 * * * *" and "35 * * * *" where nothing else is said.
+    """
 
     data: str | None = "0 2 * * *"
     """When the partition that has just closed is ingested."""
@@ -68,11 +72,21 @@ class Csv(Settings):
     """How a CSV file is written down. What is not said here is detected."""
 
     delimiter: str | None = Field(default=None, min_length=1, max_length=1)
-    """One character; detected when absent."""
+    """One ASCII character; detected when absent."""
     encoding: str | None = None
     """A Python codec name; UTF-8 (with or without BOM) is tried first, then detected, when absent."""
     header: bool = True
     """Whether the first line names the columns. Without a header columns are called c0, c1, …"""
+
+    @field_validator("delimiter")
+    @classmethod
+    def _separates_cells(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in '"\r\n\0'):
+            raise ValueError(
+                f"{value!r} can't separate cells: a delimiter is one ASCII character that is no line end and no quote, such as ',', ';' or '\\t'; "
+                "write one of these, or leave it out to have it detected"
+            )
+        return value
 
 
 class Replay(Settings):
@@ -303,9 +317,17 @@ class UseCase(Settings):
                 raise ValueError(
                     f"column {name!r}: a name holds letters, digits and underscores and starts with a letter; rename it and put the file's name under `source:`"
                 )
-            if name in RESERVED_COLUMNS:
+            if name.casefold() in RESERVED_COLUMNS:
                 raise ValueError(f"column {name!r}: Sluice keeps this name for itself; rename it and put the file's name under `source:`")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_of_hours(cls, given: Any) -> Any:
+        """The schedules' defaults follow the partitions' length."""
+        if isinstance(given, dict) and given.get("partition") == "hour" and isinstance(schedule := given.get("schedule", {}), dict):
+            return {**given, "schedule": {"data": "5 * * * *", "monitoring": "35 * * * *", **schedule}}
+        return given
 
     @model_validator(mode="after")
     def _parts_agree(self) -> Self:

@@ -1,7 +1,10 @@
 """The rules between two parts of a use case. A rule within one part stands with that part, in `use_case.py`."""
 
 from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
+
+from croniter import croniter
 
 if TYPE_CHECKING:
     from pipelines_lib.use_case import UseCase
@@ -25,6 +28,21 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
 
     if use_case.end is not None and use_case.end < use_case.start:
         yield ("end",), f"the last partition ({use_case.end}) lies before the first ({use_case.start}); swap them"
+    once, example = ("one minute of every hour", "5 * * * *") if use_case.partition == "hour" else ("one minute of every day", "0 2 * * *")
+    for pipeline, cron in (("data", use_case.schedule.data), ("monitoring", use_case.schedule.monitoring)):
+        if cron is not None and not ticks_once(cron, use_case.partition):
+            message = (
+                f"{cron!r} does not tick exactly once every {use_case.partition}, which skips partitions or takes open ones; "
+                f"write {once}, such as {example!r}, or change `partition`"
+            )
+            yield ("schedule", pipeline), message
+    spellings: dict[str, str] = {}
+    for name in columns:
+        if (other := spellings.setdefault(name.casefold(), name)) != name:
+            yield (
+                ("columns", name),
+                f"columns {other!r} and {name!r} differ in case alone, which tables can't tell apart; rename one of them",
+            )
     label = use_case.label
     if label.column not in columns:
         yield ("label", "column"), unknown(label.column)
@@ -74,6 +92,18 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
         for name in _columns_named_in(arguments):
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
+
+
+@cache
+def ticks_once(cron: str, partition: str) -> bool:
+    """Whether a valid cron expression of five fields ticks exactly once in each hour, or on each day.
+
+    Read off the fields, since no number of ticks tried would show that a month far away is left out.
+    """
+    fields, _ = croniter.expand(cron)
+    every = [field == ["*"] or len(field) == size for field, size in zip(fields, (60, 24, 31, 12, 7), strict=True)]
+    once = [field != ["*"] and len(field) == 1 for field in fields]
+    return all(every[2:]) and once[0] and (every[1] if partition == "hour" else once[1])
 
 
 def _columns_named_in(arguments: dict[str, Any]) -> Iterator[str]:

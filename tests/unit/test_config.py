@@ -92,6 +92,11 @@ WRONG = [
     (GOOD + "a: [1, 2\n", "20: not valid YAML: ", "check indentation, colons and quotes near this line"),
     (GOOD + "a: !!python/object/apply:os.getcwd []\n", "19: could not determine a constructor", ""),
     (GOOD.replace("start: 2026-01-01", "start: soon"), "5: start: ", "found 'soon'); change the value"),
+    (
+        GOOD.replace("  path: data/{partition}.csv", "  path: data/{partition}.csv\n  params: {drift_from: 2026-01-16}"),
+        "8: source.params.drift_from: ",
+        "(found datetime.date(2026, 1, 16)); put it in quotes, or YAML reads a date",
+    ),
     (GOOD.encode() + "name: Größe".encode("latin-1"), "not UTF-8 text", "save it as UTF-8"),
     ("", "1: expected settings as `key: value` lines, found nothing", ""),
     ("- a\n", "1: expected settings as `key: value` lines", ""),
@@ -133,6 +138,16 @@ def test_one_that_is_wrong_never_hides_the_others(project):
     assert [use_case.name for use_case in good] == ["one", "three", "two"]
     assert set(broken) == {"unknown", "bytes", "empty", "yaml", "misnamed"}
     assert all(str(project.use_cases / name) in str(error) for name, error in broken.items())
+
+
+def test_the_folder_is_looked_through_once_however_many_there_are(project, monkeypatch):
+    for name in ("one", "two", "three"):
+        write(project, GOOD.replace("name: shop", f"name: {name}"), name)
+    looks = []
+    monkeypatch.setattr(Path, "glob", lambda folder, pattern, glob=Path.glob: looks.append(folder) or glob(folder, pattern))
+
+    assert len(project.use_cases_or_errors()[0]) == 3
+    assert looks == [project.use_cases]
 
 
 def test_an_unknown_use_case_is_told_with_those_there_are(project):

@@ -1,13 +1,15 @@
 import datetime as dt
+from itertools import islice
 
 import pytest
-from hypothesis import given
+from croniter import croniter
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import METRICS, UseCase
-from pipelines_lib.use_case_rules import FieldErrors
+from pipelines_lib.use_case_rules import FieldErrors, ticks_once
 
 
 def problems(make_use_case, **changes) -> dict[str, str]:
@@ -28,6 +30,9 @@ ROWS = {"split": {"by": "row"}, "columns": COLUMNS}
     ("changes", "field", "says"),
     [
         ({"end": "2025-12-31"}, "end", "lies before the first"),
+        ({"partition": "hour", "schedule": {"data": "0 2 * * *"}}, "schedule.data", "write one minute of every hour, such as '5 * * * *'"),
+        ({"schedule": {"monitoring": "0 4 * * 1"}}, "schedule.monitoring", "write one minute of every day"),
+        (ROWS | {"columns": {**COLUMNS, "Price": {"type": "number"}}}, "columns.Price", "'price' and 'Price' differ in case alone"),
         ({"label": {"column": "deed", "positive": "buy"}}, "label.column", "column 'deed' is not declared; declared are: id, who"),
         ({"label": {"column": "colour", "positive": "buy"}}, "columns.colour.role", "would leak it; set `role: label`"),
         ({"label": {"column": "action"}}, "label", "needs `positive`"),
@@ -88,6 +93,10 @@ def test_every_broken_rule_is_told_at_once(make_use_case):
         ({"source": {"path": "{partition}.csv", "replay": {}}}, "must not contain {partition}"),
         ({"columns": {"a b": {"type": "number"}}}, "starts with a letter; rename it"),
         ({"columns": {"row_id": {"type": "number"}}}, "keeps this name for itself"),
+        ({"columns": {"Row_ID": {"type": "number"}}}, "keeps this name for itself"),
+        ({"source": {"path": "{partition}.csv", "csv": {"delimiter": "，"}}}, "one ASCII character that is no line end and no quote"),
+        ({"source": {"path": "{partition}.csv", "csv": {"delimiter": "\n"}}}, "one ASCII character that is no line end and no quote"),
+        ({"source": {"path": "{partition}.csv", "csv": {"delimiter": '"'}}}, "one ASCII character that is no line end and no quote"),
         ({"quality": {"expectations": [{"expect_a": {}, "expect_b": {}}]}}, "is not one expectation"),
         ({"quality": {"expectations": [{"column_is_fine": {}}]}}, "is not one expectation"),
         ({"clean": [{"fill": {"price": 0}, "deduplicate": ["id"]}]}, "a cleaning step does one thing"),
@@ -105,6 +114,48 @@ def test_a_rule_of_one_part(make_use_case, changes, says):
 
 def test_null_leaves_a_dag_without_schedule(make_use_case):
     assert make_use_case(schedule={"data": None}).schedule.data is None
+
+
+def test_an_hourly_use_case_runs_every_hour_where_nothing_else_is_said(make_use_case):
+    assert make_use_case().schedule.data == "0 2 * * *"
+    assert make_use_case(partition="hour").schedule.data == "5 * * * *"
+    assert make_use_case(partition="hour").schedule.monitoring == "35 * * * *"
+    own = make_use_case(partition="hour", schedule={"data": None, "monitoring": "50 * * * *"}).schedule
+    assert (own.data, own.monitoring) == (None, "50 * * * *")
+
+
+FIELDS = (
+    st.sampled_from(["0", "59", "5,5", "*/60", "*", "*/30", "0-1"]),
+    st.sampled_from(["*", "0-23", "2", "*/6", "1,2"]),
+    st.sampled_from(["*", "1-31", "*/1", "1-30", "L"]),
+    st.sampled_from(["*", "1-12", "1-11"]),
+    st.sampled_from(["*", "0-6", "sun-sat", "1-5", "1#1"]),
+)
+
+
+@settings(deadline=None)
+@given(st.tuples(*FIELDS).map(" ".join), st.sampled_from(["day", "hour"]))
+@example("5 * * * *", "hour")
+@example("0 2 1-31 * 0-6", "day")
+@example("0 2 * 1-11 *", "day")
+@example("0 2 1-30 * *", "day")
+def test_a_schedule_that_fits_ticks_once_a_partition(cron, partition):
+    if not ticks_once(cron, partition):
+        return
+    # A year of days; of hours, a month.
+    n, length = (366, dt.timedelta(days=1)) if partition == "day" else (750, dt.timedelta(hours=1))
+    start = dt.datetime(2026, 1, 1)
+    ticks = islice(croniter(cron, start - dt.timedelta(minutes=1)).all_next(dt.datetime), n)
+
+    assert [(tick - start) // length for tick in ticks] == list(range(n))
+
+
+@pytest.mark.parametrize(
+    ("cron", "partition"),
+    [("5 * * * *", "hour"), ("*/60 0-23 1-31 * 0-6", "hour"), ("0 2 * * *", "day"), ("59 23 */1 1-12 sun-sat", "day")],
+)
+def test_however_it_is_written(cron, partition):
+    assert ticks_once(cron, partition)
 
 
 def test_settings_are_frozen(make_use_case):
