@@ -16,20 +16,10 @@ TIMEOUT = 60.0
 
 
 def main(stage: Stage) -> JobResult:
-    """Point to the version, see that the service runs, wait until it answers with it."""
+    """Put the version up, and say how long that took."""
     started = time.monotonic()
     model = ModelRef.model_validate(stage.result_of("register").outputs["model"])
-    current = read_pointer(stage.root)
-    _refuse_older(stage, model, current)
-    if current is None or current.model != model:
-        write_pointer(stage.root, Deployment.candidate(model, stage.use_case, current))
-    try:
-        service = local.ensure(stage.use_case, stage.project, stage.root)
-        _wait_for(model, service)
-    except (DataError, Unavailable):
-        # A version that can't be served must not stay the one that is pointed to.
-        roll_back(stage, model)
-        raise
+    service = put_up(stage, model)
     return JobResult(
         stage="deploy",
         reason=f"version {model.version} answers at {service.url}",
@@ -37,6 +27,25 @@ def main(stage: Stage) -> JobResult:
         outputs={"model": model.model_dump(mode="json"), "url": service.url, "port": service.port},
         links={"Service": service.url},
     )
+
+
+def put_up(stage: Stage, model: ModelRef) -> local.Service:
+    """Point to the version, see that the service runs, wait until it answers with it; changes nothing where it does already.
+
+    Raises `Held` where a newer version serves, `DataError` or `Unavailable` where the version does not come up.
+    """
+    current = read_pointer(stage.root)
+    _refuse_older(stage, model, current)
+    if current is None or current.model != model:
+        write_pointer(stage.root, Deployment.candidate(model, stage.use_case, current))
+    try:
+        service = local.ensure(stage.use_case, stage.project, stage.root)
+        _wait_for(model, service)
+    except BaseException:
+        # A version that can't be served must not stay the one that is pointed to.
+        roll_back(stage, model)
+        raise
+    return service
 
 
 def roll_back(stage: Stage, model: ModelRef) -> int | None:

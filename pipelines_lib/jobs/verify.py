@@ -1,6 +1,8 @@
 """Ask the service the recorded hold-out rows; promote the version if its answers are the evaluation's, roll back if not.
 
 python -m pipelines_lib.jobs.verify --spec spec.json
+
+However this fails, no candidate is left serving; only a process that is killed can leave one, until the stage runs again.
 """
 
 import time
@@ -11,7 +13,7 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
-from pipelines_lib.jobs.deploy import roll_back
+from pipelines_lib.jobs.deploy import put_up, roll_back
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Package
@@ -29,11 +31,18 @@ def main(stage: Stage) -> JobResult:
     """Compare, then promote or roll back."""
     deployed = stage.result_of("deploy").outputs
     model = ModelRef.model_validate(deployed["model"])
-    service = local.ensure(stage.use_case, stage.project, stage.root)
-    package = Package.open(package_folder(stage.root, model))
-    figures = _compare(package, model, service.port, stage.use_case.name)
-    _hold_if_wrong(stage, model, figures)
-    _promote(stage, model)
+    # Where an earlier try rolled back, the version must first be put up again.
+    service = put_up(stage, model)
+    try:
+        package = Package.open(package_folder(stage.root, model))
+        figures = _compare(package, model, service.port, stage.use_case.name)
+        _hold_if_wrong(stage, model, figures)
+        _promote(stage, model)
+    except Held:
+        raise
+    except BaseException:
+        roll_back(stage, model)
+        raise
     status: dict[str, JsonValue] = {
         "model_version": model.version,
         "url": service.url,

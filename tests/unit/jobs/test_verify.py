@@ -2,18 +2,20 @@
 
 import pytest
 
-from pipelines_lib.contracts import ModelRef
-from pipelines_lib.errors import Held
-from pipelines_lib.jobs import verify
+from pipelines_lib.contracts import JobResult, ModelRef
+from pipelines_lib.errors import DataError, Held, Unavailable
+from pipelines_lib.jobs import deploy, verify
 from pipelines_lib.registry.package import Package
 from pipelines_lib.serving import local
+from pipelines_lib.serving.pointer import Deployment, read_pointer, write_pointer
+from pipelines_lib.store import write_json
 
 MODEL = ModelRef(name="shop", version=2, package="shop/packages/p", run_id="run")
 
 
 @pytest.fixture
-def package(tmp_path, make_package):
-    root = tmp_path / "store" / "shop"
+def package(sandbox, make_package):
+    root = sandbox.project.home / "store" / "shop"
     return Package.open(root.parent / make_package(root))
 
 
@@ -61,3 +63,116 @@ def test_right_answers_pass(package, monkeypatch, verdict):
     answers(package, monkeypatch)
     figures = verdict()
     assert (figures["rows"], figures["requests"], figures["errors"]) == (20, 21, 0)
+
+
+# --- whatever goes wrong, no candidate stays up ---------------------------------------------------------------------
+
+
+FIRST = MODEL.model_copy(update={"version": 1})
+
+
+class Outside:
+    """The service and the registry, and which of them is out of order."""
+
+    def __init__(self) -> None:
+        self.broken: dict[str, Exception] = {}
+        self.promoted: list[int] = []
+
+    def does(self, what, answer):
+        """A stand-in for `what` that gives `answer(...)`, or raises what is set for it."""
+
+        def call(*given, **named):
+            if what in self.broken:
+                raise self.broken[what]
+            return answer(*given, **named)
+
+        return call
+
+
+@pytest.fixture
+def outside(monkeypatch, package):
+    made = Outside()
+    service = local.Service("shop", "http://127.0.0.1:1", 1, 1)
+    monkeypatch.setattr(local, "ensure", made.does("ensure", lambda *_: service))
+    monkeypatch.setattr(local, "stop", lambda *_: True)
+    monkeypatch.setattr(deploy, "_wait_for", made.does("wait", lambda *_: None))
+    monkeypatch.setattr(verify, "connect", made.does("connect", lambda uri: None))
+    monkeypatch.setattr(verify.ModelRegistry, "promote", lambda _, version: made.promoted.append(version))
+    answers(package, monkeypatch)
+    monkeypatch.setattr(local, "ask", made.does("ask", local.ask))
+    return made
+
+
+@pytest.fixture
+def put_up(package, sandbox, make_use_case):
+    """Returns `put_up(before)`: points to version 2 as deploy does, after version 1 where `before`, and returns the stage verify."""
+
+    def make(before):
+        stage = sandbox.stage("verify", make_use_case(), "2026-01-05")
+        model = MODEL.model_copy(update={"package": str(package.folder.relative_to(stage.spec.store))})
+        served = Deployment.candidate(FIRST, stage.use_case, None).verified() if before else None
+        write_pointer(stage.root, served)
+        write_pointer(stage.root, Deployment.candidate(model, stage.use_case, served))
+        result = JobResult(stage="deploy", outputs={"model": model.model_dump(mode="json")})
+        write_json(f"{stage.spec.run_dir}/deploy/result.json", result)
+        return stage
+
+    return make
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    ("what", "error"),
+    [
+        ("ensure", Unavailable("no port is free")),
+        ("wait", DataError("the service can't serve version 2")),
+        ("ask", ConnectionResetError("gone")),
+        ("ask", ValueError("no JSON")),
+        ("connect", Unavailable("MLflow's database stayed locked")),
+    ],
+)
+def test_a_failure_leaves_no_candidate_and_a_retry_puts_it_up_again(outside, put_up, what, error, before):
+    stage = put_up(before)
+    outside.broken[what] = error
+    for _ in range(2):
+        with pytest.raises(type(error), match=str(error)):
+            verify.main(stage)
+        pointer = read_pointer(stage.root)
+        assert (pointer and (pointer.model.version, pointer.state)) == ((1, "serving") if before else None)
+    assert outside.promoted == []
+
+    outside.broken.clear()
+    verify.main(stage)
+    assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (2, "serving")
+    assert outside.promoted == [2]
+
+
+def test_a_damaged_package_leaves_no_candidate(outside, put_up, package):
+    stage = put_up(True)
+    (package.folder / "model.onnx").write_bytes(b"")
+    with pytest.raises(DataError, match="was changed"):
+        verify.main(stage)
+    assert read_pointer(stage.root).model.version == 1
+
+
+def test_a_candidate_of_another_run_is_left_alone(outside, put_up, monkeypatch):
+    stage = put_up(True)
+    third = MODEL.model_copy(update={"version": 3})
+
+    def another_run_is_quicker(*_):
+        write_pointer(stage.root, Deployment.candidate(third, stage.use_case, read_pointer(stage.root)))
+        raise ConnectionResetError
+
+    monkeypatch.setattr(local, "ask", another_run_is_quicker)
+    with pytest.raises(ConnectionResetError):
+        verify.main(stage)
+    assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (3, "candidate")
+
+
+def test_a_version_that_was_verified_stays_when_a_second_look_fails(outside, put_up):
+    stage = put_up(True)
+    verify.main(stage)
+    outside.broken["ask"] = ConnectionResetError("gone")
+    with pytest.raises(ConnectionResetError):
+        verify.main(stage)
+    assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (2, "serving")
