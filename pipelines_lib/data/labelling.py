@@ -1,5 +1,7 @@
 """Labels: made from one column, once the label's horizon has passed."""
 
+from collections.abc import Collection
+
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -20,15 +22,18 @@ def labelled(clean: pa.Table, use_case: UseCase) -> pa.Table:
     return clean.append_column("label", labels).filter(pc.is_valid(labels))
 
 
-def due(use_case: UseCase, partition_key: str, clean_partitions: list[str]) -> list[str]:
-    """The partitions to label in the run of `partition_key`: those whose horizon has passed and whose rows may have changed.
+def due(use_case: UseCase, partition_key: str, clean_partitions: Collection[str], labelled_partitions: Collection[str]) -> list[str]:
+    """The partitions to label in the run of `partition_key`, oldest first.
 
-    With horizon h the run of partition p closes p - h; where p + h has come already (a backfill, or p runs again), p itself
-    is due too. So whatever order partitions run in, each ends up labelled once its horizon has passed.
+    With horizon h partition p is closed once p + h, or a later one, is clean. Due is every closed partition that has no
+    labels yet, and the run's own, whose rows may have changed. So whatever order partitions run in, and whichever are held
+    or empty, each that is clean ends up labelled once it is closed.
     """
     horizon = use_case.label.horizon
     if horizon == 0:
         return [partition_key]
-    newest = max(clean_partitions)
-    candidates = (use_case.shift(partition_key, -horizon), partition_key)
-    return [key for key in candidates if key in clean_partitions and use_case.shift(key, horizon) <= newest]
+    if not clean_partitions:
+        return []
+    newest_closed = use_case.shift(max(clean_partitions), -horizon)
+    waiting = set(clean_partitions) - set(labelled_partitions) | {partition_key}
+    return sorted(key for key in waiting if key <= newest_closed)

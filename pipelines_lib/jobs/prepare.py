@@ -24,7 +24,7 @@ def main(stage: Stage) -> JobResult:
     rows, changes = clean(typed(_passed(stage, tables), stage.use_case).rows, stage.use_case.clean)
     clean_version = tables.write("clean", key, rows)
     n_labelled: dict[str, JsonValue] = {}
-    for partition in due(stage.use_case, key, tables.partitions("clean")):
+    for partition in due(stage.use_case, key, tables.partitions("clean"), tables.partitions("labelled")):
         ready = with_split(labelled(tables.read("clean", [partition], version=clean_version), stage.use_case), stage.use_case)
         tables.write("labelled", partition, ready)
         n_labelled[partition] = ready.num_rows

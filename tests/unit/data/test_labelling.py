@@ -1,5 +1,6 @@
 import pyarrow as pa
-import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pipelines_lib.data.labelling import due, labelled
 
@@ -40,22 +41,45 @@ def test_a_whole_number_beyond_what_a_float_keeps_is_rounded(make_use_case):
     assert labelled(clean(power=pa.array([2**53 + 1])), use_case)["label"].to_pylist() == [2.0**53]
 
 
-@pytest.mark.parametrize("order", [[1, 2, 3, 4], [4, 3, 2, 1], [3, 1, 4, 2], [2, 4, 1, 3, 2]])
-def test_every_partition_is_labelled_once_its_horizon_has_passed_whatever_the_order(make_use_case, order):
-    label = {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "yes", "horizon": 2}
-    use_case = make_use_case(label=label)
-    there, done = set(), set()
+def days(horizon: int) -> dict:
+    return {"label": {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "yes", "horizon": horizon}}
+
+
+def key(day: int) -> str:
+    return f"2026-01-{day:02d}"
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.permutations(range(1, 13)), st.sets(st.integers(1, 12)), st.sets(st.integers(1, 12)), st.integers(0, 5))
+def test_every_closed_partition_is_labelled_whatever_the_order_and_whichever_are_held_or_empty(make_use_case, order, held, empty, horizon):
+    use_case = make_use_case(**days(horizon))
+    clean, done = set(), set()
     for day in order:
-        there.add(f"2026-01-0{day}")
-        done |= set(due(use_case, f"2026-01-0{day}", sorted(there)))
+        if day in held:
+            continue
+        clean |= {key(day)} - {key(day) for day in empty}
+        done |= set(due(use_case, key(day), sorted(clean), sorted(done & clean)))
 
-    assert done == {"2026-01-01", "2026-01-02"}
+    closed = {one for one in clean if use_case.shift(one, horizon) <= max(clean)}
+    assert done & clean == closed
 
 
-def test_a_partition_that_runs_again_is_labelled_again(make_use_case):
-    label = {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "yes", "horizon": 1}
-    assert due(make_use_case(label=label), "2026-01-01", ["2026-01-01", "2026-01-05"]) == ["2026-01-01"]
+def test_a_day_that_is_held_costs_no_other_day_its_labels(make_use_case):
+    use_case = make_use_case(**days(2))
+    done: list[str] = []
+    for day in (1, 2, 3, 5, 6, 7, 8):
+        done += due(use_case, key(day), [key(d) for d in range(1, day + 1) if d != 4], done)
+
+    assert done == [key(day) for day in (1, 2, 3, 5, 6)]
+
+
+def test_a_partition_that_runs_again_is_labelled_again_and_no_other(make_use_case):
+    assert due(make_use_case(**days(1)), key(1), [key(1), key(2), key(5)], [key(1), key(2)]) == [key(1)]
+
+
+def test_a_first_partition_without_rows_leaves_nothing_to_label(make_use_case):
+    assert due(make_use_case(**days(1)), key(1), [], []) == []
 
 
 def test_without_a_horizon_only_the_partition_itself_is_due(make_use_case):
-    assert due(make_use_case(), "2026-01-03", ["2026-01-01", "2026-01-05"]) == ["2026-01-03"]
+    assert due(make_use_case(), key(3), [key(1), key(5)], []) == [key(3)]

@@ -73,6 +73,17 @@ def test_labels_wait_for_their_horizon(sandbox, make_use_case):
     assert tables(sandbox, use_case).partitions("labelled") == ["2026-01-01"]
 
 
+def test_labels_wait_past_a_day_that_is_missing_and_an_empty_first_one(sandbox, make_use_case):
+    label = {"column": "action", "map": {"buy": "yes", "view": "no"}, "positive": "yes", "horizon": 2}
+    use_case = make_use_case(label=label, clean=[{"drop_missing": ["price"]}])
+
+    run(sandbox, use_case, "2026-01-01", HEADER + "e,u,2026-01-01,,1,red,buy\n")
+    for day in (2, 3, 5, 6):
+        run(sandbox, use_case, f"2026-01-0{day}", HEADER + lines(10))
+
+    assert tables(sandbox, use_case).partitions("labelled") == ["2026-01-02", "2026-01-03"]
+
+
 def test_what_is_held_is_not_prepared(sandbox, make_use_case):
     with pytest.raises(Held):
         run(sandbox, make_use_case(), "2026-01-01", HEADER)
