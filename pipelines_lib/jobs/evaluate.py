@@ -108,14 +108,16 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
 def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence: Evidence) -> Run:
     """The MLflow run of this training, with its settings, curves and figures."""
     experiment = tracking.experiment(client, stage.use_case.name, stage.root / "mlflow")
-    run = tracking.run_of(client, experiment, stage.spec.run_id, {"sluice.use_case": stage.use_case.name})
     ref, history = challenger.snapshot.ref, challenger.training["history"]
+    params = {**challenger.training["settings"], "use_case": stage.use_case.name, "task": stage.use_case.task}
+    trained = {**params, "snapshot": ref.content_hash}
+    run = tracking.run_of(client, experiment, stage.spec.run_id, trained, {"sluice.use_case": stage.use_case.name})
     points = {f"holdout_{name}": figure for name, figure in challenger.figures.items()} | _against(evidence.comparison)
     points |= {f"{side}_rows": n for side, n in challenger.snapshot.sizes().items()}
     tracking.log(
         client,
         run,
-        params={**challenger.training["settings"], "use_case": stage.use_case.name, "task": stage.use_case.task},
+        params=params,
         metrics={name: value for name, value in points.items() if value is not None},
         curves={name: [(epoch["epoch"], epoch[name]) for epoch in history] for name in ("train_loss", "validation_loss")},
         tags={
@@ -123,6 +125,9 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
             "sluice.snapshot": ref.content_hash,
             "sluice.table_version": str(ref.version),
             "sluice.champion": str(evidence.champion),
+            "sluice.reason": str(stage.spec.params.get("reason") or "")[:500],
+            # The stage register, where a model that passed comes next, says so; the stage gate does without MLflow's long import.
+            "sluice.gate": "held, or not judged yet",
         },
     )
     return run

@@ -56,6 +56,7 @@ def _status(stage: Stage, figures: dict[str, JsonValue], reason: str | None) -> 
         "run_id": stage.spec.run_id,
         "verdict": "pass" if reason is None else "hold",
         "reason": reason or "every gate passes",
+        "why": str(stage.spec.params.get("reason") or "")[:500],
         **{name: figures[name] for name in ("metric", "challenger", "champion")},
     }
 

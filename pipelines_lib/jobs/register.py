@@ -6,7 +6,7 @@ python -m pipelines_lib.jobs.register --spec spec.json
 from pathlib import Path
 from typing import Any
 
-from pipelines_lib.contracts import JobResult
+from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry import tracking
@@ -35,6 +35,7 @@ def main(stage: Stage) -> JobResult:
     )
     Package.open(folder)
     client = tracking.connect(stage.profile.tracking_uri)
+    tracking.tag(client, manifest.mlflow_run_id, _verdicts(verdict))
     package = str(folder.relative_to(stage.spec.store))
     registry = ModelRegistry(client, stage.use_case.name)
     model = registry.register(package, folder.resolve().as_uri(), manifest.mlflow_run_id, stage.spec.run_id)
@@ -43,12 +44,19 @@ def main(stage: Stage) -> JobResult:
         reason=f"version {model.version} is registered",
         figures={"version": model.version, "bytes": sum(path.stat().st_size for path in folder.iterdir())},
         outputs={"model": model.model_dump(mode="json")},
-        links={"Model card": f"{package}/{CARD}", **tracking.page(stage.profile.mlflow_url, client.get_run(manifest.mlflow_run_id))},
+        links=tracking.page(stage.profile.mlflow_url, client.get_run(manifest.mlflow_run_id)),
     )
 
 
 def _folder(stage: Stage, name: str) -> Path:
     return Path(stage.spec.store) / str(stage.result_of(name).outputs["folder"])
+
+
+def _verdicts(judged: JobResult) -> dict[str, str]:
+    """Tags for the MLflow run: that the gate let the model through, and what each of its parts said."""
+    results: Any = judged.figures["gates"]
+    parts = (GateResult.model_validate(result) for result in results)
+    return {"sluice.gate": "pass", **{f"sluice.gate.{part.gate}": f"{part.verdict}: {part.reason}" for part in parts}}
 
 
 def _card(stage: Stage, manifest: Manifest, trained: Path, evaluated: Path) -> str:

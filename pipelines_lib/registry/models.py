@@ -24,10 +24,6 @@ class ModelRegistry:
         """The version that serves, or None."""
         return self._at(CHAMPION)
 
-    def previous(self) -> ModelRef | None:
-        """The version that served before, or None."""
-        return self._at(PREVIOUS)
-
     def register(self, package: str, uri: str, mlflow_run_id: str, run_id: str) -> ModelRef:
         """The version of the package at `package` (below the store; `uri` says where that is), and the alias challenger.
 

@@ -1,11 +1,15 @@
 """MLflow's tracking server: one run a training, found again by a retry.
 
+A training is a run id and what was trained: MLflow lets no parameter of a run change, and a person who edits a setting and
+trains again under the same run id has made another model.
+
 Importing MLflow costs 2.5 s, so whoever does not log or register must not import this module.
 """
 
 import contextlib
 import fcntl
 import hashlib
+import json
 import logging
 import random
 import time
@@ -56,10 +60,10 @@ def experiment(client: MlflowClient, name: str, artifacts: Path) -> str:
         return experiment(client, name, artifacts)  # another process was first
 
 
-def run_of(client: MlflowClient, experiment_id: str, run_id: str, tags: Mapping[str, str]) -> Run:
-    """The MLflow run of the training `run_id`: the one there is, else a new one."""
+def run_of(client: MlflowClient, experiment_id: str, run_id: str, trained: Mapping[str, Any], tags: Mapping[str, str]) -> Run:
+    """The MLflow run of the training `run_id` of what `trained` says (settings and data): the one there is, else a new one."""
     # A run id is a person's text, and a filter is a little language: only a hash of it goes into the filter.
-    key = hashlib.sha256(run_id.encode()).hexdigest()[:32]
+    key = hashlib.sha256(json.dumps([run_id, trained], sort_keys=True).encode()).hexdigest()[:32]
     found = retried(lambda: client.search_runs([experiment_id], f"tags.`sluice.run_key` = '{key}'", max_results=1))
     if found:
         return found[0]
@@ -87,6 +91,11 @@ def log(
     given = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()]
     retried(lambda: client.log_batch(run.info.run_id, params=given, tags=[RunTag(name, value) for name, value in tags.items()]))
     retried(lambda: client.set_terminated(run.info.run_id, "FINISHED"))
+
+
+def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
+    """Set tags of the MLflow run `run_id`."""
+    retried(lambda: client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()]))
 
 
 def retried(call: Callable[[], T]) -> T:

@@ -25,10 +25,16 @@ def test_a_good_model_passes(evaluated):
         "run_id": "run",
         "verdict": "pass",
         "reason": "every gate passes",
+        "why": "",
         "metric": "roc_auc",
         "challenger": result.figures["challenger"],
         "champion": None,
     }
+
+
+def test_why_the_training_ran_is_kept(evaluated):
+    evaluated.run("gate", reason="the new source is live")
+    assert status(evaluated)["why"] == "the new source is live"
 
 
 def test_a_model_below_the_floor_is_held_with_the_figures(evaluated, make_credit):

@@ -25,7 +25,7 @@ def test_the_package_opens_and_answers(trained):
     card = (package.folder / "card.md").read_text()
     assert "| `income` | number |" in card
     assert f"| roc_auc | {package.manifest.metrics['roc_auc']:.4f} |" in card
-    assert result.links["Model card"] == f"{model.package}/card.md"
+    assert list(result.links) == ["MLflow run"]
 
 
 def test_registering_again_is_the_same_version(trained):
@@ -39,6 +39,30 @@ def test_the_whole_run_again_after_the_promotion_is_the_same_version(trained):
     again = trained.run("snapshot", "train", "evaluate", "gate", "register")
     assert ModelRef.model_validate(again.outputs["model"]) == champion
     assert registry(trained).champion() == champion
+
+
+def test_mlflow_says_why_the_training_ran_and_what_the_gate_said(trained):
+    client = tracking.connect(trained.stage("register").profile.tracking_uri)
+    run_id = trained.run("evaluate", reason="the new source is live").outputs["mlflow_run_id"]
+    tags = client.get_run(run_id).data.tags
+    assert (tags["sluice.reason"], tags["sluice.gate"]) == ("the new source is live", "held, or not judged yet")
+    trained.run("gate", "register")
+    tags = client.get_run(run_id).data.tags
+    assert tags["sluice.gate"] == "pass"
+    assert tags["sluice.gate.champion"] == "pass: no champion serves yet"
+
+
+def test_an_edited_setting_under_the_same_run_id_is_another_run_and_version(trained, make_credit):
+    first = trained.promote()
+    faster = make_credit(training={**trained.use_case.training.model_dump(), "learning_rate": 0.03})
+    stages = ("snapshot", "train", "evaluate", "gate", "register")
+    second = ModelRef.model_validate(trained.run(*stages, use_case=faster, force=True).outputs["model"])
+    assert (first.version, second.version) == (1, 2)
+    assert first.run_id != second.run_id
+    client = tracking.connect(trained.stage("register").profile.tracking_uri)
+    assert [client.get_run(model.run_id).data.params["learning_rate"] for model in (first, second)] == ["0.02", "0.03"]
+    # And the same again is the same.
+    assert ModelRef.model_validate(trained.run(*stages, use_case=faster, force=True).outputs["model"]) == second
 
 
 def test_a_held_model_is_not_registered(trained, make_credit):

@@ -20,8 +20,13 @@ def client(uri):
     return tracking.connect(uri)
 
 
-def new_run(client, tmp_path, run_id, experiment="demo"):
-    return tracking.run_of(client, tracking.experiment(client, experiment, tmp_path / "artefacts"), run_id, {"sluice.partition": "p"})
+def new_run(client, tmp_path, run_id, experiment="demo", **trained):
+    found = tracking.experiment(client, experiment, tmp_path / "artefacts")
+    return tracking.run_of(client, found, run_id, trained, {"sluice.partition": "p"})
+
+
+def aliases(client, name):
+    return {alias: int(version) for alias, version in client.get_registered_model(name).aliases.items()}
 
 
 def test_a_retry_finds_the_run_of_its_training_whatever_the_run_id(client, tmp_path):
@@ -30,6 +35,13 @@ def test_a_retry_finds_the_run_of_its_training_whatever_the_run_id(client, tmp_p
         assert new_run(client, tmp_path, run_id).info.run_id == run.info.run_id
         assert run.data.tags["sluice.run_id"] == run_id
     assert new_run(client, tmp_path, "another").info.run_id != run.info.run_id
+
+
+def test_other_settings_or_data_under_the_same_run_id_are_another_run(client, tmp_path):
+    first = new_run(client, tmp_path, "edited", epochs=3, snapshot="a")
+    for trained in ({"epochs": 4, "snapshot": "a"}, {"epochs": 3, "snapshot": "b"}):
+        assert new_run(client, tmp_path, "edited", **trained).info.run_id != first.info.run_id
+    assert new_run(client, tmp_path, "edited", snapshot="a", epochs=3).info.run_id == first.info.run_id
 
 
 def test_logging_again_changes_nothing(client, tmp_path):
@@ -64,15 +76,16 @@ def test_versions_walk_from_challenger_to_champion_to_previous(client, tmp_path)
     assert (first.version, second.version, first.package) == (1, 2, "walk/packages/one")
     for _ in range(2):
         assert registry.promote(1) == first
-        assert (registry.champion(), registry.previous()) == (first, None)
+        assert registry.champion() == first
+        assert aliases(client, "walk")["champion"] == 1
+        assert "previous" not in aliases(client, "walk")
     for _ in range(2):
         registry.promote(2)
-        assert (registry.champion(), registry.previous()) == (second, first)
-    assert "challenger" not in client.get_registered_model("walk").aliases
+        assert registry.champion() == second
+        assert aliases(client, "walk") == {"champion": 2, "previous": 1}
     # Registering the champion's own run again leaves it champion, and no challenger of itself.
     assert registry.register(second.package, "file:///tmp/two", second.run_id, "walk-two") == second
-    aliases = client.get_registered_model("walk").aliases
-    assert {alias: int(version) for alias, version in aliases.items()} == {"champion": 2, "previous": 1}
+    assert aliases(client, "walk") == {"champion": 2, "previous": 1}
     with pytest.raises(DataError, match="no version 3"):
         registry.promote(3)
 
