@@ -12,8 +12,8 @@ DOC = """
 Compares one partition of the service's answers with what the champion was trained on: **profile** → **measure** →
 **decide** → **report**, and **retrain** where that is the decision. *Skipped* `retrain` means: hold; its log has the reason.
 
-**When it fails.** Clearing any task is safe: a decision, once made for a partition, stands, and a training is never started
-twice for it. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`.
+**When it fails.** Clearing any task is safe: a decision that fired a training stands, and none is ever started twice for a
+partition. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`.
 """
 
 

@@ -137,6 +137,15 @@ def run_dir(store: str, use_case: str, pipeline: Pipeline, run_id: str) -> str:
     return f"{store.rstrip('/')}/{use_case}/runs/{pipeline}/{safe_name(run_id)}"
 
 
+TRIGGERED = ".triggered.json"
+"""`<store>/<use_case>/decisions/<partition><TRIGGERED>`: the task `retrain` has fired a training for the partition."""
+
+
+def triggered_path(store: str, use_case: str, partition_key: str) -> str:
+    """Where the mark of a fired training is kept. The Airflow world writes it, the governor counts it."""
+    return f"{store.rstrip('/')}/{use_case}/decisions/{partition_key}{TRIGGERED}"
+
+
 def safe_name(text: str) -> str:
     """`text` as a file name: letters, digits, `.`, `-`, `_`, `+`. Where that changes it, a hash keeps two texts apart."""
     safe = re.sub(r"[^A-Za-z0-9._+-]", "_", text)[:160].lstrip(".")

@@ -3,11 +3,13 @@
 python -m pipelines_lib.jobs.decide --spec spec.json
 """
 
+from collections.abc import Sequence
+
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.governor import Facts, decide
-from pipelines_lib.monitoring.history import Recorded, decision_path, evidence, fired, recorded, windows
+from pipelines_lib.monitoring.governor import Facts, Window, decide
+from pipelines_lib.monitoring.history import Recorded, decision_path, evidence, fired, is_fired, recorded, windows
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import write_json
 
@@ -16,10 +18,9 @@ def main(stage: Stage) -> JobResult:
     """Decide on what was measured up to this partition; a decision already made on the same figures stands."""
     key, use_case = stage.spec.partition_key, stage.use_case
     history = windows(Tables(stage.root), use_case, key)
-    version = next((window.model_version for window in history if window.partition_key == key), _champion(stage))
+    version = _champion(stage)
     before = recorded(stage.root, key)
-    # The training that an earlier try fired is in flight now; asked again, the answer must still be the same.
-    if before is not None and before.evidence == evidence(history, use_case.monitoring, version):
+    if before is not None and _stands(stage, before, history, version):
         return _result(before)
     facts = Facts(
         partition_key=key,
@@ -42,7 +43,24 @@ def main(stage: Stage) -> JobResult:
     return _result(record)
 
 
+def _stands(stage: Stage, before: Recorded, history: Sequence[Window], champion: int | None) -> bool:
+    """Whether what the decision rested on is as it was.
+
+    A training that was fired is in flight now, or its model is the champion: neither may change the answer. A decision to
+    retrain that fired nothing (`sluice run` does not) is made anew: another partition may have fired one since.
+    """
+    monitoring = stage.use_case.monitoring
+    if before.action == "retrain":
+        return is_fired(stage.root, before.partition_key) and before.evidence == evidence(history, monitoring, before.model_version)
+    return before.evidence == evidence(history, monitoring, champion)
+
+
 def _champion(stage: Stage) -> int | None:
+    """The champion of this moment, whoever answered the partition: drift from a model that no longer serves fires nothing.
+
+    So of the partition in which the champion changed, the one that answered most rows decides, and a backfill of partitions
+    that an earlier champion answered holds.
+    """
     deployment = read_pointer(stage.root)
     champion = deployment.champion if deployment else None
     return champion.version if champion else None

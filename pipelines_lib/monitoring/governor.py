@@ -53,7 +53,7 @@ class Facts:
     moment: dt.datetime
     """Start of the partition decided on."""
     champion_version: int | None
-    """The version whose answers are judged; None where nothing serves."""
+    """The version that serves now, whose answers alone are judged; None where nothing serves."""
     trainings_in_flight: int
     fired: tuple[Fired, ...]
     """Retrainings fired for other partitions. This partition's own earlier decision is none of them."""
@@ -104,7 +104,10 @@ def _objections(history: Sequence[Window], settings: Monitoring, facts: Facts, d
             f"{n_rows} predictions in {facts.partition_key}; fewer than {settings.min_rows} (monitoring.min_rows) say too little",
         )
     elif here is not None and here.model_version != facts.champion_version:
-        yield "version", f"{facts.partition_key} was answered by version {here.model_version}, which is not the one to be judged"
+        yield (
+            "version",
+            f"{facts.partition_key} was answered by version {here.model_version}, and version {facts.champion_version} serves now",
+        )
     elif here is not None and not here.drifted(settings):
         yield "quiet", _quiet(here, settings)
     if len(drifted) < settings.need:

@@ -1,4 +1,8 @@
-"""What monitoring has found and decided so far: the table `drift`, and one decision a partition below `decisions/`."""
+"""What monitoring has found and decided so far: the table `drift`, and one decision a partition below `decisions/`.
+
+Beside a decision lies the mark of the training that was fired for it. A decision alone starts nothing: `sluice run` decides
+without triggering, and a trigger may fail.
+"""
 
 import hashlib
 import json
@@ -10,7 +14,7 @@ from typing import Literal
 import pyarrow as pa
 from pydantic import Field, JsonValue, ValidationError
 
-from pipelines_lib.contracts import Contract
+from pipelines_lib.contracts import TRIGGERED, Contract
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.drift import ColumnDrift
@@ -49,10 +53,10 @@ class Recorded(Contract):
     reason: str
     figures: dict[str, JsonValue] = Field(default_factory=dict)
     model_version: int | None
-    """The version whose answers were judged."""
+    """The champion of that moment, whose answers were judged."""
     trigger_run_id: str
     evidence: str
-    """Hash of the measured windows and the settings: a decision stands as long as what it rests on."""
+    """Hash of the measured windows, the settings and the champion: a decision stands as long as what it rests on."""
 
 
 def drift_rows(drifts: Sequence[ColumnDrift], model_version: int) -> pa.Table:
@@ -104,9 +108,9 @@ def window(partition_key: str, rows: pa.Table) -> Window:
     )
 
 
-def evidence(history: Sequence[Window], settings: Monitoring, model_version: int | None) -> str:
-    """Hash of what a decision rests on, beside the state of the world at that moment."""
-    parts = [[asdict(window) for window in history], settings.model_dump(mode="json"), model_version]
+def evidence(history: Sequence[Window], settings: Monitoring, champion: int | None) -> str:
+    """Hash of what a decision rests on, beside the trainings under way or fired at that moment."""
+    parts = [[asdict(window) for window in history], settings.model_dump(mode="json"), champion]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -126,14 +130,17 @@ def recorded(root: Path, partition_key: str) -> Recorded | None:
         raise DataError(f"{path} is not a decision: {error}. Delete it and run the decide stage again") from error
 
 
+def is_fired(root: Path, partition_key: str) -> bool:
+    """Whether a training was triggered for the partition."""
+    return (root / "decisions" / f"{partition_key}{TRIGGERED}").exists()
+
+
 def fired(root: Path, use_case: UseCase, partition_key: str) -> tuple[Fired, ...]:
-    """Retrainings fired for other partitions than this, oldest first."""
+    """Retrainings that were triggered for other partitions than this, oldest first."""
     here = use_case.partition_time(partition_key)
-    found = []
-    for path in sorted((root / "decisions").glob("*.json")):
-        decision = recorded(root, path.stem)
-        if decision is None or decision.action != "retrain" or decision.partition_key == partition_key:
-            continue
-        moment = use_case.partition_time(decision.partition_key)
-        found.append(Fired(partition_key=decision.partition_key, partitions_away=(moment - here) // use_case.partition_step, moment=moment))
-    return tuple(found)
+    keys = sorted(path.name.removesuffix(TRIGGERED) for path in (root / "decisions").glob(f"*{TRIGGERED}"))
+    moments = {key: use_case.partition_time(key) for key in keys if key != partition_key}
+    return tuple(
+        Fired(partition_key=key, partitions_away=(moment - here) // use_case.partition_step, moment=moment)
+        for key, moment in moments.items()
+    )

@@ -1,6 +1,8 @@
 import pytest
 
-from pipelines_lib.store import read_json
+from pipelines_lib.contracts import triggered_path
+from pipelines_lib.serving.pointer import read_pointer
+from pipelines_lib.store import read_json, write_json
 
 
 @pytest.fixture
@@ -14,7 +16,13 @@ def day(number):
     return f"2026-01-{number:02d}"
 
 
-def test_quiet_then_drifted_then_retrain(answer, monitor, root):
+@pytest.fixture
+def trigger(root):
+    """Returns `trigger(day)`: leaves the mark that the task retrain leaves."""
+    return lambda key: write_json(triggered_path(str(root.parent), "shop", key), {"partition_key": key, "run_id": "drift"})
+
+
+def test_quiet_then_drifted_then_retrain(answer, monitor, root, trigger):
     answer(day(5))
     assert monitor(day(5))["decide"].outputs["action"] == "hold"
     answer(day(6), shift=2)
@@ -28,6 +36,7 @@ def test_quiet_then_drifted_then_retrain(answer, monitor, root):
     assert (record["action"], record["model_version"]) == ("retrain", 1)
 
     # Again, with the training it fired under way: the same decision, the same run id, the same bytes.
+    trigger(day(7))
     before = (root / "decisions" / "2026-01-07.json").stat().st_mtime_ns
     assert monitor(day(7), trainings_in_flight=1)["decide"] == fired
     assert (root / "decisions" / "2026-01-07.json").stat().st_mtime_ns == before
@@ -35,6 +44,63 @@ def test_quiet_then_drifted_then_retrain(answer, monitor, root):
     # The next day is within the cool-down, and so is an earlier one that is looked at late.
     answer(day(8), shift=2)
     assert "a retraining was fired for 2026-01-07" in monitor(day(8))["decide"].outputs["reason"]
+
+
+def test_a_decision_that_fired_stands_after_its_model_became_the_champion(answer, monitor, deploy, root, trigger):
+    for number in (6, 7):
+        answer(day(number), shift=2)
+        fired = monitor(day(number))["decide"]
+    trigger(day(7))
+    deploy(root, 2, bias=1)
+    assert monitor(day(7))["decide"] == fired
+    assert fired.outputs["action"] == "retrain"
+
+
+def test_a_decision_that_nothing_was_fired_for_costs_no_cooldown_and_is_made_anew(answer, monitor, root, trigger):
+    for number in (6, 7, 8):
+        answer(day(number), shift=2)
+        result = monitor(day(number))["decide"]
+    assert result.outputs["action"] == "retrain", "nothing came of the decision for 2026-01-07"
+    trigger(day(8))
+    assert "a retraining was fired for 2026-01-08" in monitor(day(7))["decide"].outputs["reason"]
+
+
+def test_drift_of_rows_that_an_earlier_champion_answered_fires_nothing(answer, monitor, deploy, root):
+    """Somebody trained by hand after the drift, before the monitoring of its last partition."""
+    answer(day(6), shift=2)
+    monitor(day(6))
+    answer(day(7), shift=2)
+    deploy(root, 2, bias=1)
+    held = monitor(day(7))["decide"]
+    assert held.outputs["reason"] == "2026-01-07 was answered by version 1, and version 2 serves now"
+    assert held.figures["model_version"] == 2
+    # A backfill of the past fires nothing either.
+    answer(day(5), shift=2)
+    assert "answered by version 1" in monitor(day(5))["decide"].outputs["reason"]
+    # Whoever goes back to version 1 has its drift again.
+    deploy(root, 1)
+    assert monitor(day(7))["decide"].outputs["action"] == "retrain"
+
+
+def test_of_the_partition_in_which_the_champion_changed_most_rows_decide(answer, monitor, deploy, root):
+    deploy(root, 2, bias=1)
+    for number, first, second in ((6, 80, 300), (7, 80, 300), (8, 300, 80)):
+        answer(day(number), shift=2, version=1, n=first)
+        answer(day(number), shift=2, version=2, n=second)
+        result = monitor(day(number))["decide"]
+        if number == 7:
+            assert result.outputs["action"] == "retrain"
+    assert "answered by version 1" in result.outputs["reason"]
+
+
+def test_a_candidate_under_verification_is_not_the_champion(answer, monitor, deploy, root):
+    served = read_pointer(root)
+    for number in (6, 7):
+        answer(day(number), shift=2)
+        if number == 7:
+            deploy(root, 2, bias=1, state="candidate", previous=served)
+        result = monitor(day(number))["decide"]
+    assert (result.outputs["action"], result.figures["model_version"]) == ("retrain", 1)
 
 
 def test_a_decision_is_made_anew_when_its_figures_change(answer, monitor, root):
