@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ FLUSH_ROWS = 5_000
 MAX_ROWS = 50_000
 ATTEMPTS = 3
 
+# Features and keys as they are kept.
 ARROW: dict[ColumnType, pa.DataType] = {
     "integer": pa.int64(),
     "number": pa.float64(),
@@ -44,9 +45,16 @@ class Answers:
     columns: dict[str, list[Any]]
     """Features and keys, one value a row."""
     types: dict[str, ColumnType]
+    """Of the features and keys. A feature that is a whole number is logged as "number" (see `logged_types`)."""
     predictions: list[str] | list[float]
     scores: list[float]
     model_version: int
+
+
+def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
+    """Types of the log's columns. A table keeps its types, and a feature that was whole may be a fraction in the next version:
+    every number is kept as float64, which is as much as the model sees. Keys stay exact, for they are compared."""
+    return {**{name: "number" if kind == "integer" else kind for name, kind in features.items()}, **keys}
 
 
 def as_table(batch: Iterable[Answers]) -> pa.Table:
@@ -69,7 +77,7 @@ def _joined(group: Sequence[Answers]) -> pa.Table:
         {
             "row_id": pa.array([row for answers in group for row in answers.row_ids], pa.string()),
             "partition_key": pa.array([answers.partition_key for answers in group for _ in answers.row_ids], pa.string()),
-            **{name: pa.array(column(name), ARROW[first.types[name]]) for name in first.columns},
+            **{name: _column(column(name), first.types[name]) for name in first.columns},
             "prediction": pa.array(
                 [value for answers in group for value in answers.predictions],
                 pa.string() if isinstance(first.predictions[0], str) else pa.float64(),
@@ -78,6 +86,13 @@ def _joined(group: Sequence[Answers]) -> pa.Table:
             "model_version": pa.array([answers.model_version for answers in group for _ in answers.row_ids], pa.int64()),
         }
     )
+
+
+def _column(values: list[Any], kind: ColumnType) -> pa.Array:
+    if kind == "number":
+        # Arrow refuses a whole number that float64 must round.
+        values = [None if value is None else float(value) for value in values]
+    return pa.array(values, ARROW[kind])
 
 
 class PredictionLog:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines_lib.registry.package import predicted
 from pipelines_lib.serving.metrics import Metrics
-from pipelines_lib.serving.prediction_log import Answers, PredictionLog
+from pipelines_lib.serving.prediction_log import Answers, PredictionLog, logged_types
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
 from pipelines_lib.serving.rows import RequestError, Rows, refuse
 from pipelines_lib.serving.slot import Served, Slot
@@ -130,7 +130,7 @@ class Service:
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
                 partition_key=rows.options.partition_key or now.strftime(served.shape.key_format),
                 columns={**rows.columns, **rows.keys},
-                types={**served.shape.features, **served.shape.keys},
+                types=logged_types(served.shape.features, served.shape.keys),
                 predictions=predictions,
                 scores=single,
                 model_version=served.version,

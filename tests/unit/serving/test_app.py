@@ -193,8 +193,10 @@ def test_answers_are_logged_typed_once_a_row(root, deploy):
     assert rows.column("partition_key").to_pylist() == ["2026-01-05", "2026-01-05", "2026-01-06"]
     assert rows.column("customer").to_pylist() == [7, 8, None]
     assert rows.column("amount").to_pylist() == [0.5, None, 0.5]
+    # A feature that is whole today may be a fraction in the next version, and a table keeps its types; a key is compared.
+    assert str(rows.schema.field("customer").type) == "int64"
     assert [str(rows.schema.field(name).type) for name in ("age", "member", "country", "model_version")] == [
-        "int64",
+        "double",
         "bool",
         "string",
         "int64",
