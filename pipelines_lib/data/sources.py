@@ -67,13 +67,16 @@ def row_id(partition_key: str, number: int) -> str:
     return f"{partition_key}:{number:09d}"
 
 
-# Columns that Sluice adds to the raw layer; a source column of that name is kept with an underscore behind it.
+# Columns that Sluice adds to the raw layer.
 _TAKEN = ("row_id", "partition_key")
 
 
 def raw_name(source_name: str) -> str:
-    """A source column's name in the raw layer."""
-    return f"{source_name}_" if source_name.casefold() in _TAKEN else source_name
+    """A source column's name in the raw layer: one that Sluice adds itself gets an underscore behind it.
+
+    So does one with underscores behind it already, which keeps `row_id` and `row_id_` apart.
+    """
+    return f"{source_name}_" if source_name.casefold().rstrip("_") in _TAKEN else source_name
 
 
 def raw_rows(file: CsvFile, partition_key: str) -> pa.Table:

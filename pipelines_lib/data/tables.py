@@ -36,7 +36,8 @@ class Tables:
         """Make `rows` the whole content of the partition. Returns the table's version that holds it.
 
         `rows` carries `row_id` (string, unique in the partition); `partition_key` is added here. Raises `DataError` where
-        a column is of another type than in the table.
+        a column is of another type than in the table, or differs from one there in case alone. The columns of `raw` are the
+        source's: there the table's spelling stays.
         """
         rows = _with_partition(rows, partition_key)
         for attempt in range(_ATTEMPTS):
@@ -44,9 +45,11 @@ class Tables:
                 table = self._open(layer)
                 if table is not None:
                     there = _read(table, self.path(layer), [partition_key])
+                    if layer == "raw":
+                        rows = _spelled_as(there.schema, rows)
                     if _same(there, rows):
                         return int(table.version())
-                    _check_types(self.path(layer), there.schema, rows.schema)
+                    _check_columns(self.path(layer), there.schema, rows.schema)
                 write_deltalake(
                     str(self.path(layer)),
                     rows,
@@ -64,10 +67,22 @@ class Tables:
         raise AssertionError("unreachable")
 
     def append(self, layer: Layer, rows: pa.Table) -> None:
-        """Add rows (with `partition_key`) in one commit; for what has no natural whole, such as answers of a service."""
+        """Add rows (with `partition_key`) in one commit; for what has no natural whole, such as answers of a service.
+
+        Raises `DataError` as `write` does.
+        """
         for attempt in range(_ATTEMPTS):
             try:
-                write_deltalake(str(self.path(layer)), rows, mode="append", partition_by=["partition_key"], schema_mode="merge")
+                table = self._open(layer)
+                if table is not None:
+                    _check_columns(self.path(layer), pa.schema(table.schema().to_arrow()), rows.schema)
+                write_deltalake(
+                    str(self.path(layer)) if table is None else table,
+                    rows,
+                    mode="append",
+                    partition_by=["partition_key"],
+                    schema_mode="merge",
+                )
                 return
             except (CommitFailedError, DeltaError) as error:
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -142,9 +157,21 @@ def _nan_as_null(rows: pa.Table) -> pa.Table:
     return rows
 
 
-def _check_types(path: Path, there: pa.Schema, rows: pa.Schema) -> None:
-    """Delta would cast without a word, and make 1 of 1.5."""
+def _spelled_as(there: pa.Schema, rows: pa.Table) -> pa.Table:
+    """`rows` under the names of `there` where case alone tells them apart."""
+    known = {name.casefold(): name for name in there.names}
+    return rows.rename_columns([known.get(name.casefold(), name) for name in rows.column_names])
+
+
+def _check_columns(path: Path, there: pa.Schema, rows: pa.Schema) -> None:
+    """Delta would cast without a word, and make 1 of 1.5; it tells no case apart, and says so late."""
+    known_names = {name.casefold(): name for name in there.names}
     for field in rows:
+        if (spelling := known_names.get(field.name.casefold(), field.name)) != field.name:
+            raise DataError(
+                f"{path}: column {field.name!r} stands there as {spelling!r}, and a table can't tell the two apart; "
+                "go back to that spelling, or remove the table and backfill its partitions"
+            )
         if field.name in there.names and (known := there.field(field.name).type) != field.type:
             raise DataError(
                 f"{path}: column {field.name!r} is {known} there and {field.type} in these rows; a table keeps its types. "

@@ -48,8 +48,10 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
         for name in columns["row_id"].filter(failed).to_pylist():
             reasons.setdefault(name, set()).add(reason)
 
+    # The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
+    found = {name.casefold(): name for name in raw.column_names}
     for name, column in use_case.columns.items():
-        texts = raw[raw_name(column.source or name)].combine_chunks()
+        texts = raw[found[raw_name(column.source or name).casefold()]].combine_chunks()
         values, failed = cast(texts, column.type, _markers(use_case, name))
         columns[name] = values
         if column.type in _IS_NOT:
@@ -112,9 +114,9 @@ def _time(text: str) -> dt.datetime | None:
     """ISO 8601, with - or / between the parts of the date. A time with a zone becomes UTC; one without is UTC already."""
     try:
         moment = dt.datetime.fromisoformat(text.replace("/", "-"))
-    except ValueError:
+        return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # in UTC the first of January of year 1 may lie before it
         return None
-    return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
 
 
 _CASTS: dict[ColumnType, Callable[[pa.Array], pa.Array]] = {

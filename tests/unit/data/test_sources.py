@@ -1,6 +1,7 @@
 import pytest
 
 from pipelines_lib.data.sources import land, raw_rows, read_source, source_path
+from pipelines_lib.data.typed import typed
 from pipelines_lib.errors import ConfigError, DataError
 
 HEADER = "id,who,when,price,count,colour,action\n"
@@ -59,6 +60,17 @@ def test_columns_named_like_ours_are_kept(sandbox, make_use_case):
     file = read_source(source_path(sandbox.project, make_use_case(), KEY), make_use_case(), KEY)
 
     assert raw_rows(file, KEY).column_names[:3] == ["row_id", "row_id_", "Partition_Key_"]
+
+
+def test_columns_named_like_ours_stay_apart(sandbox, make_use_case):
+    sandbox.source(KEY, "row_id,row_id_,ROW_ID__," + HEADER + "a,b,c,e,u,2026-01-01,1,1,red,buy\n")
+    shop = make_use_case().model_dump(mode="json")["columns"]
+    columns = {**shop, "first": {"type": "string", "source": "row_id"}, "second": {"type": "string", "source": "row_id_"}}
+    use_case = make_use_case(columns=columns)
+    rows = raw_rows(read_source(source_path(sandbox.project, use_case, KEY), use_case, KEY), KEY)
+
+    assert rows.column_names[:4] == ["row_id", "row_id_", "row_id__", "ROW_ID___"]
+    assert [typed(rows, use_case).rows[name].to_pylist() for name in ("first", "second")] == [["a"], ["b"]]
 
 
 @pytest.mark.parametrize("seed", [0, None])

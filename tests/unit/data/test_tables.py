@@ -75,3 +75,31 @@ def test_a_column_that_changed_its_type_is_refused_and_not_truncated(tmp_path):
 
     with pytest.raises(DataError, match=r"column 'x' is int64 there and double in these rows.*backfill"):
         Tables(tmp_path).write("clean", "2026-01-02", pa.table({"row_id": ["a"], "x": [1.5]}))
+
+
+def test_appending_another_type_is_refused_too(tmp_path):
+    tables = Tables(tmp_path)
+    one = pa.table({"row_id": ["a"], "partition_key": ["2026-01-01"], "x": [1], "reasons": [["late"]]})
+    tables.append("predictions", one)
+    tables.append("predictions", one.drop_columns(["reasons"]).append_column("y", pa.array(["new"])))
+
+    with pytest.raises(DataError, match="column 'x' is int64 there and double in these rows"):
+        tables.append("predictions", one.set_column(2, "x", pa.array([1.5])))
+    assert tables.read("predictions")["x"].to_pylist() == [1, 1]
+
+
+def test_a_source_column_that_changes_its_case_stays_one_column(tmp_path):
+    tables = Tables(tmp_path)
+    tables.write("raw", "2026-01-01", pa.table({"row_id": ["a"], "Note": ["x"]}))
+    version = tables.write("raw", "2026-01-02", pa.table({"row_id": ["a"], "NOTE": ["y"]}))
+
+    assert tables.read("raw")["Note"].to_pylist() == ["x", "y"]
+    assert tables.write("raw", "2026-01-02", pa.table({"row_id": ["a"], "note": ["y"]})) == version
+
+
+def test_a_column_of_ours_that_changes_its_case_is_refused(tmp_path):
+    tables = Tables(tmp_path)
+    tables.write("clean", "2026-01-01", pa.table({"row_id": ["a"], "price": [1.0]}))
+
+    with pytest.raises(DataError, match=r"column 'Price' stands there as 'price'.*go back to that spelling"):
+        tables.write("clean", "2026-01-02", pa.table({"row_id": ["a"], "Price": [1.0]}))

@@ -42,6 +42,8 @@ def one(text, to, markers=()):
         ("timestamp", "2026/01/02 03:04", dt.datetime(2026, 1, 2, 3, 4)),
         ("timestamp", "2026-01-02T01:00:00+08:00", dt.datetime(2026, 1, 1, 17)),
         ("timestamp", "2026-02-30", "failed"),
+        ("timestamp", "0001-01-01T00:00:00+14:00", "failed"),
+        ("timestamp", "9999-12-31T23:59:59-14:00", "failed"),
         ("timestamp", "NULL", None),
         ("string", " NA ", "NA"),
         ("string", "", None),

@@ -2,7 +2,7 @@ import pytest
 
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.jobs import ingest
+from pipelines_lib.jobs import ingest, validate
 from pipelines_lib.store import read_json
 
 TEXT = "id,who,when,price,count,colour,action\ne1,u1,2026-01-01,1.50,NA, red,buy\nragged\ne2,u2,2026-01-01,-1,x,,steal\n"
@@ -28,6 +28,17 @@ def test_reading_it_again_changes_nothing(sandbox, make_use_case):
     first = sandbox.run(ingest.main, "ingest", make_use_case(), KEY)
 
     assert sandbox.run(ingest.main, "ingest", make_use_case(), KEY) == first
+
+
+def test_a_column_that_changes_its_case_between_files_stays_one(sandbox, make_use_case):
+    header, row = TEXT.splitlines()[:2]
+    for day, extra in (("2026-01-01", "Note"), ("2026-01-02", "NOTE")):
+        sandbox.source(day, f"{header},{extra}\n{row},x\n")
+        sandbox.run(ingest.main, "ingest", make_use_case(), day)
+    renamed = {**make_use_case().model_dump(mode="json")["columns"], "note": {"type": "string", "source": "NOTE"}}
+    sandbox.run(validate.main, "validate", make_use_case(columns=renamed), "2026-01-02")
+
+    assert Tables(sandbox.stage("ingest", make_use_case(), KEY).root).read("raw")["Note"].to_pylist() == ["x", "x"]
 
 
 def test_a_hook_lands_the_file_with_its_params(sandbox, make_use_case):
