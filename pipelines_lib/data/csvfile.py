@@ -81,8 +81,9 @@ def read(path: Path, declared: Csv | None = None) -> CsvFile:
 def _decode(path: Path, declared: str | None) -> tuple[str, str]:
     """(encoding, text without a byte order mark)."""
     data = path.read_bytes()
+    empty = DataError(f"{path}: the file is empty; a CSV file holds at least a header. Write it again at its source")
     if not data.strip():
-        raise DataError(f"{path}: the file is empty; a CSV file holds at least a header. Write it again at its source")
+        raise empty
     encoding = declared or _encoding(data, path)
     try:
         text = data.decode(encoding)
@@ -98,7 +99,10 @@ def _decode(path: Path, declared: str | None) -> tuple[str, str]:
         raise DataError(
             f"{path}: holds NUL characters when read as {encoding}, so it is no text file, or UTF-16 without a mark; set source.csv.encoding"
         )
-    return encoding, text.removeprefix("\ufeff")
+    text = text.removeprefix("\ufeff")
+    if not text.strip():
+        raise empty
+    return encoding, text
 
 
 def _encoding(data: bytes, path: Path) -> str:

@@ -102,6 +102,8 @@ def test_what_is_declared_wins(tmp_path):
     [
         (b"", Csv(), "empty"),
         (b" \n", Csv(), "empty"),
+        (b"\xef\xbb\xbf\n", Csv(), "empty"),
+        ("\ufeff\r\n".encode("utf-16-le"), Csv(), "empty"),
         (b"a,b\n\xff,1\n", Csv(encoding="utf-8"), "byte 4 is not utf-8, which is declared"),
         (b"a,b\n", Csv(encoding="latin-42"), "no encoding that Python knows"),
         (b"a,b\n1,\x00\n", Csv(), "NUL"),
