@@ -55,7 +55,6 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
             + (f" (labels are known {use_case.label.horizon} partitions later)" if use_case.label.horizon else "")
         )
     rows = _read(use_case, tables, partitions, version)
-    parts = [use_case.name, "labelled", *partitions, str(rows.num_rows), use_case.data_hash(), _hash_of(rows)]
     ref = DatasetRef(
         use_case=use_case.name,
         table="labelled",
@@ -63,7 +62,7 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
         partitions=tuple(partitions),
         n_rows=rows.num_rows,
         config_hash=use_case.data_hash(),
-        content_hash=hashlib.sha256("\n".join(parts).encode()).hexdigest(),
+        content_hash=_content_hash(use_case, partitions, rows),
     )
     snapshot = Snapshot(ref, rows)
     _check(use_case, snapshot)
@@ -80,6 +79,11 @@ def load(use_case: UseCase, tables: Tables, ref: DatasetRef) -> Snapshot:
     if rows.num_rows != ref.n_rows:
         raise DataError(
             f"{use_case.name}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {rows.num_rows}; run the stage snapshot again"
+        )
+    if _content_hash(use_case, ref.partitions, rows) != ref.content_hash:
+        raise DataError(
+            f"{use_case.name}: version {ref.version} of table labelled gives other values than the snapshot was taken of, so its files "
+            "were changed by something else than a pipeline; run the data pipeline for these partitions again, then the stage snapshot"
         )
     return Snapshot(ref, rows)
 
@@ -165,6 +169,12 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
         raise DataError(
             f"{where}: a binary task has two classes, one of them {use_case.label.positive!r}; the labels are {classes[:10]}. Mend label.map or label.positive, or set `task: multiclass`"
         )
+
+
+def _content_hash(use_case: UseCase, partitions: Sequence[str], rows: pa.Table) -> str:
+    """Of the rows of a snapshot, and of the settings that made them; half a second for 300 000 rows of 20 columns."""
+    parts = [use_case.name, "labelled", *partitions, str(rows.num_rows), use_case.data_hash(), _hash_of(rows)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _hash_of(rows: pa.Table) -> str:

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib.data.snapshot import _hash_of, feature_columns, sides_of_partitions
+from pipelines_lib.data.snapshot import _hash_of, choose, feature_columns, load, sides_of_partitions
+from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Split
 
@@ -68,3 +69,27 @@ def test_columns_come_as_the_transform_takes_them():
     assert feature_columns(pa.table(ROWS), {"town": "number"}) == {"town": ["西安", None]}
     with pytest.raises(DataError, match="no column gone"):
         feature_columns(pa.table(ROWS), {"gone": "number"})
+
+
+def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path, monkeypatch):
+    use_case = make_use_case()
+    rows = pa.table(
+        {
+            "row_id": [f"{i:03d}" for i in range(12)],
+            "who": [f"u{i}" for i in range(12)],
+            "price": [float(i) for i in range(12)],
+            "count": list(range(12)),
+            "colour": ["red"] * 12,
+            "label": ["yes", "no"] * 6,
+            "split": ["train"] * 4 + ["validation"] * 4 + ["test"] * 4,
+        }
+    )
+    tables = Tables(tmp_path)
+    tables.write("labelled", "2026-01-01", rows)
+    ref = choose(use_case, tables, "2026-01-01", 14).ref
+    assert load(use_case, tables, ref).sizes() == {"train": 4, "validation": 4, "test": 4}
+
+    changed = tables.read("labelled").set_column(2, "price", pa.array([0.5] * 12))
+    monkeypatch.setattr(Tables, "read", lambda *_, **given: changed.select([*given["columns"], "row_id", "partition_key"]))
+    with pytest.raises(DataError, match=r"version 0 of table labelled gives other values.*then the stage snapshot"):
+        load(use_case, tables, ref)
