@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
+from pydantic import JsonValue
 
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import STAGES, ExitCode, JobSpec, Pipeline
+from pipelines_lib.contracts import STAGES, ExitCode, JobSpec, Params, Pipeline
 from pipelines_lib.errors import BadInput, SluiceError
 
 app = typer.Typer(
@@ -80,6 +81,8 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
     project = Project.from_environment()
     settings, profile = project.use_case(use_case), project.profile()
     settings.partition_time(partition)
+    params = _params(param or [])
+    Params.checked(params)
     if stage is not None and stage not in STAGES[pipeline]:
         raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(STAGES[pipeline])}")
     for name in STAGES[pipeline] if stage is None else (stage,):
@@ -92,7 +95,7 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
             profile=profile.name,
             store=profile.store,
             workers=settings.training.workers if name == "train" else 1,
-            params=_params(param or []),
+            params=params,
         )
         typer.echo(f"── {name}")
         code = Job(spec, project, profile.grace_seconds).run(typer.echo)
@@ -182,8 +185,8 @@ def demo() -> None:
     Demo(Project.from_environment(), Progress()).run()
 
 
-def _params(given: list[str]) -> dict[str, object]:
-    params = {}
+def _params(given: list[str]) -> dict[str, JsonValue]:
+    params: dict[str, JsonValue] = {}
     for item in given:
         name, equals, value = item.partition("=")
         if not equals:

@@ -2,15 +2,18 @@
 
 A stage is a command, `python -m pipelines_lib.jobs.<stage> --spec <path>`. It reads a `JobSpec`, does the
 work, writes a `JobResult` to `<run_dir>/<stage>/result.json`, and ends with an `ExitCode`. Nothing else
-passes between the worlds. This module imports pydantic and the standard library alone.
+passes between the worlds. Beside `errors`, this module imports pydantic and the standard library alone.
 """
 
 import hashlib
 import re
+from collections.abc import Mapping
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from pipelines_lib.errors import ConfigError
 
 
 class ExitCode(IntEnum):
@@ -65,7 +68,7 @@ class JobSpec(Contract):
     workers: int = 1
     """Processes that work on the stage together (`torchrun` where more than one is possible)."""
     params: dict[str, JsonValue] = Field(default_factory=dict)
-    """Parameters of a manual run, already checked against the DAG's schema."""
+    """Parameters of the run, as `Params` has them; `run_stage` checks them before any work is done."""
 
     @property
     def run_dir(self) -> str:
@@ -76,6 +79,31 @@ class JobSpec(Contract):
     def stage_dir(self) -> str:
         """Where this stage leaves its result."""
         return f"{self.run_dir}/{self.stage}"
+
+
+class Params(Contract):
+    """What a run may be told beside its partition: by a person, or by the DAG. The form of the training DAG has the same bounds."""
+
+    model_config = ConfigDict(strict=True)
+
+    window: int | None = Field(default=None, ge=1, le=3660)
+    """Partitions to train on, in place of training.window."""
+    epochs: int | None = Field(default=None, ge=1, le=10_000)
+    """Epochs to train at most, in place of training.epochs."""
+    force: bool = False
+    """Whether a run for an old partition may replace a champion that was trained on newer data."""
+    reason: str | None = Field(default=None, max_length=500)
+    """Why the run was started."""
+    trainings_in_flight: int = Field(default=0, ge=0)
+    """Trainings of the use case that are queued or running; the DAG counts them for `decide`."""
+
+    @classmethod
+    def checked(cls, given: Mapping[str, JsonValue]) -> Self:
+        """`given` as parameters. Raises `ConfigError` with the name, the rule and the remedy of each that breaks one."""
+        try:
+            return cls.model_validate(given)
+        except ValidationError as error:
+            raise ConfigError("; ".join(_wrong_param(cls, e["loc"][0], e["type"], e["msg"], e["input"]) for e in error.errors())) from error
 
 
 class JobResult(Contract):
@@ -130,6 +158,12 @@ class GateResult(Contract):
     figure: float | None
     bound: float | None
     reason: str
+
+
+def _wrong_param(params: type[Params], name: object, kind: str, rule: str, value: object) -> str:
+    if kind == "extra_forbidden":
+        return f"parameter {name!r}: unknown; known are {', '.join(params.model_fields)}. Fix the spelling or leave it out"
+    return f"parameter {name!r}: {rule} (found {value!r:.80}); change the value or leave it out"
 
 
 def run_dir(store: str, use_case: str, pipeline: Pipeline, run_id: str) -> str:

@@ -15,7 +15,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from pipelines_lib.config import Profile, Project
-from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec
+from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec, Params
 from pipelines_lib.errors import BadInput, DataError, Held
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
@@ -91,7 +91,7 @@ def _run(work: Work) -> int:
         result_path.unlink(missing_ok=True)
     try:
         project = Project.from_environment()
-        use_case = _with_params(project.use_case(spec.use_case), spec)
+        use_case = _with_params(project.use_case(spec.use_case), Params.checked(spec.params))
         result = work(Stage(spec, use_case, project.profile(spec.profile), project))
         code = ExitCode.DONE
     except Held as held:
@@ -112,11 +112,10 @@ def _run(work: Work) -> int:
     return code
 
 
-def _with_params(use_case: UseCase, spec: JobSpec) -> UseCase:
+def _with_params(use_case: UseCase, params: Params) -> UseCase:
     """The use case with what the form of a manual run overrides."""
-    changed = {key: spec.params[key] for key in ("window", "epochs") if key in spec.params}
-    training = type(use_case.training).model_validate({**use_case.training.model_dump(), **changed})
-    return use_case.model_copy(update={"training": training})
+    changed = params.model_dump(include={"window", "epochs"}, exclude_none=True)
+    return use_case.model_copy(update={"training": use_case.training.model_copy(update=changed)})
 
 
 def _set_up_logging() -> None:

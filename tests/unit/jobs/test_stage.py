@@ -1,0 +1,92 @@
+"""What every stage does around its work: parameters are checked first, exit codes say what is to be done."""
+
+import sys
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from pipelines_lib import cli, launcher
+from pipelines_lib.contracts import FAILURE, JobResult, JobSpec, Params
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.jobs import stage as stages
+from pipelines_lib.store import read_json, write_json
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, make_credit):
+    """A project of its own with the use case credit."""
+    folder = tmp_path / "use_cases" / "credit"
+    folder.mkdir(parents=True)
+    (folder / "use_case.yaml").write_text(yaml.safe_dump(make_credit().model_dump(mode="json")), encoding="utf-8")
+    profiles = tmp_path / "include" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles / "local.yaml").write_text('name: local\nstore: "{home}/store"\ntracking_uri: ""\n', encoding="utf-8")
+    for name, value in {"PROJECT": tmp_path, "HOME": tmp_path / "home", "USE_CASES": tmp_path / "use_cases", "PROFILE": "local"}.items():
+        monkeypatch.setenv(f"SLUICE_{name}", str(value))
+    return tmp_path
+
+
+@pytest.fixture
+def run(project, monkeypatch):
+    """Returns `run(work, **params)`: the exit code of a stage with these parameters, and its spec."""
+
+    def as_process(work, **params):
+        spec = JobSpec(
+            stage="train", pipeline="training", use_case="credit", partition_key="2026-01-01", run_id="r",
+            store=str(project / "home" / "store"), params=params,
+        )  # fmt: skip
+        write_json(f"{spec.stage_dir}/spec.json", spec)
+        monkeypatch.setattr(sys, "argv", ["stage", "--spec", f"{spec.stage_dir}/spec.json"])
+        return stages._run(work), spec
+
+    return as_process
+
+
+WRONG = [
+    ({"epochs": "many"}, "parameter 'epochs': Input should be a valid integer (found 'many'); change the value or leave it out"),
+    ({"window": 0}, "parameter 'window': Input should be greater than or equal to 1 (found 0); change the value or leave it out"),
+    ({"force": "yes"}, "parameter 'force': Input should be a valid boolean (found 'yes'); change the value or leave it out"),
+    (
+        {"epoch": 3},
+        "parameter 'epoch': unknown; known are window, epochs, force, reason, trainings_in_flight. Fix the spelling or leave it",
+    ),
+]
+
+
+@pytest.mark.parametrize(("params", "says"), WRONG)
+def test_a_wrong_parameter_is_bad_input_before_any_work(run, caplog, params, says):
+    code, spec = run(lambda stage: pytest.fail("the stage has worked"), **params)
+
+    assert code == 2
+    assert says in caplog.text
+    assert read_json(f"{spec.stage_dir}/{FAILURE}") == {"exit_code": 2}
+
+
+def test_window_and_epochs_override_the_use_case(run, make_credit):
+    seen = []
+
+    def work(stage):
+        seen.append(stage.use_case.training)
+        return JobResult(stage="train")
+
+    code, _ = run(work, window=3, epochs=7, reason="a try", force=True)
+
+    assert code == 0
+    assert seen == [make_credit().training.model_copy(update={"window": 3, "epochs": 7})]
+
+
+def test_every_wrong_parameter_is_told():
+    with pytest.raises(ConfigError, match=r"parameter 'epochs'.*; parameter 'window'|parameter 'window'.*; parameter 'epochs'"):
+        Params.checked({"epochs": 1.5, "window": True})
+
+
+@pytest.mark.parametrize(("params", "says"), WRONG)
+def test_by_hand_a_wrong_parameter_stops_the_run_before_its_first_stage(project, monkeypatch, params, says):
+    monkeypatch.setattr(launcher, "Job", lambda *_: SimpleNamespace(run=lambda _: pytest.fail("a stage has run")))
+    [(name, value)] = params.items()
+
+    with pytest.raises(ConfigError) as caught:
+        cli.run("credit", "training", "2026-01-01", param=[f"{name}={value}"])
+
+    assert str(caught.value).startswith(says)
