@@ -1,7 +1,9 @@
 """Which rows train, which stop the training early, which judge.
 
 A row's side follows from a hash of its entity (or of its row id) and the seed alone. So no entity stands on two sides, a
-row keeps its side however many others come, and a later training never judges by rows that an earlier one learned from.
+row keeps its side however many others come, and, while these settings stay, a later training never judges by rows that an
+earlier one learned from. Where they change, or where partitions are split, such rows exist; the evaluation knows each
+champion's settings and leaves them out (`evaluation.holdout.new_to`).
 
 With `by: partition` the side depends on the window, which only a snapshot knows: here every row is `train`, and the
 snapshot turns the last partitions of its window into `validation` and `test`.

@@ -24,6 +24,8 @@ class Comparison(Contract):
     """Challenger minus champion, positive where the challenger is better (errors and losses are turned around)."""
 
     metric: str
+    n_rows: int
+    """Rows compared on; fewer than the hold-out has, where the champion learned from some of them."""
     challenger: float
     champion: float
     difference: float
@@ -54,6 +56,7 @@ def compare(
     figures = float(new(once)[0]), float(old(once)[0])
     return Comparison(
         metric=metric,
+        n_rows=len(challenger),
         challenger=figures[0],
         champion=figures[1],
         difference=sign * (figures[0] - figures[1]),

@@ -86,12 +86,14 @@ def _champion(settings: Gate, evidence: Evidence, force: bool) -> GateResult:
         return _result("champion", force, None, bound, f"{why}; {'forced' if force else 'run again with `force` to replace it'}")
     difference, lower = evidence.comparison.difference, evidence.comparison.lower
     passes = difference >= 0 or (lower is not None and lower >= bound)
-    return _result("champion", passes, difference, bound, _compared(settings, evidence.champion, evidence.comparison))
+    return _result("champion", passes, difference, bound, _compared(settings, evidence, evidence.comparison))
 
 
-def _compared(settings: Gate, version: int, comparison: Comparison) -> str:
-    size = f"{abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {version}"
+def _compared(settings: Gate, evidence: Evidence, comparison: Comparison) -> str:
+    size = f"{abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {evidence.champion}"
     figures = f"{settings.metric} {comparison.challenger:.4f} against {comparison.champion:.4f}"
+    if comparison.n_rows < evidence.n_rows:
+        figures += f" on the {comparison.n_rows} rows that it did not learn from"
     if comparison.lower is None or comparison.upper is None:
         return f"{size} ({figures}; too few rows of one class for an interval)"
     interval = f"{comparison.confidence:.0%} interval {comparison.lower:+.4f} … {comparison.upper:+.4f}"

@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines_lib.data.snapshot import feature_columns
+from pipelines_lib.data.snapshot import TEST, feature_columns, sides_of_partitions
+from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned
-from pipelines_lib.registry.package import Holdout, Package
-from pipelines_lib.use_case import UseCase
+from pipelines_lib.registry.package import Holdout, Manifest, Package
+from pipelines_lib.use_case import Split, UseCase
 
 SAMPLE_ROWS = 200
 
@@ -36,13 +38,22 @@ def truth_of(use_case: UseCase, rows: pa.Table, classes: tuple[str, ...]) -> Tru
 def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: tuple[str, ...], scores: NDArray[np.float32]) -> Comparison:
     """Score `champion` on the rows of `test` and compare the challenger's `scores` [n, C], C in the order of `classes`, with it.
 
-    Raises `DataError` where the champion answers another question, or from columns that there are no more.
+    Rows that the champion learned from are left out. Raises `DataError` where too few others are left, and where the champion
+    answers another question, or from columns that there are no more.
     """
     theirs = champion.manifest
     if (theirs.task, theirs.positive) != (use_case.task, use_case.label.positive):
         raise DataError(f"it was trained for another task ({theirs.task}, positive {theirs.positive!r})")
     if absent := sorted(feature.name for feature in theirs.features if feature.name not in use_case.features()):
         raise DataError(f"it reads columns that the use case no longer has: {', '.join(absent)}")
+    fair = new_to(theirs, use_case, test)
+    n_fair, gate = int(fair.sum()), use_case.gate
+    if n_fair < min(gate.min_rows, test.num_rows):
+        raise DataError(
+            f"it learned from {test.num_rows - n_fair} of the hold-out's {test.num_rows} rows, and the other {n_fair} are fewer than "
+            f"{gate.min_rows} (gate.min_rows)"
+        )
+    test, scores = test.filter(pa.array(fair)), scores[fair]
     types = {feature.name: feature.type for feature in theirs.features}
     their_scores = champion.predict(feature_columns(test, types))
     if use_case.task != "regression":
@@ -50,8 +61,7 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
         union = tuple(sorted({*classes, *theirs.classes}))
         scores, their_scores = (aligned(s, c, union) for s, c in ((scores, classes), (their_scores, theirs.classes)))
         classes = union
-    gate = use_case.gate
-    return compare(
+    found = compare(
         gate.metric,
         truth_of(use_case, test, classes),
         scores,
@@ -61,6 +71,50 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
         seed=use_case.training.seed,
         groups=_entities(use_case, test),
     )
+    if not math.isfinite(found.difference):
+        raise DataError(f"{gate.metric} is undefined on the {n_fair} rows of the hold-out that it did not learn from")
+    return found
+
+
+def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.bool_]:
+    """Which rows of `test` [n] the champion learned nothing from, neither to train nor to stop by.
+
+    Under the champion's own settings: by entity or row they are those it would be judged by itself, whatever the seed and
+    shares are now; by partition, those outside its training and validation partitions. Raises `DataError` where the split goes
+    by something else now: then its rows are new to it, but not the entities, or the days, that they belong to.
+    """
+    split = champion.split
+    if split is None:
+        raise DataError(
+            "its package does not say which rows it learned from: some were prepared under other `split` settings, "
+            f"or an earlier Sluice wrote it. Run {use_case.name}__data again for the partitions of the window, so that the next package says it"
+        )
+    theirs, ours = (_owner(*pair) for pair in ((split, champion.entity), (use_case.split, use_case.entity)))
+    if theirs != ours:
+        raise DataError(f"its rows were split by {theirs}, now they are by {ours} (split.by), so it may know part of this hold-out")
+    if split.by == "partition":
+        learned = [key for key, side in sides_of_partitions(champion.snapshot.partitions, split).items() if side != TEST]
+        return ~np.asarray(pc.is_in(test["partition_key"], pa.array(learned, pa.string())), bool)
+    return np.asarray(pc.equal(sides_under(use_case, split, test), TEST), bool)
+
+
+def known_split(use_case: UseCase, rows: pa.Table) -> Split | None:
+    """The settings that the sides of `rows` follow from; None where they do not follow from the use case's as they are now.
+
+    That is so after somebody changed them, until the partitions of the window are prepared again.
+    """
+    split = use_case.split
+    return split if split.by == "partition" or sides_under(use_case, split, rows).equals(rows["split"]) else None
+
+
+def sides_under(use_case: UseCase, split: Split, rows: pa.Table) -> pa.ChunkedArray:
+    """The side of each row under the settings `split`, by entity or by row."""
+    columns = [name for name in ("row_id", use_case.entity) if name is not None]
+    return with_split(rows.select(columns), use_case.model_copy(update={"split": split}))["split"]
+
+
+def _owner(split: Split, entity: str | None) -> str:
+    return f"entity ({entity})" if split.by == "entity" else split.by
 
 
 def sample(use_case: UseCase, test: pa.Table, scores: NDArray[np.float32]) -> Holdout:

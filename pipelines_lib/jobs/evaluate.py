@@ -5,6 +5,7 @@ python -m pipelines_lib.jobs.evaluate --spec spec.json
 The training itself is logged here and not while it runs: importing MLflow takes longer than many a training.
 """
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.evaluation.gates import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, features_of, sample, truth_of
+from pipelines_lib.evaluation.holdout import compare_with, features_of, known_split, sample, truth_of
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
@@ -30,7 +31,9 @@ from pipelines_lib.registry import tracking
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
 from pipelines_lib.store import read_json, write_json, write_text
-from pipelines_lib.use_case import METRICS
+from pipelines_lib.use_case import METRICS, Split
+
+log = logging.getLogger("sluice")
 
 
 def main(stage: Stage) -> JobResult:
@@ -144,12 +147,25 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
         features=tuple(Feature(name=name, type=use_case.columns[name].type) for name in use_case.features()),
         metrics={name: figure for name, figure in challenger.figures.items() if figure is not None},
         snapshot=snapshot.ref,
+        split=_split(stage, snapshot),
+        entity=use_case.entity,
         mlflow_run_id=run.info.run_id,
     )
     write_json(stage.folder / "manifest.json", manifest)
     write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scores))
     write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
     write_json(stage.folder / "evaluation.json", {"evidence": evidence.model_dump(mode="json"), "sizes": dict(snapshot.sizes())})
+
+
+def _split(stage: Stage, snapshot: Snapshot) -> Split | None:
+    split = known_split(stage.use_case, snapshot.rows)
+    if split is None:
+        log.warning(
+            "some rows were prepared under other `split` settings than those of now, so no later model can be compared with this one; "
+            "run %s__data again for %s … %s, then this training",
+            *(stage.use_case.name, snapshot.ref.partitions[0], snapshot.ref.partitions[-1]),
+        )
+    return split
 
 
 def _profile(stage: Stage, challenger: Challenger, manifest: Manifest) -> DataProfile:
@@ -167,6 +183,7 @@ def _against(comparison: Comparison | None) -> dict[str, float | None]:
     if comparison is None:
         return {}
     return {
+        "compared_rows": comparison.n_rows,
         "champion": comparison.champion,
         "difference": comparison.difference,
         "difference_lower": comparison.lower,

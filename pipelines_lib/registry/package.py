@@ -28,7 +28,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
 from pipelines_lib.store import read_json, write_json
-from pipelines_lib.use_case import ColumnType, Task
+from pipelines_lib.use_case import ColumnType, Split, Task
 
 MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
     "model.onnx",
@@ -73,6 +73,10 @@ class Manifest(Contract):
     metrics: dict[str, float]
     """Of the hold-out."""
     snapshot: DatasetRef
+    split: Split | None = None
+    """What decided which rows of the snapshot were learned from; None where nobody can say (rows prepared under other settings)."""
+    entity: str | None = None
+    """The column that says whose row it is, where `split` goes by entity."""
     mlflow_run_id: str
     files: dict[str, str] = Field(default_factory=dict)
     """File name to SHA-256."""

@@ -16,6 +16,7 @@ FIRST = Evidence(n_rows=100, metric=0.8, comparison=None, champion=None, incompa
 def against(difference, lower, upper=0.5, **changes):
     comparison = Comparison(
         metric="roc_auc",
+        n_rows=100,
         challenger=0.8,
         champion=0.8 - difference,
         difference=difference,
@@ -78,6 +79,12 @@ def test_the_reason_has_the_figures():
     assert result.reason == (
         "0.0200 worse than version 3 (roc_auc 0.8000 against 0.8200; 95% interval -0.0300 … -0.0050; up to 0.01 worse is let through)"
     )
+
+
+def test_the_reason_says_where_part_of_the_hold_out_was_compared_on():
+    evidence = against(-0.02, -0.03, -0.005)
+    fewer = evidence.model_copy(update={"comparison": evidence.comparison.model_copy(update={"n_rows": 60})})
+    assert "0.8000 against 0.8200 on the 60 rows that it did not learn from;" in reason(fewer)
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5))

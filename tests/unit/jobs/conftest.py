@@ -75,12 +75,12 @@ class House:
             write_json(stage.folder / "result.json", result)
         return result
 
-    def promote(self) -> ModelRef:
+    def promote(self, **given: Any) -> ModelRef:
         """Evaluate, judge and register the run called "run", and make its model the champion."""
         from pipelines_lib.registry import tracking
         from pipelines_lib.registry.models import ModelRegistry
 
-        model = ModelRef.model_validate(self.run("evaluate", "gate", "register").outputs["model"])
+        model = ModelRef.model_validate(self.run("evaluate", "gate", "register", **given).outputs["model"])
         return ModelRegistry(tracking.connect(self.stage("register").profile.tracking_uri), self.use_case.name).promote(model.version)
 
 
@@ -95,6 +95,7 @@ def write_labelled(
     import numpy as np
     import pyarrow as pa
 
+    from pipelines_lib.data.splitting import with_split
     from pipelines_lib.data.tables import Tables
 
     random = np.random.default_rng(int(day[-2:]))
@@ -110,9 +111,10 @@ def write_labelled(
         "member": [None if i % 11 == 0 else bool(i % 2) for i in range(n_rows)],
         "town": random.choice(["Bonn", "Köln", "西安"], n_rows).tolist(),
         "label": outcome,
-        "split": [side or ("train" if w < 36 else "validation" if w < 45 else "test") for w in who.tolist()],
     }
-    Tables(root).write("labelled", day, pa.table(rows))
+    table = pa.table(rows)
+    labelled = with_split(table, credit()) if side is None else table.append_column("split", pa.array([side] * n_rows))
+    Tables(root).write("labelled", day, labelled)
 
 
 @pytest.fixture

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipelines_lib.data.splitting import with_split
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import Held
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.package import Holdout, Manifest, Scorer
@@ -116,3 +118,64 @@ def test_nothing_in_the_store_names_a_row_outside_the_holdout_sample(trained):
         "result.json",
     ]
     assert "2026-01-01:0" not in left(trained, "evaluation.json") + left(trained, "manifest.json") + left(trained, "result.json")
+
+
+@pytest.fixture
+def more_days(trained, write_day):
+    """Eight more labelled days."""
+    for day in range(5, 13):
+        write_day(trained.root, f"2026-01-{day:02d}")
+    return trained
+
+
+def prepare_again(house, use_case):
+    """Give every labelled row the side that it has under changed settings."""
+    tables = Tables(house.root)
+    for day in tables.partitions("labelled"):
+        rows = tables.read("labelled", [day]).drop(["split", "partition_key"])
+        tables.write("labelled", day, with_split(rows, use_case))
+
+
+def retrained(house, use_case, key):
+    """The evidence of a later training."""
+    house.run("snapshot", "train", "evaluate", use_case=use_case, run_id="run2", key=key)
+    document = json.loads((house.root / "runs" / "training" / "run2" / "evaluate" / "evaluation.json").read_text())
+    return document["evidence"]
+
+
+def test_a_wider_window_by_partition_compares_on_what_is_new_to_the_champion(more_days, make_credit):
+    split = {"by": "partition", "validation": 0.25, "test": 0.25}
+    narrow = make_credit(split=split)
+    more_days.run("snapshot", "train", use_case=narrow, key="2026-01-12")  # of all twelve days, 10, 11 and 12 judge
+    more_days.promote(use_case=narrow, key="2026-01-12")
+    wide = make_credit(split={**split, "test": 0.4})
+    found = retrained(more_days, wide, "2026-01-12")  # 8 … 12 judge, and the champion learned from 8 and 9
+    assert found["n_rows"] == 5 * 160
+    assert found["comparison"]["n_rows"] == 3 * 160
+
+
+def test_a_larger_test_share_compares_on_the_old_one(trained, make_credit):
+    trained.promote()
+    larger = make_credit(split={"by": "entity", "test": 0.35})
+    prepare_again(trained, larger)
+    found = retrained(trained, larger, "2026-01-04")
+    old = with_split(Tables(trained.root).read("labelled").drop(["split"]), trained.use_case)["split"].to_pylist().count("test")
+    assert found["comparison"]["n_rows"] == old < found["n_rows"]
+
+
+def test_another_kind_of_split_is_no_comparison(trained, make_credit):
+    trained.promote()
+    by_row = make_credit(split={"by": "row"})
+    prepare_again(trained, by_row)
+    found = retrained(trained, by_row, "2026-01-04")
+    assert found["comparison"] is None
+    assert found["incomparable"].startswith("its rows were split by entity (who), now they are by row")
+    with pytest.raises(Held, match="run again with `force`"):
+        trained.run("gate", use_case=by_row, run_id="run2")
+
+
+def test_a_champion_of_rows_with_mixed_sides_is_not_compared_with(trained, make_credit, caplog):
+    larger = make_credit(split={"by": "entity", "test": 0.35})  # and nobody has prepared the partitions again
+    trained.run("snapshot", "train", "evaluate", use_case=larger)
+    assert Manifest.model_validate_json(left(trained, "manifest.json")).split is None
+    assert "run credit__data again for 2026-01-01 … 2026-01-04" in caplog.text
