@@ -41,7 +41,8 @@ def create_app(root: Path, *, poll_seconds: float = 1.0, flush_seconds: float = 
         service.slot.stop()
         await run_in_threadpool(service.predictions.close)
 
-    app = FastAPI(title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json")
+    # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/` says how to ask.
+    app = FastAPI(title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.state.service = service
     _add_errors(app)
     _add_health(app, service)
@@ -112,7 +113,7 @@ def _add_errors(app: FastAPI) -> None:
     async def unknown(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         where = f"{request.method} {request.url.path}"
-        rule, remedy = "the service has no such endpoint or method", "See / or /docs"
+        rule, remedy = "the service has no such endpoint or method", "See / or /openapi.json"
         return _json(
             {"error": f"{where}: {error.detail}; {rule}. {remedy}", "what": error.detail, "where": where, "rule": rule, "remedy": remedy},
             error.status_code,

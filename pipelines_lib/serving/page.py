@@ -32,7 +32,7 @@ def index_page(name: str, served: Served | None, error: str | None, url: str) ->
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{warning}{body}"
-        f'<p><a href="docs">API</a> · <a href="v2/models/{escape(name)}">metadata</a> · <a href="metrics">metrics</a></p></body></html>'
+        f'<p><a href="openapi.json">API</a> · <a href="v2/models/{escape(name)}">metadata</a> · <a href="metrics">metrics</a></p></body></html>'
     )
 
 

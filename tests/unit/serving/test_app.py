@@ -61,13 +61,16 @@ def test_only_the_outputs_asked_for_are_sent(client):
 
 
 def test_health_metadata_page_and_metrics(client):
-    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/credit/ready", "/ping", "/docs", "/v2"):
+    for path in ("/v2/health/live", "/v2/health/ready", "/v2/models/credit/ready", "/ping", "/openapi.json", "/v2"):
         assert client.get(path).status_code == 200
     metadata = client.get("/v2/models/credit").json()
     assert metadata["versions"] == ["3"]
     assert metadata["inputs"][0] == {"name": "amount", "datatype": "FP64", "shape": [-1]}
     assert metadata["parameters"]["optional_inputs"] == {"customer": "integer"}
     page = client.get("/").text
+    assert client.get("/docs").status_code == 404, "it would load its scripts from elsewhere"
+    assert "<script" not in page
+    assert 'href="openapi.json"' in page
     assert "Version <b>3</b>" in page
     assert "curl" in page
     v2(client)
