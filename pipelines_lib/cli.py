@@ -11,6 +11,7 @@ from pydantic import JsonValue
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import STAGES, ExitCode, JobSpec, Params, Pipeline
 from pipelines_lib.errors import BadInput, SluiceError
+from pipelines_lib.store import read_json
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -101,6 +102,8 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
         code = Job(spec, project, profile.grace_seconds).run(typer.echo)
         if code != ExitCode.DONE:
             raise typer.Exit(code if code > 0 else 1)
+        if name == "decide" and read_json(Path(spec.stage_dir) / "result.json")["outputs"]["action"] == "retrain":  # type: ignore[index,call-overload]
+            typer.echo(f"by hand no training is started; `sluice run {use_case} training --partition {partition}` starts it")
 
 
 @app.command()
@@ -123,7 +126,8 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     for name, parts in use_cases.items():
         typer.echo(f"\n{name}" + ("" if parts else "\n  nothing has run yet"))
         for part, state in parts.items():
-            facts = (state.get(key) for key in ("verdict", "decision", "model_version", "partition_key", "url", "reason"))
+            version = f"version {state['model_version']}" if "model_version" in state else None
+            facts = (version, *(state.get(key) for key in ("verdict", "decision", "partition_key", "url", "reason")))
             typer.echo(f"  {part:<11}" + " · ".join(str(fact) for fact in facts if fact not in (None, "")))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -27,8 +27,6 @@ class Profile(Settings):
     """Where things run: `include/profiles/<name>.yaml`."""
 
     name: str
-    launcher: Literal["local"] = "local"
-    """`local`: a process on this machine."""
     store: str
     """Folder of the object store; `{home}` is the state folder."""
     tracking_uri: str

@@ -64,7 +64,6 @@ class JobSpec(Contract):
     profile: str = "local"
     store: str
     """Root of the object store: a folder or a URL."""
-    attempt: int = 1
     workers: int = 1
     """Processes that work on the stage together (`torchrun` where more than one is possible)."""
     params: dict[str, JsonValue] = Field(default_factory=dict)

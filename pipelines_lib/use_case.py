@@ -248,7 +248,6 @@ class Gate(Settings):
 class Deployment(Settings):
     """Where the champion serves."""
 
-    target: Literal["service"] = "service"
     port: int | None = Field(default=None, ge=1024, le=65535)
     """Port of the local service on 127.0.0.1; a free one is picked and kept when absent."""
     approve: bool = False

@@ -1,4 +1,4 @@
-"""`run_job`: a stage as an Airflow task. The profile picks the launcher; the DAG's text stays the same."""
+"""`run_job`: a stage as an Airflow task. Where it runs is decided here alone; the text of the DAGs does not know."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -72,7 +72,6 @@ class LocalJobOperator(BaseOperator):
             run_id=context["run_id"],
             profile=profile.name,
             store=profile.store,
-            attempt=context["ti"].try_number,
             workers=self.workers,
             params=params,
         )
