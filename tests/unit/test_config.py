@@ -211,8 +211,8 @@ def test_a_profile_that_is_none_is_told_with_those_there_are(project, name, says
 
 def test_a_profile_with_an_unknown_key_is_told_with_its_line(project):
     path = project.folder / "include" / "profiles" / "local.yaml"
-    path.write_text(LOCAL + "lancher: local\n")
-    with pytest.raises(ConfigError, match=r"local.yaml:5: lancher: unknown key; known here are: name, launcher"):
+    path.write_text(LOCAL + "stroe: here\n")
+    with pytest.raises(ConfigError, match=r"local.yaml:5: stroe: unknown key; known here are: name, store"):
         load(path, Profile)
 
 
