@@ -11,11 +11,12 @@ DOC = """
 Takes one partition from its source to labelled rows: **ingest** → **validate** → **prepare**.
 
 **When it fails.** `validate` *held*: too many rows broke an expectation, or the whole table did. The log names the
-expectation and some row ids, the button *Data quality* opens the report. Mend the source or the expectation, then clear
-`validate`. `ingest` failed with bad input: the file is missing, unreadable or lost a column; the log says which. Clearing
+expectation and some row ids, the button *Data quality* opens the report. Mend the source and clear
+`ingest`, or mend the expectation and clear `validate`. `ingest` failed with bad input: the file is missing, unreadable or lost a column; the log says which. Clearing
 any task is safe: a partition is written whole or not at all, and writing the same rows again changes nothing.
 
-**Backfill.** `airflow backfill create --dag-id … --from-date … --to-date …`, or the UI. Partitions may run in any order.
+**Backfill.** *Trigger → Backfill*, or `airflow backfill create --dag-id … --from-date … --to-date …`. Set the end to the end of
+the last day: a run is stamped with the hour of its schedule. Partitions may run in any order.
 """
 
 

@@ -14,6 +14,9 @@ DOC = """
 Trains on a frozen snapshot and lets the result serve if it is good enough: **snapshot** → **train** → **evaluate** →
 **gate** → **register** → **deploy** → **verify**.
 
+The run's partition is the newest that its window may hold; a scheduled run names its own day, so it takes every day that has
+closed by then.
+
 **When it fails.** `gate` *skipped*: the model was held back; the log's table says by which gate, with figure and bound, and
 the champion goes on serving. `train` failed: a retry resumes from the newest complete checkpoint. `verify` failed: the
 service answered differently from the evaluation, and the previous version serves again.

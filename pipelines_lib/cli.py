@@ -50,7 +50,9 @@ def new(
 
     project = Project.from_environment()
     folder = scaffold(project, name, data, target, typer.echo)
-    typer.echo(f"wrote {folder}\nNext: read and edit {folder / 'use_case.yaml'}, then `sluice check {name}`")
+    typer.echo(
+        f"wrote {folder}\nNext: read and edit {folder / 'use_case.yaml'}, then `sluice check {name}` and `sluice up`, and switch its DAGs on in Airflow"
+    )
 
 
 @app.command()
@@ -139,6 +141,14 @@ def serve(use_case: UseCaseName) -> None:
     project = Project.from_environment()
     service = local.ensure(project.use_case(use_case), project, Path(project.profile().store) / use_case)
     typer.echo(f"{use_case} answers at {service.url}")
+
+
+@app.command()
+def replay(use_case: UseCaseName, partition: PartitionKey) -> None:
+    """Send a partition's rows to the local service, as its users would have, and let it log the answers under that partition."""
+    from pipelines_lib.serving.replay import replay as send  # noqa: PLC0415
+
+    typer.echo(send(use_case, partition))
 
 
 @app.command()

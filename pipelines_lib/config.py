@@ -80,7 +80,10 @@ class Project:
         profile = load(path, Profile)
         changed = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in ("store", "tracking_uri")}
         for key in ("airflow_url", "mlflow_url"):
-            if url := os.environ.get(f"SLUICE_{key.upper()}"):
+            variable = f"SLUICE_{key.upper()}"
+            if url := os.environ.get(variable):
+                if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
+                    raise ConfigError(f"{variable}={url!r} is not an address; write it with its scheme, such as http://127.0.0.1:8090")
                 changed[key] = url.rstrip("/")
         return profile.model_copy(update=changed)
 

@@ -121,7 +121,5 @@ def _with_params(use_case: UseCase, params: Params) -> UseCase:
 def _set_up_logging() -> None:
     rank = os.environ.get("RANK")
     prefix = f"[rank {rank}] " if rank is not None and os.environ.get("WORLD_SIZE") != "1" else ""
-    logging.basicConfig(
-        level=logging.WARNING, format=f"%(asctime)s {prefix}%(levelname)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
-    )
+    logging.basicConfig(level=logging.WARNING, format=f"{prefix}%(levelname)s %(message)s", stream=sys.stdout)
     log.setLevel(logging.INFO)

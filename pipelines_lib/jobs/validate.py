@@ -45,7 +45,8 @@ def main(stage: Stage) -> JobResult:
     _show(stage, n_rows, len(reasons), because, page)
     figures = {"n_rows": n_rows, "n_quarantined": len(reasons), "share_quarantined": round(len(reasons) / n_rows, 4) if n_rows else 0.0}
     if because:
-        raise Held(f"partition {key} of {stage.use_case.name} is held: {because}", {**figures}, {"Data quality": page})
+        remedy = "Mend the source and run ingest again, or mend the rule and run validate again"
+        raise Held(f"partition {key} of {stage.use_case.name} is held: {because}. {remedy}", {**figures}, {"Data quality": page})
     return JobResult(
         stage="validate",
         reason=f"{n_rows - len(reasons)} of {n_rows} rows of {key} pass, {len(reasons)} are quarantined",

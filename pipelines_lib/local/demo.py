@@ -178,9 +178,8 @@ class Demo:
             if all(state == "success" for state in states.values()):
                 return
             open_runs = [run for run, state in states.items() if state != "success"]
-            self._progress.update(
-                f"{len(runs) - len(open_runs)}/{len(runs)} runs done · " + ", ".join(filter(None, map(self._at, open_runs[:4])))
-            )
+            at = [place for run in open_runs[:4] if (place := self._at(run))]
+            self._progress.update(" · ".join([f"{len(runs) - len(open_runs)}/{len(runs)} runs done", *at]))
             self._pause()
 
     def _at(self, run: tuple[str, str]) -> str:
@@ -226,7 +225,7 @@ class Demo:
         console.print()
         console.print(f"[bold]Sluice[/bold]   {self._profile.airflow_url}/sluice/  (also in Airflow's navigation)")
         console.print(f"[bold]Airflow[/bold]  {self._profile.airflow_url}")
-        console.print(f"[bold]MLflow[/bold]   {self._profile.mlflow_url}")
+        console.print(f"[bold]MLflow[/bold]   {self._profile.mlflow_url}/#/experiments")
         console.print("\nThe services stay up. [bold]make down[/bold] stops them, [bold]make clean[/bold] forgets their state.")
 
     def _summary_rows(self, use_case: UseCase) -> list[tuple[str, str]]:

@@ -72,11 +72,12 @@ def up(project: Project, say: Say) -> None:
 
 def down(project: Project, say: Say) -> None:
     """End every service that has a record, its children included. A model service's record stays, for its port."""
-    for record in sorted((project.home / "services").glob("*.json")):
-        process = running(project, record.stem)
-        if process is not None:
-            say(f"stopping {record.stem}")
-            _end(process)
+    records = sorted((project.home / "services").glob("*.json"))
+    found = {record.stem: process for record in records if (process := running(project, record.stem)) is not None}
+    if found:
+        say(f"stopping {', '.join(found)}")
+        _end(list(found.values()))
+    for record in records:
         if not record.stem.startswith(local.PREFIX):
             record.unlink(missing_ok=True)
     for child in _started:
@@ -313,10 +314,12 @@ def _check_disk(home: Path) -> None:
         )
 
 
-def _end(process: psutil.Process) -> None:
-    family = [process]
-    with contextlib.suppress(psutil.NoSuchProcess):
-        family += process.children(recursive=True)
+def _end(processes: list[psutil.Process]) -> None:
+    """SIGTERM to all at once, children included; SIGKILL to those who have not ended after 15 seconds."""
+    family = list(processes)
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family += process.children(recursive=True)
     for member in family:
         with contextlib.suppress(psutil.NoSuchProcess):
             member.send_signal(signal.SIGTERM)

@@ -4,10 +4,14 @@ import html
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
+from airflow.models import DagModel, DagRun
 from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse
+from sqlalchemy import func, select
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline, dag_id
@@ -22,12 +26,13 @@ app = FastAPI(title="Sluice", docs_url=None, redoc_url=None, openapi_url=None)
 
 
 @app.get("/", response_class=HTMLResponse)
-def overview(user: GetUserDep) -> HTMLResponse:  # noqa: ARG001 - signed-in users only
+def overview(user: GetUserDep, session: SessionDep) -> HTMLResponse:  # noqa: ARG001 - signed-in users only
     """One card a use case."""
     project = Project.from_environment()
     good, broken = project.use_cases_or_errors()
     store = Path(project.profile().store)
-    cards = "".join(_card(use_case, store) for use_case in good)
+    notes = _in_airflow(session, good)
+    cards = "".join(_card(use_case, store, notes) for use_case in good)
     cards += "".join(
         f"<section class=card><h2>{_text(name)}</h2><p class=bad>settings are not right</p><pre>{_text(error)}</pre></section>"
         for name, error in broken.items()
@@ -46,35 +51,52 @@ def file(path: str, user: GetUserDep) -> FileResponse:  # noqa: ARG001
     return FileResponse(target, media_type="text/html; charset=utf-8", headers=_SAFE)
 
 
-def _card(use_case: UseCase, store: Path) -> str:
+def _in_airflow(session: Any, use_cases: list[UseCase]) -> dict[str, str]:
+    """DAG id to what Airflow itself knows and no stage could write down: that it is paused, that its newest run failed."""
+    ids = [dag_id(use_case.name, pipeline) for use_case in use_cases for pipeline in Pipeline]
+    newest = select(func.max(DagRun.id)).where(DagRun.dag_id.in_(ids)).group_by(DagRun.dag_id)
+    runs = session.execute(
+        select(DagRun.dag_id, DagRun.run_id, DagRun.partition_key).where(DagRun.id.in_(newest), DagRun.state == "failed")
+    )
+    notes = {
+        dag: f'<a class="tag bad" href="/dags/{quote(dag)}/runs/{quote(run, safe="")}" target="_top">newest run failed{f" ({_text(key)})" if key else ""}</a>'
+        for dag, run, key in runs
+    }
+    for dag in session.scalars(select(DagModel.dag_id).where(DagModel.dag_id.in_(ids), DagModel.is_paused)):
+        notes[dag] = f"{notes.get(dag, '')} <span class='tag hold'>paused: switch it on in Airflow</span>"
+    return notes
+
+
+def _card(use_case: UseCase, store: Path, notes: dict[str, str]) -> str:
     status = {
         pipeline: _status(store / use_case.name / "status" / f"{pipeline}.json")
         for pipeline in ("data", "training", "deployment", "monitoring")
     }
+    training = ("verdict", "partition_key", "metric", "challenger", "champion", "reason")
     rows = [
-        _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), use_case, Pipeline.DATA),
+        _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), dag_id(use_case.name, Pipeline.DATA), notes),
+        _row("Training", status["training"], training, dag_id(use_case.name, Pipeline.TRAINING), notes),
+        _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), None, notes),
         _row(
-            "Training",
-            status["training"],
-            ("verdict", "partition_key", "metric", "challenger", "champion", "reason"),
-            use_case,
-            Pipeline.TRAINING,
+            "Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), dag_id(use_case.name, Pipeline.MONITORING), notes
         ),
-        _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), use_case, None),
-        _row("Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), use_case, Pipeline.MONITORING),
     ]
     return f"<section class=card><h2>{_text(use_case.title)}</h2><p class=owner>{_text(use_case.name)} · {_text(use_case.owner)}</p><table>{''.join(rows)}</table></section>"
 
 
-def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], use_case: UseCase, pipeline: Pipeline | None) -> str:
-    name = f'<a href="/dags/{dag_id(use_case.name, pipeline)}" target="_top">{title}</a>' if pipeline else title
+def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], dag: str | None, notes: dict[str, str]) -> str:
+    name = f'<a href="/dags/{dag}" target="_top">{title}</a>' if dag else title
+    note = notes.get(dag or "", "")
     if status is None:
-        return f"<tr><th>{name}</th><td class=none>nothing yet</td></tr>"
-    if not pipeline and status.get("url"):
+        return f"<tr><th>{name}</th><td class=none>nothing yet {note}</td></tr>"
+    if not dag and status.get("url"):
         name = f'<a href="{_text(status["url"])}" target="_blank" rel="noopener">{title}</a>'
-    tone = {"pass": "good", "hold": "hold", "retrain": "act"}.get(str(status.get("verdict", status.get("decision"))), "")
     first = status.get(fields[0])
-    parts = [] if first is None else [f"<span class='tag {tone}'>{'version ' if fields[0] == 'model_version' else ''}{_text(first)}</span>"]
+    parts = (
+        []
+        if first is None
+        else [f"<span class='tag {_tone(status)}'>{'version ' if fields[0] == 'model_version' else ''}{_text(first)}</span>"]
+    )
     parts += [
         f"<span class=key>{_LABELS.get(field, field)}</span> {_text(_figure(status[field]))}"
         for field in fields[1:]
@@ -82,7 +104,14 @@ def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], use
     ]
     if report := status.get("report"):
         parts.append(f'<a href="/sluice/files/{_text(report)}" target="_blank">report</a>')
-    return f"<tr><th>{name}</th><td>{' · '.join(parts)}</td></tr>"
+    return f"<tr><th>{name}</th><td>{' · '.join([*parts, *([note] if note else [])])}</td></tr>"
+
+
+def _tone(status: dict[str, Any]) -> str:
+    """Colour of a verdict. That monitoring holds is the quiet day; that a gate holds wants a look."""
+    if "decision" in status:
+        return "act" if status["decision"] == "retrain" else "good"
+    return {"pass": "good", "hold": "hold"}.get(str(status.get("verdict")), "")
 
 
 def _figure(value: Any) -> str:

@@ -50,7 +50,7 @@ def find_target(path: Path, columns: list[Facts], wanted: str) -> Facts:
     raise DataError(
         f"{path}: has no column {wanted!r}; "
         + (f"did you mean {near[0]!r}? " if near else "")
-        + f"It has: {', '.join(column.source for column in columns)}. Give --target one of these, or a number from 1 to {len(columns)}"
+        + f"It has the columns {', '.join(column.source for column in columns)}. Give --target one of these, or a number from 1 to {len(columns)}"
     )
 
 

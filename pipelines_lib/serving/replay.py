@@ -32,29 +32,30 @@ def main() -> int:
     parser.add_argument("--one", action="store_true", help="send one row, print question and answer")
     arguments = parser.parse_args()
     try:
-        print(_one(arguments.use_case, arguments.partition) if arguments.one else _all(arguments.use_case, arguments.partition))  # noqa: T201
+        print(_one(arguments.use_case, arguments.partition) if arguments.one else replay(arguments.use_case, arguments.partition))  # noqa: T201
     except (SluiceError, httpx.HTTPError) as error:
         print(f"replay: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-def _all(name: str, partition: str) -> str:
-    replay = _Replay(name, partition)
+def replay(name: str, partition: str) -> str:
+    """Send every clean row of the partition; says how many were answered. Raises `DataError`, `Unavailable`."""
+    run = _Replay(name, partition)
     started = time.monotonic()
-    for start in range(0, replay.rows.num_rows, _BATCH):
-        replay.ask(replay.rows.slice(start, _BATCH), f"replay-{partition}-{start:09d}")
-    replay.wait_for_log()
-    return f"{replay.rows.num_rows} rows answered by {replay.url} in {time.monotonic() - started:.1f} s"
+    for start in range(0, run.rows.num_rows, _BATCH):
+        run.ask(run.rows.slice(start, _BATCH), f"replay-{partition}-{start:09d}")
+    run.wait_for_log()
+    return f"{run.rows.num_rows} rows answered by {run.url} in {time.monotonic() - started:.1f} s"
 
 
 def _one(name: str, partition: str) -> str:
-    replay = _Replay(name, partition)
-    row = replay.rows.slice(0, 1)
-    answer = replay.ask(row, f"one-{partition}", log=False)
-    question = ", ".join(f"{column}={row[column][0].as_py()}" for column in replay.features[:6])
-    outputs = {tensor["name"]: tensor["data"][0] for tensor in answer["outputs"]}
-    more = f", … ({len(replay.features)} features)" if len(replay.features) > 6 else ""
+    run = _Replay(name, partition)
+    row = run.rows.slice(0, 1)
+    answer = run.ask(row, f"one-{partition}", log=False)
+    question = ", ".join(f"{column}={row[column][0].as_py()}" for column in run.features[:6])
+    outputs = {tensor["name"]: tensor["data"][0] for tensor in answer["outputs"] if tensor["name"] in ("prediction", "score")}
+    more = f", … ({len(run.features)} features)" if len(run.features) > 6 else ""
     told = ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in outputs.items())
     return f"{question}{more} → {told}"
 

@@ -153,6 +153,8 @@ def test_the_pages_answer(api: AirflowApi, project: Project) -> None:
     assert "version 2" in page
     assert "retrain" in page
     assert "broken/use_case.yaml" in page
+    assert "paused: switch it on in Airflow" in page  # clockwork
+    assert "newest run failed" in page  # diagnosis__data, which ran without a partition
     for part in ("data", "monitoring"):
         report = status(project, "recommendation", part)["report"]
         assert "<html" in httpx.get(f"{base}/sluice/files/{report}", timeout=30).raise_for_status().text
