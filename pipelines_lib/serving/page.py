@@ -54,7 +54,8 @@ def _model(name: str, served: Served, url: str) -> str:
         f"<p>Version <b>{served.version}</b> ({served.deployment.state}) answers: {manifest.task}, {classes}. On its hold-out: {metrics}.</p>"
         f"<h2>Ask it</h2><p>Open Inference Protocol v2, one tensor a column:</p><pre>{escape(_curl_v2(name, served, url))}</pre>"
         f"<p>Or as MLflow's <code>/invocations</code>:</p><pre>{escape(_curl_mlflow(served, url))}</pre>"
-        f"<h2>Columns</h2><p>Every column is needed; a value may be null{required}.{keys}</p>"
+        f"<h2>Columns</h2><p>Every column is needed; a value may be null{required}.{keys}"
+        f' The answers are logged under the day they are given, or under the partition in <code>"parameters": {{"partition_key": …}}</code>.</p>'
         f"<table><tr><th>Column</th><th>Type</th><th>Datatype</th></tr>{columns}</table>"
     )
 

@@ -107,12 +107,7 @@ def test_a_job_is_not_told_airflows_secrets(launched: Project, monkeypatch: pyte
 
 
 def test_cancel_leaves_no_process_behind(launched: Project) -> None:
-    running = job(launched, what="hang", warm=warm_socket(launched).exists())
-    lines: list[str] = []
-    result: list[int] = []
-    thread = threading.Thread(target=lambda: result.append(running.run(lines.append)))
-    thread.start()
-    child = psutil.Process(int(_wait_for(lines, "child").split()[1]))
+    running, thread, result, child = _hanging(launched)
     running.cancel()
     thread.join(20)
     assert result == [-signal.SIGTERM]
@@ -143,12 +138,7 @@ Job(spec, project).run(lambda line: print(line, flush=True))
 
 def test_a_job_ends_with_its_leader(launched: Project) -> None:
     """What outlives the first process (torchrun's workers, were torchrun killed) would hold the output open for good."""
-    running = job(launched, what="hang", warm=warm_socket(launched).exists())
-    lines: list[str] = []
-    result: list[int] = []
-    thread = threading.Thread(target=lambda: result.append(running.run(lines.append)))
-    thread.start()
-    child = psutil.Process(int(_wait_for(lines, "child").split()[1]))
+    _, thread, result, child = _hanging(launched)
     leader = child.parent()
     assert leader is not None
     leader.kill()
@@ -208,11 +198,7 @@ def test_the_warm_libraries_start_no_thread_that_a_fork_would_lose() -> None:
 
 
 def test_a_retry_ends_what_the_last_try_left(project: Project) -> None:
-    first = job(project, what="hang", warm=False)
-    lines: list[str] = []
-    thread = threading.Thread(target=lambda: first.run(lines.append))
-    thread.start()
-    child = psutil.Process(int(_wait_for(lines, "child").split()[1]))
+    _, thread, _, child = _hanging(project)
     said: list[str] = []
     assert job(project, what="exit", code=0).run(said.append) == 0
     assert said[0].startswith("ended 2 process(es)")
@@ -226,6 +212,16 @@ def test_training_goes_through_torchrun() -> None:
         *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "pipelines_lib.jobs.train", "--spec", "spec.json"),
     ]
+
+
+def _hanging(project: Project) -> tuple[Job, threading.Thread, list[int], psutil.Process]:
+    """A job that hangs, the thread that waits for it, where its exit code will be, and its child."""
+    running = job(project, what="hang", warm=warm_socket(project).exists())
+    lines: list[str] = []
+    result: list[int] = []
+    thread = threading.Thread(target=lambda: result.append(running.run(lines.append)))
+    thread.start()
+    return running, thread, result, psutil.Process(int(_wait_for(lines, "child").split()[1]))
 
 
 def _wait_for(lines: list[str], word: str) -> str:
