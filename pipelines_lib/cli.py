@@ -137,9 +137,13 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 def serve(use_case: UseCaseName) -> None:
     """Start the local service of a use case's champion, for instance after the machine was restarted."""
     from pipelines_lib.serving import local  # noqa: PLC0415
+    from pipelines_lib.serving.pointer import pointer_path  # noqa: PLC0415
 
     project = Project.from_environment()
-    service = local.ensure(project.use_case(use_case), project, Path(project.profile().store) / use_case)
+    settings, root = project.use_case(use_case), Path(project.profile().store) / use_case
+    if not pointer_path(root).exists():
+        raise BadInput(f"nothing of {use_case} is deployed yet, so there is nothing to serve; run its training first")
+    service = local.ensure(settings, project, root)
     typer.echo(f"{use_case} answers at {service.url}")
 
 

@@ -33,6 +33,8 @@ _started: list["subprocess.Popen[bytes]"] = []
 """What this process started: kept, so that one that ended is reaped, and none is warned about as forgotten."""
 
 _HOME_CONTENT = {"airflow", "landing", "logs", "mlflow", "services", "store", "warm.sock"}
+_WARM = "warm"
+"""Jobs start without the warm interpreter, only slower: nobody waits for it, and nothing fails when it ends."""
 _NEEDED_BYTES = 1 << 30
 _START_SECONDS = 180
 
@@ -101,7 +103,7 @@ def clean(project: Project, say: Say) -> None:
 def check_alive(project: Project) -> None:
     """Raise `Unavailable`, with the end of its log, for a service that was started and lives no more."""
     for service in services(project, project.profile()):
-        if running(project, service.name) is None:
+        if service.name != _WARM and running(project, service.name) is None:
             raise Unavailable(f"{service.name} has ended; `sluice up` starts it again. {_log_tail(project, service.name)}")
 
 
@@ -196,7 +198,7 @@ def _warm(project: Project) -> Service:
         "PYTHONUNBUFFERED": "1",
         "GX_ANALYTICS_ENABLED": "false",
     }
-    return Service("warm", [sys.executable, "-m", "pipelines_lib.warm", str(warm_socket(project))], environment)
+    return Service(_WARM, [sys.executable, "-m", "pipelines_lib.warm", str(warm_socket(project))], environment)
 
 
 def _mlflow(project: Project, profile: Profile) -> Service:
@@ -247,7 +249,7 @@ def _inherited() -> dict[str, str]:
 def _wait(project: Project, profile: Profile, say: Say) -> None:
     """Until every service answers. Raises `Unavailable` with the end of the log of the one that did not."""
     deadline = time.monotonic() + _START_SECONDS
-    waiting = {service.name: service for service in services(project, profile)}
+    waiting = {service.name: service for service in services(project, profile) if service.name != _WARM}
     while waiting:
         for name in list(waiting):
             if running(project, name) is None:
@@ -270,8 +272,6 @@ def _serve_champions(project: Project, profile: Profile, say: Say) -> None:
 
 
 def _is_healthy(service: Service, profile: Profile) -> bool:
-    if service.name == "warm":
-        return True  # jobs start without it, only slower, so nobody waits for it
     try:
         answer = httpx.get(
             f"{service.url}/health" if service.name == "mlflow" else f"{profile.airflow_url}/api/v2/monitor/health", timeout=5

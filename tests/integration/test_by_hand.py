@@ -78,9 +78,18 @@ def test_from_a_file_to_a_monitored_service(shell: Shell) -> None:
 
 @pytest.mark.timeout(300)
 def test_mistakes_end_with_a_sentence(shell: Shell) -> None:
+    assert "nothing of fresh is deployed yet" in _fresh(shell)
     assert "there is no use case 'nobody'" in shell("run", "nobody", "data", "--partition", "2026-01-01", code=2)
     assert "'01/02/2026' is not a partition" in shell("run", "credit", "data", "--partition", "01/02/2026", code=2)
     assert "data has no stage 'train'" in shell("run", "credit", "data", "--partition", "2026-01-01", "--stage", "train", code=2)
     outside = shell("run", "credit", "data", "--partition", "2026-03-01", code=2)
     assert "2026-01-14" in outside
     assert "Traceback" not in outside
+
+
+def _fresh(shell: Shell) -> str:
+    """What `sluice serve` says of a use case that was never trained."""
+    text = (shell.use_cases / "credit" / "use_case.yaml").read_text(encoding="utf-8")
+    (shell.use_cases / "fresh").mkdir()
+    (shell.use_cases / "fresh" / "use_case.yaml").write_text(text.replace("name: credit", "name: fresh", 1), encoding="utf-8")
+    return shell("serve", "fresh", code=2)
