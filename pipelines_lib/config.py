@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import Settings, UseCase
-from pipelines_lib.use_case_rules import FieldErrors
+from pipelines_lib.use_case.rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
 

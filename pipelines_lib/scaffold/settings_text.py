@@ -29,7 +29,7 @@ def settings_text(plan: Plan, *, name: str, title: str, data: str) -> str:
 def _head(plan: Plan, name: str, title: str, data: str) -> Iterator[str]:
     survey = plan.survey
     yield f"# Written by `sluice new`; inferred from {quoted(data)} ({survey.n_rows:,} rows, {len(survey.columns)} columns)."
-    yield f"# Everything here is yours to change; `sluice check {name}` says what is wrong, `pipelines_lib/use_case.py` what each setting means."
+    yield f"# Everything here is yours to change; `sluice check {name}` says what is wrong, `pipelines_lib/use_case/` what each setting means."
     yield ""
     yield f"name: {name}"
     yield f"title: {scalar(title)}"

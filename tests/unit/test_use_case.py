@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import METRICS, UseCase
-from pipelines_lib.use_case_rules import FieldErrors, ticks_once
+from pipelines_lib.use_case.rules import FieldErrors, ticks_once
 
 
 def problems(make_use_case, **changes) -> dict[str, str]:

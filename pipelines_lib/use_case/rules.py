@@ -1,4 +1,4 @@
-"""The rules between two parts of a use case. A rule within one part stands with that part, in `use_case.py`."""
+"""The rules between two parts of a use case. A rule within one part stands with that part, in its module."""
 
 from collections.abc import Iterator
 from functools import cache
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from croniter import croniter
 
 if TYPE_CHECKING:
-    from pipelines_lib.use_case import UseCase
+    from pipelines_lib.use_case.case import UseCase
 
 
 class FieldErrors(ValueError):

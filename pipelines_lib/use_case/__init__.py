@@ -1,0 +1,42 @@
+"""What a use case says in its `use_case.yaml`, one module a part. Every setting's doc stands under it.
+
+Read at every DAG parse, so it imports pydantic and croniter alone.
+"""
+
+from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
+from pipelines_lib.use_case.cleaning import CleaningStep
+from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
+from pipelines_lib.use_case.label import Label
+from pipelines_lib.use_case.model import Deployment, Gate, Training
+from pipelines_lib.use_case.monitoring import Monitoring
+from pipelines_lib.use_case.quality import Quality
+from pipelines_lib.use_case.rules import FieldErrors
+from pipelines_lib.use_case.schedule import Schedule
+from pipelines_lib.use_case.source import Csv, Replay, Source
+from pipelines_lib.use_case.split import Split
+
+__all__ = [
+    "HIGHER_IS_BETTER",
+    "METRICS",
+    "RESERVED_COLUMNS",
+    "CleaningStep",
+    "Column",
+    "ColumnType",
+    "Csv",
+    "Deployment",
+    "FieldErrors",
+    "Gate",
+    "Label",
+    "Monitoring",
+    "Quality",
+    "Replay",
+    "Role",
+    "Schedule",
+    "Settings",
+    "Source",
+    "Split",
+    "Task",
+    "Training",
+    "UseCase",
+]

@@ -1,0 +1,152 @@
+"""A use case as a whole: `use_case.yaml`."""
+
+import datetime as dt
+import hashlib
+import json
+import re
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.cleaning import CleaningStep
+from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
+from pipelines_lib.use_case.label import Label
+from pipelines_lib.use_case.model import Deployment, Gate, Training
+from pipelines_lib.use_case.monitoring import Monitoring
+from pipelines_lib.use_case.quality import Quality
+from pipelines_lib.use_case.rules import FieldErrors, disagreements
+from pipelines_lib.use_case.schedule import Schedule
+from pipelines_lib.use_case.source import Source
+from pipelines_lib.use_case.split import Split
+
+Task = Literal["binary", "multiclass", "regression"]
+
+HIGHER_IS_BETTER = {
+    "roc_auc": True,
+    "average_precision": True,
+    "accuracy": True,
+    "macro_f1": True,
+    "log_loss": False,
+    "rmse": False,
+    "mae": False,
+}
+METRICS: dict[Task, tuple[str, ...]] = {
+    "binary": ("roc_auc", "average_precision", "log_loss", "accuracy"),
+    "multiclass": ("accuracy", "macro_f1", "log_loss"),
+    "regression": ("rmse", "mae"),
+}
+
+
+class UseCase(Settings):
+    """One prediction problem: `include/use_cases/<name>/use_case.yaml`."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
+    """The folder's name: lower-case letters, digits and underscores."""
+    title: str
+    description: str = ""
+    owner: str
+    """Who is asked when a run fails."""
+    task: Task
+    partition: Literal["day", "hour"] = "day"
+    start: dt.date
+    """The first partition."""
+    end: dt.date | None = None
+    """The last partition, where the data ends; nothing is scheduled after it. A replay ends by itself."""
+    schedule: Schedule = Schedule()
+    source: Source
+    columns: dict[str, Column]
+    quality: Quality = Quality()
+    clean: list[CleaningStep] = Field(default_factory=list)
+    label: Label
+    split: Split = Split()
+    training: Training = Training()
+    gate: Gate
+    deployment: Deployment = Deployment()
+    monitoring: Monitoring = Monitoring()
+
+    @field_validator("columns")
+    @classmethod
+    def _column_names(cls, value: dict[str, Column]) -> dict[str, Column]:
+        for name in value:
+            if not re.fullmatch(r"[^\W\d]\w*", name):
+                raise ValueError(
+                    f"column {name!r}: a name holds letters, digits and underscores and starts with a letter; rename it and put the file's name under `source:`"
+                )
+            if name.casefold() in RESERVED_COLUMNS:
+                raise ValueError(f"column {name!r}: Sluice keeps this name for itself; rename it and put the file's name under `source:`")
+        return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _schedule_of_hours(cls, given: Any) -> Any:
+        """The schedules' defaults follow the partitions' length."""
+        if isinstance(given, dict) and given.get("partition") == "hour" and isinstance(schedule := given.get("schedule", {}), dict):
+            return {**given, "schedule": {"data": "5 * * * *", "monitoring": "35 * * * *", **schedule}}
+        return given
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> Self:
+        problems = list(disagreements(self))
+        if problems:
+            raise FieldErrors(problems)
+        return self
+
+    # What the other modules ask of a use case.
+
+    def columns_with(self, *roles: Role) -> list[str]:
+        """Names of the columns with one of `roles`, in the order written."""
+        return [name for name, column in self.columns.items() if column.role in roles]
+
+    def features(self, *types: ColumnType) -> list[str]:
+        """Names of the feature columns (of these types), in the order written."""
+        return [name for name, c in self.columns.items() if c.role == "feature" and (not types or c.type in types)]
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics that fit its task."""
+        return METRICS[self.task]
+
+    @property
+    def entity(self) -> str | None:
+        """The column that says whose row it is."""
+        return next(iter(self.columns_with("entity")), None)
+
+    @property
+    def key_format(self) -> str:
+        """`strftime` format of a partition key."""
+        return "%Y-%m-%d" if self.partition == "day" else "%Y-%m-%dT%H"
+
+    @property
+    def partition_step(self) -> dt.timedelta:
+        """Length of a partition."""
+        return dt.timedelta(days=1) if self.partition == "day" else dt.timedelta(hours=1)
+
+    def partition_time(self, key: str) -> dt.datetime:
+        """Start of partition `key` (naive, UTC). Raises `ConfigError` where it is no key of this use case."""
+        moment: dt.datetime | None
+        try:
+            moment = dt.datetime.strptime(key, self.key_format)
+        except ValueError:
+            moment = None
+        if moment is None or moment.strftime(self.key_format) != key:
+            example = dt.datetime.combine(self.start, dt.time()).strftime(self.key_format)
+            raise ConfigError(f"{key!r} is not a partition of {self.name}, which has one a {self.partition}; write it like {example}")
+        return moment
+
+    def shift(self, key: str, partitions: int) -> str:
+        """The key `partitions` after `key` (before it, where negative)."""
+        return (self.partition_time(key) + partitions * self.partition_step).strftime(self.key_format)
+
+    @property
+    def last_day(self) -> dt.date | None:
+        """Day of the last partition, or None where new ones keep coming."""
+        if self.end is not None or self.source.replay is None:
+            return self.end
+        return self.start + (self.source.replay.partitions - 1) * self.partition_step
+
+    def data_hash(self) -> str:
+        """Hash of what decides the content of a training row: columns, cleaning, label, split."""
+        parts = self.model_dump(mode="json", include={"columns", "clean", "label", "split", "task"})
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
