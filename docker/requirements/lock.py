@@ -19,7 +19,7 @@ def compile_list(source: str, target: str, *options: str) -> None:
 
 def main() -> None:
     """The whole lock first; every other list is held to it."""
-    compile_list("pyproject.toml", "requirements.txt", "--all-extras", *sys.argv[1:])
+    compile_list("pyproject.toml", "requirements.txt", *(option for role in ROLES for option in ("--extra", role)), *sys.argv[1:])
     for role in ROLES:
         compile_list(
             "pyproject.toml", f"docker/requirements/{role}.txt", "--extra", role, "--constraint", "requirements.txt", "--no-annotate"
