@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
@@ -33,10 +33,14 @@ _libc = ctypes.CDLL(None)
 
 
 class Job:
-    """One stage as a process group. `run` starts it and waits; `cancel`, from a signal handler or thread, ends it."""
+    """One stage as a process group. `run` starts it and waits; `cancel`, from a signal handler or thread, ends it.
 
-    def __init__(self, spec: JobSpec, project: Project, grace_seconds: float = 3) -> None:
+    `secrets` are environment variables of the stage's processes alone: they stand in no file and on no command line.
+    """
+
+    def __init__(self, spec: JobSpec, project: Project, grace_seconds: float = 3, secrets: Mapping[str, str] | None = None) -> None:
         self._spec = spec
+        self._secrets = dict(secrets or {})
         self._project = project
         self._grace_seconds = grace_seconds
         self._session = 0
@@ -140,6 +144,7 @@ class Job:
         return (
             threads
             | inherited
+            | self._secrets
             | {
                 MARK: self._mark,
                 "SLUICE_PROJECT": str(project.folder),

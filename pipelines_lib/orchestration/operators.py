@@ -1,14 +1,16 @@
 """`run_job`: a stage as an Airflow task. Where it runs is decided here alone; the text of the DAGs does not know."""
 
+import os
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk import BaseOperator, Connection
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
 from pipelines_lib.config import Profile, Project
+from pipelines_lib.connections import variable_of
 from pipelines_lib.contracts import STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
@@ -49,7 +51,7 @@ class LocalJobOperator(BaseOperator):
             spec = self._spec(context, use_case, profile)
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        self._job = Job(spec, project, profile.grace_seconds)
+        self._job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage))
         code = self._job.run(self.log.info)
         return self._outcome(spec, code, context)
 
@@ -89,6 +91,25 @@ class LocalJobOperator(BaseOperator):
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"partition_key": spec.partition_key, **result.figures}
         return {"reason": result.reason, **result.figures}
+
+
+def _secrets(use_case: UseCase, stage: str) -> dict[str, str]:
+    """The connections that the stage reads from, as environment variables of its process.
+
+    Airflow masks in the task's log what it hands out here. A connection that Airflow lacks may be in the worker's own environment.
+    """
+    secrets = {}
+    for name in use_case.connections(stage):
+        variable = variable_of(name)
+        try:
+            secrets[variable] = Connection.get(name).as_json()
+        except AirflowNotFoundException:
+            if not os.environ.get(variable):
+                raise AirflowFailException(
+                    f"{stage} of {use_case.name} reads from connection {name!r}, and Airflow has none of this name; make it under "
+                    f"Admin → Connections, or with `airflow connections add {name} --conn-type … --conn-host …`, and clear the task"
+                ) from None
+    return secrets
 
 
 def run_job(

@@ -3,7 +3,7 @@
 Read at every DAG parse, so it imports pydantic and croniter alone.
 """
 
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
@@ -23,6 +23,7 @@ __all__ = [
     "CleaningStep",
     "Column",
     "ColumnType",
+    "ConnectionName",
     "Csv",
     "Deployment",
     "FieldErrors",

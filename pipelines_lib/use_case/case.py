@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import Settings, connections_in
 from pipelines_lib.use_case.cleaning import CleaningStep
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
 from pipelines_lib.use_case.label import Label
@@ -145,6 +145,11 @@ class UseCase(Settings):
         if self.end is not None or self.source.replay is None:
             return self.end
         return self.start + (self.source.replay.partitions - 1) * self.partition_step
+
+    def connections(self, stage: str) -> list[str]:
+        """Names of the connections that `stage` needs, sorted: what it reads from outside."""
+        reads: dict[str, list[Settings]] = {"ingest": [self.source], "prepare": [self.label]}
+        return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:
         """Hash of what decides the content of a training row: columns, cleaning, label, split."""

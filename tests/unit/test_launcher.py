@@ -71,7 +71,7 @@ def launched(request: pytest.FixtureRequest, project: Project) -> Iterator[Proje
     server.wait(10)
 
 
-def job(project: Project, **params: object) -> Job:
+def job(project: Project, secrets: dict[str, str] | None = None, **params: object) -> Job:
     spec = JobSpec(
         stage="ingest",
         pipeline=Pipeline.DATA,
@@ -81,7 +81,7 @@ def job(project: Project, **params: object) -> Job:
         store=str(project.home / "store"),
         params=params,
     )
-    return Job(spec, project, grace_seconds=0.5)
+    return Job(spec, project, grace_seconds=0.5, secrets=secrets)
 
 
 @pytest.mark.parametrize("code", [0, 1, 2, 3, 77])
@@ -104,6 +104,17 @@ def test_a_job_is_not_told_airflows_secrets(launched: Project, monkeypatch: pyte
     environment = json.loads(lines[1])
     assert not [key for key in environment if key.startswith("AIRFLOW")]
     assert environment["SLUICE_HOME"] == str(launched.home)
+
+
+def test_a_secret_reaches_the_job_and_nothing_else(launched: Project) -> None:
+    lines: list[str] = []
+    running = job(launched, {"SLUICE_CONN_SHOP_DB": "postgresql://u:s3cret@h/d"}, what="environment")
+    assert running.run(lines.append) == 0
+
+    assert json.loads(lines[1])["SLUICE_CONN_SHOP_DB"] == "postgresql://u:s3cret@h/d"
+    assert "SLUICE_CONN_SHOP_DB" not in os.environ
+    for path in launched.folder.parent.rglob("*"):
+        assert not path.is_file() or b"s3cret" not in path.read_bytes(), f"{path} holds the secret"
 
 
 def test_cancel_leaves_no_process_behind(launched: Project) -> None:

@@ -14,6 +14,7 @@ from pipelines_lib.orchestration import operators
 from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.orchestration.partition import partition_of
 from pipelines_lib.store import write_json
+from pipelines_lib.use_case import UseCase
 
 ROOT = Path(__file__).parents[3]
 
@@ -51,10 +52,12 @@ class FakeJob:
     """A job that leaves a result and ends with a code."""
 
     code = 0
+    secrets: dict[str, str]
     result = JobResult(stage="gate", reason="fine", figures={"n_rows": 5}, links={"MLflow run": "http://mlflow"})
 
-    def __init__(self, spec: Any, *_: Any) -> None:
+    def __init__(self, spec: Any, *_: Any, secrets: dict[str, str]) -> None:
         FakeJob.spec = spec
+        FakeJob.secrets = secrets
 
     def run(self, on_line: Any) -> int:
         on_line("a line")
@@ -102,6 +105,33 @@ def test_each_exit_code_has_its_outcome(
     with pytest.raises(outcome) as raised:
         execute(monkeypatch, project, code, **settings)
     assert type(raised.value) is outcome  # the exceptions of "no retry" and "retry" are one's subclass of the other
+
+
+@pytest.fixture
+def named_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ingest` of the shop reads from `shop_db`."""
+    monkeypatch.setattr(UseCase, "connections", lambda self, stage: ["shop_db"] if stage == "ingest" else [])
+
+
+@pytest.mark.usefixtures("named_connection")
+def test_a_stage_gets_the_connections_it_reads_from(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_DB", "postgres://reader:s3cret@db/shop")
+    returned = execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
+
+    assert json.loads(FakeJob.secrets["SLUICE_CONN_SHOP_DB"])["password"] == "s3cret"
+    assert "s3cret" not in str(returned) + FakeJob.spec.model_dump_json()
+    execute(monkeypatch, project, 0, stage="validate", pipeline=Pipeline.DATA)
+    assert FakeJob.secrets == {}
+
+
+@pytest.mark.usefixtures("named_connection")
+def test_a_connection_that_airflow_lacks_fails_for_good(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(AirflowFailException, match=r"'shop_db', and Airflow has none.*airflow connections add shop_db"):
+        execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
+
+    monkeypatch.setenv("SLUICE_CONN_SHOP_DB", "the worker's own")
+    execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
+    assert FakeJob.secrets == {}
 
 
 def test_decide_is_told_of_trainings_in_flight(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
