@@ -6,10 +6,11 @@ Read at every DAG parse, so it imports pydantic and croniter alone.
 from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep
-from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
+from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
+from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
@@ -30,6 +31,9 @@ __all__ = [
     "Gate",
     "Label",
     "Monitoring",
+    "Privacy",
+    "PrivacyRole",
+    "Protect",
     "Quality",
     "Replay",
     "Role",

@@ -11,10 +11,11 @@ from pydantic import Field, field_validator, model_validator
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case.base import Settings, connections_in
 from pipelines_lib.use_case.cleaning import CleaningStep
-from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, Role
+from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Role
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
+from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality
 from pipelines_lib.use_case.rules import FieldErrors, disagreements
 from pipelines_lib.use_case.schedule import Schedule
@@ -57,6 +58,7 @@ class UseCase(Settings):
     schedule: Schedule = Schedule()
     source: Source
     columns: dict[str, Column]
+    privacy: Privacy = Privacy()
     quality: Quality = Quality()
     clean: list[CleaningStep] = Field(default_factory=list)
     label: Label
@@ -102,6 +104,19 @@ class UseCase(Settings):
     def features(self, *types: ColumnType) -> list[str]:
         """Names of the feature columns (of these types), in the order written."""
         return [name for name, c in self.columns.items() if c.role == "feature" and (not types or c.type in types)]
+
+    def private(self, *roles: PrivacyRole) -> list[str]:
+        """Names of the columns that are about a person (in one of these ways), in the order written."""
+        return [name for name, c in self.columns.items() if c.privacy is not None and (not roles or c.privacy in roles)]
+
+    def hashed(self) -> list[str]:
+        """Names of the columns that hold hashes, in the order written."""
+        return [name for name, c in self.columns.items() if (done := c.protection) is not None and done.hash]
+
+    @property
+    def written(self) -> dict[str, Column]:
+        """The columns that are written: all but the dropped ones."""
+        return {name: c for name, c in self.columns.items() if (done := c.protection) is None or not done.drop}
 
     @property
     def metrics(self) -> tuple[str, ...]:
@@ -152,6 +167,8 @@ class UseCase(Settings):
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:
-        """Hash of what decides the content of a training row: columns, cleaning, label, split."""
+        """Hash of what decides the content of a training row: columns, cleaning, label, split, and whose hashes they are."""
         parts = self.model_dump(mode="json", include={"columns", "clean", "label", "split", "task"})
+        if self.hashed():
+            parts["domain"] = self.privacy.domain or self.name
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -92,6 +92,51 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
         for name in _columns_named_in(arguments):
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
+    yield from _protected_away(use_case)
+
+
+_HOLD_FOR_HASHES = frozenset(
+    {
+        "expect_column_pair_values_to_be_equal",
+        "expect_column_proportion_of_non_null_values_to_be_between",
+        "expect_column_proportion_of_unique_values_to_be_between",
+        "expect_column_to_exist",
+        "expect_column_unique_value_count_to_be_between",
+        "expect_column_values_to_be_null",
+        "expect_column_values_to_be_unique",
+        "expect_column_values_to_not_be_null",
+        "expect_compound_columns_to_be_unique",
+        "expect_select_column_values_to_be_unique_within_record",
+        "expect_table_columns_to_match_ordered_list",
+        "expect_table_columns_to_match_set",
+    }
+)
+"""Expectations that say the same of a hash as of the value it stands for."""
+
+
+def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What asks for a value that is dropped or hashed before anything is written."""
+    dropped, hashed = set(use_case.columns) - set(use_case.written), set(use_case.hashed())
+    for index, step in enumerate(use_case.clean):
+        for name in dropped.intersection(step.columns()):
+            yield (
+                ("clean", index),
+                f"column {name!r} is dropped before anything is written, so there is nothing to clean; remove it from the step",
+            )
+    for index, item in enumerate(use_case.quality.expectations):
+        [(expectation, arguments)] = item.items()
+        where = ("quality", "expectations", index, expectation)
+        for name in _columns_named_in(arguments):
+            if name in dropped:
+                yield where, f"column {name!r} is dropped before anything is written, so it can't be judged; remove the expectation"
+            if name in hashed and expectation not in _HOLD_FOR_HASHES:
+                yield (
+                    where,
+                    (
+                        f"column {name!r} holds hashes, of which {expectation} says nothing; "
+                        "remove the expectation, or judge what a hash keeps: that it is unique, there, or the same as another column's"
+                    ),
+                )
 
 
 @cache
