@@ -13,11 +13,12 @@ from types import ModuleType
 import pyarrow as pa
 
 from pipelines_lib.config import Project, line_of
-from pipelines_lib.data import csvfile
 from pipelines_lib.data.cleaning import clean
 from pipelines_lib.data.labelling import labelled
 from pipelines_lib.data.quality import problems as expectation_problems
-from pipelines_lib.data.sources import raw_rows
+from pipelines_lib.data.raw import raw_rows
+from pipelines_lib.data.records import Batch
+from pipelines_lib.data.sources import csvfile
 from pipelines_lib.data.typed import Typed, typed
 from pipelines_lib.errors import BadInput, ConfigError
 from pipelines_lib.use_case import UseCase
@@ -71,7 +72,7 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
         )
     if problems or file.rows.num_rows == 0:
         return None, problems
-    return typed(raw_rows(file, "check"), use_case), []
+    return typed(raw_rows(Batch(file.rows, pa.array(file.numbers, pa.int64())), "check"), use_case), []
 
 
 def _file(project: Project, use_case: UseCase) -> Path | None:

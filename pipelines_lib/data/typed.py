@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines_lib.data.sources import raw_name
+from pipelines_lib.data.raw import raw_name
 from pipelines_lib.use_case import ColumnType, UseCase
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {

@@ -5,9 +5,13 @@
 Records that can't be read as rows are no loss either: they wait beside the result for `validate`, which quarantines them.
 """
 
+import pyarrow as pa
+from pydantic import JsonValue
+
 from pipelines_lib.contracts import JobResult
-from pipelines_lib.data.csvfile import CsvFile
-from pipelines_lib.data.sources import Land, land, raw_rows, read_source, source_path
+from pipelines_lib.data.raw import raw_rows
+from pipelines_lib.data.records import Unreadable
+from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, open_source, source_path
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -17,28 +21,32 @@ from pipelines_lib.store import write_json
 def main(stage: Stage) -> JobResult:
     """Land the file, read it, write the partition of `raw`."""
     key = stage.spec.partition_key
-    path = source_path(stage.project, stage.use_case, key)
-    if stage.use_case.source.land:
-        land(_land_hook(stage), key, path, stage.use_case)
-    file = read_source(path, stage.use_case, key)
-    version = Tables(stage.root).write("raw", key, raw_rows(file, key))
-    _keep_unreadable(stage, file)
+    source = stage.use_case.source
+    context = SourceContext(stage.project, stage.use_case, key)
+    if source.land:
+        land(_land_hook(stage), key, source_path(source, context), stage.use_case)
+    tables: list[pa.Table] = []
+    unreadable: list[Unreadable] = []
+    facts: dict[str, JsonValue] = {}
+    for records in open_source(source, context):
+        check_columns(source.path, records.names, stage.use_case)
+        for batch in records.batches:
+            tables.append(raw_rows(batch, key, records.part))
+            unreadable += batch.unreadable
+        facts |= records.facts
+    rows = pa.concat_tables(tables, promote_options="default")
+    version = Tables(stage.root).write("raw", key, rows)
+    _keep_unreadable(stage, unreadable)
     return JobResult(
         stage="ingest",
-        reason=f"read {file.rows.num_rows} rows of {key}" + (f", {len(file.unreadable)} records unreadable" if file.unreadable else ""),
-        figures={
-            "n_rows": file.rows.num_rows,
-            "n_unreadable": len(file.unreadable),
-            "n_columns": file.rows.num_columns,
-            "encoding": file.csv.encoding,
-            "delimiter": file.csv.delimiter,
-        },
+        reason=f"read {rows.num_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
+        figures={"n_rows": rows.num_rows, "n_unreadable": len(unreadable), "n_columns": rows.num_columns - 1, **facts},
         outputs={"raw_version": version, "unreadable": "unreadable.json"},
     )
 
 
-def _keep_unreadable(stage: Stage, file: CsvFile) -> None:
-    write_json(stage.folder / "unreadable.json", [{"number": record.number, "text": record.text} for record in file.unreadable])
+def _keep_unreadable(stage: Stage, unreadable: list[Unreadable]) -> None:
+    write_json(stage.folder / "unreadable.json", [{"number": record.number, "text": record.text} for record in unreadable])
 
 
 def _land_hook(stage: Stage) -> Land:

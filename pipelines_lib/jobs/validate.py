@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.quality import Check, check, held_because, row_reasons
 from pipelines_lib.data.quality_page import quality_page
-from pipelines_lib.data.sources import row_id
+from pipelines_lib.data.raw import row_id
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.data.typed import typed

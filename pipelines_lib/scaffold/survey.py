@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines_lib.data import csvfile
+from pipelines_lib.data.sources import csvfile
 from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import DataError
 from pipelines_lib.scaffold.names import column_names

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines_lib.data import csvfile
-from pipelines_lib.data.csvfile import detect, read
+from pipelines_lib.data.sources import csvfile
+from pipelines_lib.data.sources.csvfile import detect, read
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Csv
 
-SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+SHARED = Path(__file__).resolve().parents[5] / "shared" / "data"
 
 
 def write(folder: Path, data: bytes | str) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import csv as arrow_csv
 
+from pipelines_lib.data.records import Unreadable
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Csv
 
@@ -26,14 +27,6 @@ _SAMPLE_CHARACTERS = 20_000
 _SAMPLE_RECORDS = 200
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A record with too many or too few cells, or a quote that never closes."""
-
-    number: int
-    text: str
 
 
 @dataclass(frozen=True)
