@@ -2,14 +2,21 @@
 
 Leading and trailing blanks are dropped, and what is left empty is missing. In every column but strings and text the
 usual ways of writing "missing" count as missing too, as do the words that a `to_missing` step names.
+
+Most texts of a column of numbers or times are digits and little else. Those Arrow parses as they stand, many times
+faster than the rules here are checked; whatever holds another character, or is refused by Arrow, is read by the rules.
+Over those characters Arrow accepts nothing that the rules refuse and means the same by it, so the verdict is one.
 """
 
 import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipelines_lib.data.raw import raw_name
 from pipelines_lib.use_case import ColumnType, UseCase
@@ -24,7 +31,7 @@ ARROW_TYPES: dict[ColumnType, pa.DataType] = {
 }
 _MISSING = ("NA", "N/A", "n/a", "NaN", "nan", "NULL", "Null", "null", "None")
 _INTEGER = r"^[+-]?\d{1,18}(\.0*)?$"
-_NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,4})?$"
+_NUMBER = r"^[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?$"
 _TRUE, _FALSE = ("true", "t", "yes", "y", "1", "是"), ("false", "f", "no", "n", "0", "否")
 _IS_NOT = {"integer": "an integer", "number": "a finite number", "boolean": "true or false", "timestamp": "an ISO 8601 time"}
 
@@ -45,8 +52,9 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
     reasons: dict[str, set[str]] = {}
 
     def note(reason: str, failed: pa.Array) -> None:
-        for name in columns["row_id"].filter(failed).to_pylist():
-            reasons.setdefault(name, set()).add(reason)
+        if failed.true_count:
+            for name in columns["row_id"].filter(failed).to_pylist():
+                reasons.setdefault(name, set()).add(reason)
 
     # The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
     found = {name.casefold(): name for name in raw.column_names}
@@ -76,14 +84,163 @@ def cast(texts: pa.Array, to: ColumnType, markers: Iterable[str] = ()) -> tuple[
 
     `markers` are further texts that mean "missing" wherever they are no value of the type.
     """
-    texts = pc.utf8_trim_whitespace(texts)
-    texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
     if to in ("string", "text"):
-        return texts, pa.array([False] * len(texts), pa.bool_())
+        return _without_blanks(texts), _no(len(texts))
+    if to == "boolean":
+        # Few spellings, many rows.
+        distinct = pc.dictionary_encode(texts)
+        values, failed = _by_the_rules(distinct.dictionary, to, markers)
+        return values.take(distinct.indices), pc.fill_null(failed.take(distinct.indices), False)
+    values, left = _as_they_stand(texts, to)
+    if not left.any():
+        return values, _no(len(texts))
+    some, some_failed = _by_the_rules(texts.filter(pa.array(left)), to, markers)
+    failed = np.zeros(len(texts), np.bool_)
+    failed[left] = some_failed.to_numpy(zero_copy_only=False)
+    return pc.replace_with_mask(values, pa.array(left), some), pa.array(failed)
+
+
+# --- as Arrow reads them ------------------------------------------------------------------------------------------
+
+
+def _table(letters: bytes) -> NDArray[np.bool_]:
+    return np.isin(np.arange(256), list(letters))
+
+
+_LETTERS: dict[ColumnType, NDArray[np.bool_]] = {
+    "integer": _table(b"-0123456789"),
+    "number": _table(b"+-.0123456789eE"),
+    "timestamp": _table(b"+-.:0123456789 TZ"),
+}
+"""Type to the bytes [256] of which a text may be made to be parsed by Arrow."""
+_LENGTHS: dict[ColumnType, tuple[int, int]] = {"integer": (1, 18), "number": (1, 1000), "timestamp": (10, 32)}
+"""Type to the least and the most bytes of such a text."""
+_TIMES = dt.datetime(1, 1, 1), dt.datetime(9999, 12, 31, 23, 59, 59, 999999)
+"""Earliest and latest time of Python's, which reads the texts that Arrow does not."""
+_PIECE = 4096
+"""Texts that are parsed together where some were refused: a refusal costs as much as fifty values that are read."""
+
+
+def _as_they_stand(texts: pa.Array, to: ColumnType) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """(values, left): what Arrow reads, and which texts it is not to be asked about or could not read; their values are null."""
+    valid = texts.is_valid().to_numpy(zero_copy_only=False)
+    if to in _SIMPLER:
+        texts = _SIMPLER[to](texts)
+    asked = valid & _made_of(texts, _LETTERS[to], *_LENGTHS[to])
+    plain = texts if asked.all() else _only_at(asked, texts)
+    try:
+        values = _PARSERS[to](plain)
+    except pa.ArrowInvalid:
+        # One text was refused, and Arrow does not say which: only its neighbours share its fate.
+        values = pa.concat_arrays([_parsed_piece(plain.slice(start, _PIECE), to) for start in range(0, len(plain), _PIECE)])
+    if to == "number":
+        values = _only(pc.is_finite(values), values)
+    elif to == "timestamp":
+        first, last = (pa.scalar(moment, values.type) for moment in _TIMES)
+        values = _only(pc.and_(pc.greater_equal(values, first), pc.less_equal(values, last)), values)
+    return values, valid & values.is_null().to_numpy(zero_copy_only=False)
+
+
+def _parsed_piece(texts: pa.Array, to: ColumnType) -> pa.Array:
+    try:
+        return _PARSERS[to](texts)
+    except pa.ArrowInvalid:
+        return pa.nulls(len(texts), ARROW_TYPES[to])
+
+
+def _parsed_times(texts: pa.Array) -> pa.Array:
+    """Times that all carry a zone where the first does, and none of which does otherwise. Raises `ArrowInvalid`."""
+    first = pc.first(texts).as_py() or ""
+    if not set(first[10:]) & set("Z+-"):
+        return texts.cast(pa.timestamp("us"))
+    return texts.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.timestamp("us"))
+
+
+_PARSERS: dict[ColumnType, Callable[[pa.Array], pa.Array]] = {
+    "integer": lambda texts: texts.cast(pa.int64()),
+    "number": lambda texts: texts.cast(pa.float64()),
+    "timestamp": _parsed_times,
+}
+
+
+def _without_zero_fraction(texts: pa.Array) -> pa.Array:
+    """3 for 3.0: whole numbers are written so where some of a column were missing."""
+    if not _holds(texts, "."):
+        return texts
+    data = texts.cast(pa.binary())
+    return pc.if_else(pc.ends_with(texts, ".0"), pc.binary_slice(data, 0, -2), data).cast(texts.type)
+
+
+def _with_hyphens(texts: pa.Array) -> pa.Array:
+    return pc.replace_substring(texts, "/", "-") if _holds(texts, "/") else texts
+
+
+_SIMPLER: dict[ColumnType, Callable[[pa.Array], pa.Array]] = {"integer": _without_zero_fraction, "timestamp": _with_hyphens}
+"""Type to what makes the other usual way to write its values one that Arrow reads."""
+
+
+def _holds(texts: pa.Array, letter: str) -> bool:
+    starts, data = _bytes_of(texts)
+    return bool((data[starts[0] : starts[-1]] == ord(letter)).any())
+
+
+def _bytes_of(texts: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
+    """(offsets [n + 1], bytes): text i is `bytes[offsets[i]:offsets[i + 1]]`. No copy."""
+    _, offsets, data = texts.buffers()
+    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
+    starts = np.frombuffer(offsets, kind)[texts.offset : texts.offset + len(texts) + 1] if offsets else np.zeros(1, kind)
+    return starts, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
+
+
+def _made_of(texts: pa.Array, letters: NDArray[np.bool_], shortest: int, longest: int) -> NDArray[np.bool_]:
+    """Which texts [n] are made of `letters` alone, `shortest` to `longest` of them."""
+    starts, data = _bytes_of(texts)
+    lengths = np.diff(starts)
+    fits: NDArray[np.bool_] = (lengths >= shortest) & (lengths <= longest)
+    strange = ~letters[data[starts[0] : starts[-1]]]
+    if strange.any():
+        before = np.concatenate((np.zeros(1, np.int32), np.cumsum(strange, dtype=np.int32)))[starts - starts[0]]
+        fits &= np.diff(before) == 0
+    return fits
+
+
+def _only_at(places: NDArray[np.bool_], texts: pa.Array) -> pa.Array:
+    """`texts`, null everywhere but at `places`. Their bytes are shared, not copied."""
+    starts, _ = _bytes_of(texts)
+    return pa.Array.from_buffers(texts.type, len(texts), [pa.array(places).buffers()[1], pa.py_buffer(starts), texts.buffers()[2]])
+
+
+# --- by the rules -------------------------------------------------------------------------------------------------
+
+
+def _by_the_rules(texts: pa.Array, to: ColumnType, markers: Iterable[str]) -> tuple[pa.Array, pa.Array]:
+    """What `cast` promises, by the rules alone."""
+    texts = _without_blanks(texts)
     values = _CASTS[to](texts)
-    means_missing = pc.is_in(texts, value_set=pa.array([*_MISSING, *markers], pa.string()))
-    failed = pc.and_not(pc.is_null(values), pc.or_(pc.is_null(texts), means_missing))
-    return values, failed
+    means_missing = pc.is_in(texts, value_set=pa.array([*_MISSING, *markers], texts.type))
+    return values, pc.and_not(pc.is_null(values), pc.or_(pc.is_null(texts), means_missing))
+
+
+def _without_blanks(texts: pa.Array) -> pa.Array:
+    """Texts without blanks around them; null where nothing is left."""
+    starts, data = _bytes_of(texts)
+    if (
+        texts.null_count == 0
+        and len(texts)
+        and (starts[1:] > starts[:-1]).all()
+        and not (_EDGES[data[starts[:-1]]] | _EDGES[data[starts[1:] - 1]]).any()
+    ):
+        return texts
+    texts = pc.utf8_trim_whitespace(texts)
+    return pc.if_else(pc.equal(texts, ""), pa.scalar(None, texts.type), texts)
+
+
+_EDGES = ~_table(bytes(range(0x21, 0x7F)))
+"""Bytes [256] that a text may not begin or end with to be left as it is: blanks, and what may be part of one."""
+
+
+def _no(n: int) -> pa.Array:
+    return pa.array(np.zeros(n, np.bool_))
 
 
 def _integers(texts: pa.Array) -> pa.Array:
