@@ -4,13 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import ConnectionName, Settings
 
 
 class Privacy(Settings):
     """How identifiers are hashed, and how alike the people in the data must look."""
 
-    key: str = Field(default="sluice_privacy", pattern=r"^[A-Za-z0-9_.-]{1,100}$")
+    connection: ConnectionName = "sluice_privacy"
     """The connection whose password is the secret key of the hashes. On one machine a key is made where there is none."""
     domain: str | None = Field(default=None, pattern=r"^[a-z][a-z0-9_]{0,39}$")
     """Use cases with the same key and domain give the same hash to the same value, so that their rows can be joined; the use case's name where
