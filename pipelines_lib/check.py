@@ -15,6 +15,8 @@ import pyarrow as pa
 from pipelines_lib.config import Project, line_of
 from pipelines_lib.data.cleaning import clean
 from pipelines_lib.data.labelling import labelled
+from pipelines_lib.data.privacy import classes_for_people, names_for_people, protect_batch
+from pipelines_lib.data.pseudonyms import Pseudonyms
 from pipelines_lib.data.quality import problems as expectation_problems
 from pipelines_lib.data.raw import raw_rows
 from pipelines_lib.data.records import Batch
@@ -72,7 +74,9 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
         )
     if problems or file.rows.num_rows == 0:
         return None, problems
-    return typed(raw_rows(Batch(file.rows, pa.array(file.numbers, pa.int64())), "check"), use_case), []
+    # Judged as it will be written: the expectations meet bins and hashes, and the key does not matter to them.
+    batch = protect_batch(Batch(file.rows, pa.array(file.numbers, pa.int64())), use_case, Pseudonyms.under("check", use_case.name))
+    return typed(raw_rows(batch, "check"), use_case), []
 
 
 def _file(project: Project, use_case: UseCase) -> Path | None:
@@ -90,14 +94,14 @@ def _file(project: Project, use_case: UseCase) -> Path | None:
 
 
 def _missing_columns(path: Path, use_case: UseCase, there: list[str], at: At) -> Iterator[str]:
-    for name, column in use_case.columns.items():
+    for name, column in use_case.written.items():
         wanted = column.source or name
         if wanted in there:
             continue
-        near = difflib.get_close_matches(wanted, there, n=1)
+        near = [] if use_case.private() else difflib.get_close_matches(wanted, there, n=1)
         field = ("columns", name, "source") if column.source else ("columns", name)
         yield at(
-            f"{path} has no column {wanted!r}; {f'did you mean {near[0]!r}? ' if near else ''}it has: {', '.join(there)}. "
+            f"{path} has no column {wanted!r}; {f'did you mean {near[0]!r}? ' if near else ''}it has: {names_for_people(there, use_case)}. "
             "Put the file's name under `source:`, or remove the column",
             *field,
         )
@@ -128,7 +132,7 @@ def _two_classes(path: Path, use_case: UseCase, labels: pa.ChunkedArray, at: At)
     classes = sorted(labels.unique().to_pylist())
     if len(classes) != 2 or use_case.label.positive not in classes:
         yield at(
-            f"a binary task has two classes, one of them `positive` ({use_case.label.positive!r}), and {path} has {classes[:10]}; "
+            f"a binary task has two classes, one of them `positive` ({use_case.label.positive!r}), and {path} has {classes_for_people(classes, use_case)}; "
             "name one of these, group them under label.map, or set `task: multiclass`",
             *("label", "positive"),
         )

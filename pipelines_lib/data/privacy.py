@@ -5,12 +5,15 @@ own result alone. Values are read as `typed` reads them: trimmed, and empty is m
 """
 
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines_lib.data.pseudonyms import Pseudonyms
+from pipelines_lib.data.records import Batch
 from pipelines_lib.data.typed import cast
 from pipelines_lib.use_case import Column, UseCase
 
@@ -21,6 +24,14 @@ _DIGIT = re.compile(r"[0-9]")
 def shape(text: str) -> str:
     """What a text looks like and not what it says: letters are x, digits are 9; blanks, delimiters and other ASCII signs stay."""
     return _DIGIT.sub("9", _LETTER.sub("x", text))
+
+
+def protect_batch(batch: Batch, use_case: UseCase, pseudonyms: Pseudonyms | None) -> Batch:
+    """A batch as it may be written. Of a record that can't be read nobody knows which part is whose: only its shape stays."""
+    if not use_case.private():
+        return batch
+    unreadable = tuple(replace(record, text=shape(record.text)) for record in batch.unreadable)
+    return replace(batch, rows=protect(batch.rows, use_case, pseudonyms), unreadable=unreadable)
 
 
 def protect(batch: pa.Table, use_case: UseCase, pseudonyms: Pseudonyms | None) -> pa.Table:
@@ -39,10 +50,29 @@ def protect(batch: pa.Table, use_case: UseCase, pseudonyms: Pseudonyms | None) -
     return pa.table(kept)
 
 
-def not_written(names: list[str], use_case: UseCase) -> list[str]:
+def not_written(names: Sequence[str], use_case: UseCase) -> list[str]:
     """Which of a source's columns `protect` leaves out."""
     declared = _by_source(use_case)
     return [name for name in names if name.casefold() not in declared] if use_case.private() else []
+
+
+def names_for_people(names: Sequence[str], use_case: UseCase) -> str:
+    """A source's column names for a message. Where the header is missing its first row stands in its place: only known names are told."""
+    unknown = not_written(names, use_case)
+    if not unknown:
+        return ", ".join(names)
+    known = [name for name in names if name not in unknown]
+    told = f"{len(unknown)} that are not declared (and not named here, since a row of data may stand where the header should)"
+    return ", ".join([*known, told])
+
+
+def classes_for_people(classes: Sequence[str], use_case: UseCase) -> str:
+    """Classes for a message, ten at most. Where rows are about people, a class that the use case does not name may be anything that stood there."""
+    if not use_case.private():
+        return str(list(classes[:10]))
+    named = {use_case.label.positive, *(use_case.label.map or {}).values()}
+    known = [name for name in classes if name in named]
+    return f"{known[:10]}" + (f" and {len(classes) - len(known)} that the use case does not name" if len(known) < len(classes) else "")
 
 
 def protected(texts: pa.Array | pa.ChunkedArray, name: str, use_case: UseCase, pseudonyms: Pseudonyms | None) -> pa.Array:

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines_lib.contracts import DatasetRef
+from pipelines_lib.data.privacy import classes_for_people
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, Split, UseCase
@@ -163,11 +164,11 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
     in_train = set(snapshot.side(TRAIN)["label"].to_pylist())
     if len(in_train) < 2:
         raise DataError(
-            f"{where}: the training rows show one class, {sorted(in_train)}, so there is nothing to tell apart; widen training.window, or mend label.map"
+            f"{where}: the training rows show one class, {classes_for_people(sorted(in_train), use_case)}, so there is nothing to tell apart; widen training.window, or mend label.map"
         )
     if use_case.task == "binary" and (len(classes) != 2 or use_case.label.positive not in classes):
         raise DataError(
-            f"{where}: a binary task has two classes, one of them {use_case.label.positive!r}; the labels are {classes[:10]}. Mend label.map or label.positive, or set `task: multiclass`"
+            f"{where}: a binary task has two classes, one of them {use_case.label.positive!r}; the labels are {classes_for_people(classes, use_case)}. Mend label.map or label.positive, or set `task: multiclass`"
         )
 
 

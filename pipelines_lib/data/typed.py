@@ -41,7 +41,7 @@ class Typed:
     """Rows under the use case's column names and types, and why some of them are no rows of the use case."""
 
     rows: pa.Table
-    """`row_id` and every declared column, in the order declared; a value that is none of its type is null."""
+    """`row_id` and every column that is written, in the order declared; a value that is none of its type is null."""
     reasons: dict[str, set[str]]
     """`row_id` to the reasons the row must not pass."""
 
@@ -58,7 +58,7 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
 
     # The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
     found = {name.casefold(): name for name in raw.column_names}
-    for name, column in use_case.columns.items():
+    for name, column in use_case.written.items():
         texts = raw[found[raw_name(column.source or name).casefold()]].combine_chunks()
         values, failed = cast(texts, column.type, _markers(use_case, name))
         columns[name] = values

@@ -2,13 +2,15 @@
 
     python -m pipelines_lib.jobs.ingest --spec spec.json
 
-Records that can't be read as rows are no loss either: they wait beside the result for `validate`, which quarantines them.
+Columns about a person are protected before anything is written. Records that can't be read as rows are no loss either: they wait beside the result for `validate`, which quarantines them.
 """
 
 import pyarrow as pa
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.data.privacy import not_written, protect_batch
+from pipelines_lib.data.pseudonyms import pseudonyms
 from pipelines_lib.data.raw import raw_rows
 from pipelines_lib.data.records import Unreadable
 from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, open_source, source_path
@@ -25,12 +27,16 @@ def main(stage: Stage) -> JobResult:
     context = SourceContext(stage.project, stage.use_case, key)
     if source.land:
         land(_land_hook(stage), key, source_path(source, context), stage.use_case)
+    names = pseudonyms(stage.use_case, stage.project, stage.spec.profile, stage.root)
+    left_out: dict[str, None] = {}
     tables: list[pa.Table] = []
     unreadable: list[Unreadable] = []
     facts: dict[str, JsonValue] = {}
     for records in open_source(source, context):
         check_columns(source.path, records.names, stage.use_case)
-        for batch in records.batches:
+        left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
+        for read in records.batches:
+            batch = protect_batch(read, stage.use_case, names)
             tables.append(raw_rows(batch, key, records.part))
             unreadable += batch.unreadable
         facts |= records.facts
@@ -40,7 +46,8 @@ def main(stage: Stage) -> JobResult:
     return JobResult(
         stage="ingest",
         reason=f"read {rows.num_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
-        figures={"n_rows": rows.num_rows, "n_unreadable": len(unreadable), "n_columns": rows.num_columns - 1, **facts},
+        figures={"n_rows": rows.num_rows, "n_unreadable": len(unreadable), "n_columns": rows.num_columns - 1, **facts}
+        | ({"not_written": list(left_out)} if left_out else {}),
         outputs={"raw_version": version, "unreadable": "unreadable.json"},
     )
 

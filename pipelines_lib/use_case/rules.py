@@ -116,6 +116,15 @@ _HOLD_FOR_HASHES = frozenset(
 
 def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
     """What asks for a value that is dropped or hashed before anything is written."""
+    by_source: dict[str, str] = {}
+    for name, column in use_case.columns.items():
+        first = by_source.setdefault((column.source or name).casefold(), name)
+        if (use_case.columns[first].privacy, use_case.columns[first].protection) != (column.privacy, column.protection):
+            message = (
+                f"columns {first!r} and {name!r} are made of one column of the source, which is kept once and protected in one way; "
+                "give both the same `privacy` and `protect`, or remove one"
+            )
+            yield ("columns", name), message
     dropped, hashed = set(use_case.columns) - set(use_case.written), set(use_case.hashed())
     for index, step in enumerate(use_case.clean):
         for name in dropped.intersection(step.columns()):

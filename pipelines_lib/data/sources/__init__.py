@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Iterator
 
+from pipelines_lib.data.privacy import names_for_people
 from pipelines_lib.data.records import Records
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.files import open_files, source_path
@@ -25,13 +26,13 @@ def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
 def check_columns(where: str, found: Iterable[str], use_case: UseCase) -> None:
     """Raises `DataError` where a declared column is not among those found."""
     found = list(found)
-    for name, column in use_case.columns.items():
+    for name, column in use_case.written.items():
         wanted = column.source or name
         if wanted in found:
             continue
-        near = difflib.get_close_matches(wanted, found, n=1, cutoff=0.6)
+        near = [] if use_case.private() else difflib.get_close_matches(wanted, found, n=1, cutoff=0.6)
         raise DataError(
-            f"{where}: has no column {wanted!r}, which use case {use_case.name} declares as columns.{name}; it has: {', '.join(found)}. "
+            f"{where}: has no column {wanted!r}, which use case {use_case.name} declares as columns.{name}; it has: {names_for_people(found, use_case)}. "
             + (f"Did you mean {near[0]!r}? " if near else "")
             + f"Set columns.{name}.source to the name in the source, or remove the column"
         )
