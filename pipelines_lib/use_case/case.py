@@ -162,8 +162,12 @@ class UseCase(Settings):
         return self.start + (self.source.replay.partitions - 1) * self.partition_step
 
     def connections(self, stage: str) -> list[str]:
-        """Names of the connections that `stage` needs, sorted: what it reads from outside."""
+        """Names of the connections that `stage` needs, sorted: what it reads from outside, and the key of the hashes it makes."""
         reads: dict[str, list[Settings]] = {"ingest": [self.source], "prepare": [self.label]}
+        if self.hashed():
+            # The service, which deploy starts, hashes what a request brings.
+            for hashing in ("ingest", "prepare", "deploy"):
+                reads.setdefault(hashing, []).append(self.privacy)
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:

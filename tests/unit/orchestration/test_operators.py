@@ -134,6 +134,17 @@ def test_a_connection_that_airflow_lacks_fails_for_good(project: Project, monkey
     assert FakeJob.secrets == {}
 
 
+def test_a_key_that_airflow_lacks_is_left_to_the_stage(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = project.use_case("shop").privacy.connection
+    monkeypatch.setattr(UseCase, "connections", lambda self, stage: [key])
+    execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
+    assert FakeJob.secrets == {}
+
+    monkeypatch.setenv(f"AIRFLOW_CONN_{key.upper()}", '{"conn_type": "generic", "password": "s3cret"}')
+    execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
+    assert json.loads(FakeJob.secrets[f"SLUICE_CONN_{key.upper()}"])["password"] == "s3cret"
+
+
 def test_decide_is_told_of_trainings_in_flight(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(monkeypatch, project, 0, stage="decide", pipeline=Pipeline.MONITORING)
     assert FakeJob.spec.params["trainings_in_flight"] == 3

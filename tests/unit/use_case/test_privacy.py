@@ -93,3 +93,22 @@ def test_whose_hashes_they_are_decides_a_row(make_use_case):
 
     assert own.data_hash() != shared.data_hash()
     assert own.data_hash() == make_use_case(columns=COLUMNS, privacy={"min_k": 9, "action": "hold"}).data_hash()
+
+
+def test_the_stages_that_hash_get_the_key(make_use_case):
+    use_case = make_use_case(columns=COLUMNS, privacy={"connection": "house_key"})
+
+    assert [stage for stage in ("ingest", "validate", "prepare", "train", "deploy") if "house_key" in use_case.connections(stage)] == [
+        "ingest",
+        "prepare",
+        "deploy",
+    ]
+    assert make_use_case().connections("ingest") == []
+
+
+def test_one_column_of_the_source_is_protected_in_one_way(make_use_case):
+    old = {"type": "integer", "source": "AGE", "privacy": "quasi_identifier"}
+    with pytest.raises(ValidationError, match="columns 'age' and 'old' are made of one column of the source"):
+        make_use_case(columns={**COLUMNS, "old": old})
+
+    assert make_use_case(columns={**COLUMNS, "old": {**AGE, "source": "AGE"}}).private("quasi_identifier") == ["age", "old"]
