@@ -12,6 +12,7 @@ from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
 from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality
+from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
 from pipelines_lib.use_case.source import Csv, Replay, Source
@@ -29,6 +30,7 @@ __all__ = [
     "Deployment",
     "FieldErrors",
     "Gate",
+    "Http",
     "Label",
     "Monitoring",
     "Privacy",
@@ -38,9 +40,11 @@ __all__ = [
     "Replay",
     "Role",
     "Schedule",
+    "Sensors",
     "Settings",
     "Source",
     "Split",
+    "Sql",
     "Task",
     "Training",
     "UseCase",
