@@ -80,8 +80,10 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
 
 
 def _file(project: Project, use_case: UseCase) -> Path | None:
-    """The replayed file; otherwise the newest file of any partition; None where there is none yet, or `land` makes it."""
+    """The replayed file; otherwise the newest file of any partition; None where there is none yet, `land` makes it, or there is no file."""
     source = use_case.source
+    if not source.path:
+        return None
     path = source.path.replace("{home}", str(project.home))
     if source.replay is not None:
         return project.folder / path

@@ -33,7 +33,7 @@ def main(stage: Stage) -> JobResult:
     unreadable: list[Unreadable] = []
     facts: dict[str, JsonValue] = {}
     for records in open_source(source, context):
-        check_columns(source.path, records.names, stage.use_case)
+        check_columns(source.described(), records.names, stage.use_case)
         left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
         for read in records.batches:
             batch = protect_batch(read, stage.use_case, names)

@@ -32,13 +32,10 @@ def _written(value: timedelta) -> str:
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)]
 """A length of time, written as a whole number and its unit: `30s`, `10min`, `24h`, `7d`."""
 
-PLACEHOLDERS = ("partition", "year", "month", "day", "hour", "start", "end")
-"""What `{…}` may stand for in a URL or a parameter: parts of the partition's key, and its start and end in ISO 8601 (UTC)."""
 
-
-def has_placeholder(*texts: object) -> bool:
-    """Whether any of `texts` names a part of the partition."""
-    return any(f"{{{name}}}" in str(text) for text in texts for name in PLACEHOLDERS)
+def has_placeholder(text: object, *more: str) -> bool:
+    """Whether `text` names a part of the partition: `{partition}`, `{year}`, `{month}`, `{day}`, `{hour}`, or one of `more`."""
+    return any(f"{{{name}}}" in str(text) for name in ("partition", "year", "month", "day", "hour", *more))
 
 
 class Sql(Settings):
@@ -171,7 +168,7 @@ class Http(Settings):
 
     def by_partition(self) -> bool:
         """Whether each partition has an answer of its own."""
-        return has_placeholder(self.url, *self.params.values())
+        return any(has_placeholder(text, "start", "end") for text in (self.url, *self.params.values()))
 
 
 Aggregate = Literal["mean", "min", "max", "sum", "count", "last"]

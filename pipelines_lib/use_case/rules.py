@@ -36,6 +36,8 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
                 f"write {once}, such as {example!r}, or change `partition`"
             )
             yield ("schedule", pipeline), message
+    if not use_case.source.by_partition():
+        yield ("source",), _NOT_BY_PARTITION["sql" if use_case.source.sql is not None else "path"]
     spellings: dict[str, str] = {}
     for name in columns:
         if (other := spellings.setdefault(name.casefold(), name)) != name:
@@ -146,6 +148,13 @@ def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...]
                         "remove the expectation, or judge what a hash keeps: that it is unique, there, or the same as another column's"
                     ),
                 )
+
+
+_NOT_BY_PARTITION = {
+    "path": "path must contain {partition} (one file a partition), or `replay` must say how one file is spread over partitions",
+    "sql": "the query names none of :partition, :start and :end, so every partition would have the same rows; select the partition's with them",
+}
+"""What is wrong with a source that has the same records for every partition."""
 
 
 @cache

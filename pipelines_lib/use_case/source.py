@@ -5,6 +5,7 @@ from typing import Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.remote import Sql, has_placeholder
 
 
 class Csv(Settings):
@@ -38,10 +39,12 @@ class Replay(Settings):
 
 
 class Source(Settings):
-    """Where a partition's rows come from."""
+    """Where a partition's rows come from: a file (`path`), or a database (`sql`)."""
 
-    path: str
+    path: str = ""
     """A file, relative to the project's folder or absolute; `{partition}` and `{home}` (the state folder) are filled in."""
+    sql: Sql | None = None
+    """A query to a database, in place of a file."""
     csv: Csv = Csv()
     replay: Replay | None = None
     """Set where `path` is one finished file rather than one file a partition."""
@@ -51,11 +54,22 @@ class Source(Settings):
     """Handed to `land`."""
 
     @model_validator(mode="after")
-    def _one_way_to_partition(self) -> Self:
-        if self.replay is None and "{partition}" not in self.path:
-            raise ValueError(
-                "path must contain {partition} (one file a partition), or `replay` must say how one file is spread over partitions"
-            )
-        if self.replay is not None and "{partition}" in self.path:
+    def _one_place(self) -> Self:
+        places = [name for name, given in (("path", self.path), ("sql", self.sql)) if given]
+        if len(places) != 1:
+            raise ValueError(f"rows come from one place, and this names {' and '.join(places) or 'none'}; set one of path, sql")
+        if of_files := sorted({"csv", "replay", "land", "params"} & self.model_fields_set) if not self.path else []:
+            raise ValueError(f"`{of_files[0]}` is about a file, and the rows come from `{places[0]}`; remove it")
+        if self.replay is not None and has_placeholder(self.path):
             raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
         return self
+
+    def by_partition(self) -> bool:
+        """Whether each partition has records of its own; otherwise every one is given the same."""
+        if self.sql is not None:
+            return self.sql.by_partition()
+        return self.replay is not None or has_placeholder(self.path)
+
+    def described(self) -> str:
+        """What a message calls it."""
+        return self.path if self.sql is None else f"the query through connection {self.sql.connection!r}"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.use_case import METRICS, UseCase
+from pipelines_lib.use_case import METRICS, Source, Sql, UseCase
 from pipelines_lib.use_case.rules import FieldErrors, ticks_once
 
 
@@ -82,6 +82,9 @@ def test_every_broken_rule_is_told_at_once(make_use_case):
     assert set(found) == {"end", "gate.metric", "clean.0"}
 
 
+SQL = {"connection": "shop_db", "query": "SELECT * FROM t WHERE at < :end", "order_by": ["id"]}
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -91,6 +94,17 @@ def test_every_broken_rule_is_told_at_once(make_use_case):
         ({"schedule": {"data": "61 2 * * *"}}, "is not a schedule"),
         ({"source": {"path": "x.csv"}}, "path must contain {partition}"),
         ({"source": {"path": "{partition}.csv", "replay": {}}}, "must not contain {partition}"),
+        ({"source": {}}, "names none; set one of path, sql"),
+        ({"source": {"path": "{partition}.csv", "sql": SQL}}, "names path and sql"),
+        ({"source": {"sql": SQL, "land": True}}, "`land` is about a file"),
+        ({"source": {"sql": {**SQL, "query": "SELECT * FROM t"}}}, "names none of :partition, :start and :end"),
+        ({"source": {"sql": {**SQL, "query": "DELETE FROM t WHERE at < :end"}}}, "a source only reads"),
+        ({"source": {"sql": {**SQL, "query": "SELECT :end, :day"}}}, "names :day, which nothing fills in; known are end, partition, start"),
+        ({"source": {"sql": {**SQL, "params": {"x": 1}}}}, "parameter 'x' is not in the query"),
+        ({"source": {"sql": {**SQL, "params": {"end": 1}}}}, "is filled in with the partition's own; rename it"),
+        ({"source": {"sql": {**SQL, "order_by": []}}}, "at least 1 item"),
+        ({"source": {"sql": {**SQL, "timeout": "10 parsecs"}}}, "is not a length of time; write a whole number and its unit"),
+        ({"source": {"sql": {**SQL, "connection": "Shop-DB"}}}, "pattern"),
         ({"columns": {"a b": {"type": "number"}}}, "starts with a letter; rename it"),
         ({"columns": {"row_id": {"type": "number"}}}, "keeps this name for itself"),
         ({"columns": {"Row_ID": {"type": "number"}}}, "keeps this name for itself"),
@@ -110,6 +124,39 @@ def test_a_rule_of_one_part(make_use_case, changes, says):
         make_use_case(**changes)
 
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("query", "names"),
+    [
+        ("select a::date from t where b = :end", {"end"}),
+        ("-- first\n/* :no,\n but: yes */ WITH x AS (SELECT 1) SELECT * FROM x WHERE k = :no;", {"no"}),
+        ("((SELECT '12\\:30', :start))", {"start"}),
+    ],
+)
+def test_the_names_of_a_query(make_use_case, query, names):
+    sql = {**SQL, "query": query, "params": dict.fromkeys(names - {"start", "end"}, 1)}
+    source = Source.model_validate({"sql": sql})
+
+    assert source.sql.names() == names
+    assert source.by_partition() == bool(names & {"start", "end"})
+
+
+def test_the_connections_a_stage_needs(make_use_case):
+    use_case = make_use_case(source={"sql": SQL})
+
+    assert use_case.connections("ingest") == ["shop_db"]
+    assert use_case.connections("validate") == []
+    assert make_use_case().connections("ingest") == []
+
+
+@pytest.mark.parametrize("written", ["30s", "10min", "24h", "7d", "90s", "36h"])
+def test_a_length_of_time_is_written_as_it_was_read(make_use_case, written):
+    sql = Sql.model_validate({**SQL, "timeout": written})
+
+    assert Sql.model_validate(sql.model_dump(mode="json")) == sql
+    assert Sql.model_validate(sql.model_dump()) == sql
+    assert {"24h": "1d"}.get(written, written) == sql.model_dump(mode="json")["timeout"]
 
 
 def test_null_leaves_a_dag_without_schedule(make_use_case):

@@ -20,6 +20,11 @@ def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
     Raises `DataError` where a source is missing or can't be read, before its first batch or while its batches are read, and
     `Unavailable` where it does not answer.
     """
+    if source.sql is not None:
+        # SQLAlchemy takes a third of a second to import.
+        from pipelines_lib.data.sources.sql import open_sql  # noqa: PLC0415
+
+        return open_sql(source.sql, context)
     return open_files(source, context)
 
 

@@ -49,19 +49,22 @@ def open_sql(sql: Sql, context: SourceContext) -> Iterator[Records]:
 
 
 def _batches(sql: Sql, result: CursorResult[Any], names: list[str], connection: connections.Connection) -> Iterator[Batch]:
+    """At least one, so that an empty answer has its columns too."""
     number, last = 1, None
     while True:
         with _explained(sql, connection):
             fetched = result.fetchmany(_BATCH)
-        if not fetched:
+        if not fetched and number > 1:
             return
-        columns = {name: texts(values, name) for name, values in zip(names, zip(*fetched, strict=True), strict=True)}
-        rows = pa.table(columns)
+        cells = zip(*fetched, strict=True) if fetched else ((),) * len(names)
+        rows = pa.table({name: texts(values, name) for name, values in zip(names, cells, strict=True)})
         keys = rows.select(sql.order_by)
         _check_order(sql, keys if last is None else pa.concat_tables([last, keys]), number)
-        last = keys.slice(len(fetched) - 1)
+        last = keys.slice(max(0, len(fetched) - 1))
         yield Batch(rows, pa.array(range(number, number + len(fetched)), pa.int64()))
         number += len(fetched)
+        if not fetched:
+            return
 
 
 def _ordered(sql: Sql) -> Any:

@@ -108,9 +108,11 @@ def test_each_exit_code_has_its_outcome(
 
 
 @pytest.fixture
-def named_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+def named_connection(project: Project) -> None:
     """`ingest` of the shop reads from `shop_db`."""
-    monkeypatch.setattr(UseCase, "connections", lambda self, stage: ["shop_db"] if stage == "ingest" else [])
+    sql = "{sql: {connection: shop_db, query: 'SELECT * FROM t WHERE day = :partition', order_by: [id]}}"
+    path = project.use_cases / "shop" / "use_case.yaml"
+    path.write_text(USE_CASE.replace('{path: "{home}/{partition}.csv"}', sql), encoding="utf-8")
 
 
 @pytest.mark.usefixtures("named_connection")

@@ -189,8 +189,11 @@ def test_a_partition_is_asked_for_with_values(postgres, read, where):
 def test_a_value_is_no_sql(postgres, read):
     evil = "' OR 1=1; DROP TABLE orders; --"
 
-    assert read(postgres.connection(), "SELECT id FROM orders WHERE note = :note", params={"note": evil}) == []
-    assert read(postgres.connection(), "SELECT id FROM orders WHERE day = :partition") != []
+    [batch] = read(postgres.connection(), "SELECT id, day FROM orders WHERE note = :note", params={"note": evil})
+
+    assert batch.rows.num_rows == 0
+    assert batch.rows.schema.names == ["id", "day"]
+    assert read(postgres.connection(), "SELECT id FROM orders WHERE day = :partition")[0].rows.num_rows == 3
 
 
 def test_a_big_answer_comes_in_batches(postgres, read, monkeypatch):
