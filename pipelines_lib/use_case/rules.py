@@ -37,7 +37,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             )
             yield ("schedule", pipeline), message
     if not use_case.source.by_partition():
-        yield ("source",), _NOT_BY_PARTITION["sql" if use_case.source.sql is not None else "path"]
+        yield ("source",), _NOT_BY_PARTITION[use_case.source.kind]
     spellings: dict[str, str] = {}
     for name in columns:
         if (other := spellings.setdefault(name.casefold(), name)) != name:
@@ -152,6 +152,7 @@ def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...]
 
 _NOT_BY_PARTITION = {
     "path": "path must contain {partition} (one file a partition), or `replay` must say how one file is spread over partitions",
+    "http": "neither url nor params hold {partition}, {start} or another placeholder, so every partition would have the same rows; ask for the partition's",
     "sql": "the query names none of :partition, :start and :end, so every partition would have the same rows; select the partition's with them",
 }
 """What is wrong with a source that has the same records for every partition."""

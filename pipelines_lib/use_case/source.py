@@ -1,11 +1,11 @@
 """Where a partition's rows come from: `source:`."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipelines_lib.use_case.base import Settings
-from pipelines_lib.use_case.remote import Sql, has_placeholder
+from pipelines_lib.use_case.remote import Http, Sql, has_placeholder
 
 
 class Csv(Settings):
@@ -39,12 +39,14 @@ class Replay(Settings):
 
 
 class Source(Settings):
-    """Where a partition's rows come from: a file (`path`), or a database (`sql`)."""
+    """Where a partition's rows come from: a file (`path`), a database (`sql`) or an API (`http`)."""
 
     path: str = ""
     """A file, relative to the project's folder or absolute; `{partition}` and `{home}` (the state folder) are filled in."""
     sql: Sql | None = None
     """A query to a database, in place of a file."""
+    http: Http | None = None
+    """An HTTP API that answers in JSON, in place of a file."""
     csv: Csv = Csv()
     replay: Replay | None = None
     """Set where `path` is one finished file rather than one file a partition."""
@@ -55,21 +57,30 @@ class Source(Settings):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        places = [name for name, given in (("path", self.path), ("sql", self.sql)) if given]
+        places = [name for name, given in (("path", self.path), ("sql", self.sql), ("http", self.http)) if given]
         if len(places) != 1:
-            raise ValueError(f"rows come from one place, and this names {' and '.join(places) or 'none'}; set one of path, sql")
+            raise ValueError(f"rows come from one place, and this names {' and '.join(places) or 'none'}; set one of path, sql, http")
         if of_files := sorted({"csv", "replay", "land", "params"} & self.model_fields_set) if not self.path else []:
             raise ValueError(f"`{of_files[0]}` is about a file, and the rows come from `{places[0]}`; remove it")
         if self.replay is not None and has_placeholder(self.path):
             raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
         return self
 
+    @property
+    def kind(self) -> Literal["path", "sql", "http"]:
+        """The setting that says where the rows come from."""
+        return "sql" if self.sql is not None else "http" if self.http is not None else "path"
+
     def by_partition(self) -> bool:
         """Whether each partition has records of its own; otherwise every one is given the same."""
         if self.sql is not None:
             return self.sql.by_partition()
+        if self.http is not None:
+            return self.http.by_partition()
         return self.replay is not None or has_placeholder(self.path)
 
     def described(self) -> str:
         """What a message calls it."""
-        return self.path if self.sql is None else f"the query through connection {self.sql.connection!r}"
+        if self.sql is not None:
+            return f"the query through connection {self.sql.connection!r}"
+        return self.path if self.http is None else self.http.url

@@ -20,11 +20,15 @@ def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
     Raises `DataError` where a source is missing or can't be read, before its first batch or while its batches are read, and
     `Unavailable` where it does not answer.
     """
+    # What only some sources need is imported for them.
     if source.sql is not None:
-        # SQLAlchemy takes a third of a second to import.
         from pipelines_lib.data.sources.sql import open_sql  # noqa: PLC0415
 
         return open_sql(source.sql, context)
+    if source.http is not None:
+        from pipelines_lib.data.sources.http import open_http  # noqa: PLC0415
+
+        return open_http(source.http, context)
     return open_files(source, context)
 
 
