@@ -91,7 +91,7 @@ def pseudonyms(use_case: UseCase, project: Project, profile: str, root: Path) ->
     return found
 
 
-def known_secret(name: str, home: Path) -> str | None:
+def known_secret(name: str, home: Path | None) -> str | None:
     """The key in connection `name`, or the one that was made on this machine; None where there is neither. Raises `ConfigError`."""
     if os.environ.get(variable_of(name), "").strip():
         secret = connection(name).password or ""
@@ -101,8 +101,8 @@ def known_secret(name: str, home: Path) -> str | None:
                 f"{MIN_SECRET} at least. Make one with `python -c 'import secrets; print(secrets.token_hex(32))'`"
             )
         return secret
-    path = _path(name, home)
-    return path.read_text(encoding="ascii").strip() if path.exists() else None
+    path = None if home is None else _path(name, home)
+    return path.read_text(encoding="ascii").strip() if path is not None and path.exists() else None
 
 
 def hashed_under(root: Path) -> str | None:

@@ -14,7 +14,7 @@ from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned
-from pipelines_lib.registry.package import Holdout, Manifest, Package
+from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
 from pipelines_lib.use_case import Split, UseCase
 
 SAMPLE_ROWS = 200
@@ -117,16 +117,37 @@ def _owner(split: Split, entity: str | None) -> str:
     return f"entity ({entity})" if split.by == "entity" else split.by
 
 
-def sample(use_case: UseCase, test: pa.Table, scores: NDArray[np.float32]) -> Holdout:
-    """Up to SAMPLE_ROWS rows, chosen by a hash of their id: the same ones each time, from all over the hold-out."""
+def sample(use_case: UseCase, test: pa.Table, scorer: Scorer) -> Holdout:
+    """Up to SAMPLE_ROWS rows, chosen by a hash of their id: the same ones each time, from all over the hold-out.
+
+    They leave the tables with the package, so of columns about a person they hold stand-ins, and the scores are those of the stand-ins.
+    """
     ids = test["row_id"].to_pylist()
     chosen = sorted(range(len(ids)), key=lambda place: hashlib.sha256(ids[place].encode()).digest())[:SAMPLE_ROWS]
     rows = test.take(chosen)
+    for name in set(use_case.private()).intersection(use_case.features()):
+        stands_in = _stand_ins(test[name], rows[name], name, use_case.privacy.min_k)
+        rows = rows.set_column(rows.column_names.index(name), name, stands_in)
+    scores = scorer.predict(features_of(use_case, rows))
     return Holdout(
         row_ids=tuple(rows["row_id"].to_pylist()),
         columns={name: tuple(_json_value(value) for value in rows[name].to_pylist()) for name in use_case.features()},
-        scores=tuple(tuple(row) for row in scores[chosen].astype(float).tolist()),
+        scores=tuple(tuple(row) for row in scores.astype(float).tolist()),
     )
+
+
+def _stand_ins(column: pa.ChunkedArray, chosen: pa.ChunkedArray, name: str, min_k: int) -> pa.Array:
+    """Values like those in `chosen`, of nobody: no word that fewer than `min_k` rows share, no number to more than two digits, in other rows."""
+    kind = column.type
+    if pa.types.is_string(kind):
+        counts = pc.value_counts(column.drop_null())
+        frequent = counts.field("values").filter(pc.greater_equal(counts.field("counts"), min_k))
+        chosen = pc.if_else(pc.or_(pc.is_null(chosen), pc.is_in(chosen, value_set=frequent)), chosen, "rare")
+    elif not pa.types.is_boolean(kind):
+        coarse = [None if value is None or not math.isfinite(value) else float(f"{value:.2g}") for value in chosen.to_pylist()]
+        chosen = pa.array(coarse, pa.float64()).cast(kind, safe=False)
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
+    return chosen.take(pa.array(np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))))
 
 
 def _entities(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:

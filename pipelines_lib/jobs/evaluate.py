@@ -152,7 +152,7 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
         mlflow_run_id=run.info.run_id,
     )
     write_json(stage.folder / "manifest.json", manifest)
-    write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scores))
+    write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scorer))
     write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
     write_json(stage.folder / "evaluation.json", {"evidence": evidence.model_dump(mode="json"), "sizes": dict(snapshot.sizes())})
 

@@ -50,6 +50,7 @@ def _report(stage: Stage) -> Report:
         performance=performance,
         reference=None if model_version is None else reference_profile(stage, model_of(stage, model_version)),
         now=DataProfile.from_json(row["profile_json"]),
+        private=stage.use_case.private(),
     )
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec, Params
-from pipelines_lib.errors import BadInput, DataError, Held
+from pipelines_lib.errors import BadInput, DataError, Held, SluiceError
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
 
@@ -92,7 +92,7 @@ def _run(work: Work) -> int:
     try:
         project = Project.from_environment()
         use_case = _with_params(project.use_case(spec.use_case), Params.checked(spec.params))
-        result = work(Stage(spec, use_case, project.profile(spec.profile), project))
+        result = _worked(work, Stage(spec, use_case, project.profile(spec.profile), project))
         code = ExitCode.DONE
     except Held as held:
         log.warning("HELD: %s", held.reason)
@@ -110,6 +110,19 @@ def _run(work: Work) -> int:
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )
     return code
+
+
+def _worked(work: Work, stage: Stage) -> JobResult:
+    """What `work` returns. What nobody foresaw ends the process with its traceback, whose message is left out where it may quote a row about a person."""
+    try:
+        return work(stage)
+    except SluiceError:
+        raise
+    except Exception as error:
+        if not stage.use_case.private():
+            raise
+        told = f"{type(error).__name__} (its message is not shown: it may quote values of columns with `privacy`)"
+        raise RuntimeError(told).with_traceback(error.__traceback__) from None
 
 
 def _with_params(use_case: UseCase, params: Params) -> UseCase:

@@ -17,14 +17,17 @@ Shares = tuple[list[str], list[float], list[float]]
 """Labels, shares then, shares now."""
 
 
-def chart(reference: ColumnProfile, now: ColumnProfile) -> str:
-    """An SVG of both distributions, as shares of the rows that have a value; empty where there are none."""
+def chart(reference: ColumnProfile, now: ColumnProfile, *, private: bool = False) -> str:
+    """An SVG of both distributions, as shares of the rows that have a value; empty where there are none.
+
+    Of a column about a person (`private`) the shares are shown and no value: the bars are numbered.
+    """
     if reference.categories is not None and now.categories is not None:
         labels, then, today = category_shares(reference.categories, now.categories)
-        return _rows(labels, then, today) if labels else ""
+        return _rows(_numbered(labels) if private else labels, then, today) if labels else ""
     name = "words" if "words" in reference.quantiles else "value"
     labels, then, today = histogram(reference.quantiles[name], now.quantiles[name])
-    return _bars(labels, then, today) if labels else ""
+    return _bars(_numbered(labels) if private else labels, then, today) if labels else ""
 
 
 def histogram(reference: Quantiles, now: Quantiles) -> Shares:
@@ -55,6 +58,10 @@ def category_shares(reference: Categories, now: Categories) -> Shares:
         then.append(max(0.0, bool(reference.n) - sum(then)))
         today.append(max(0.0, bool(now.n) - sum(today)))
     return labels, then, today
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    return [f"no. {place}" for place in range(1, len(labels) + 1)]
 
 
 def _bars(labels: Sequence[str], then: Sequence[float], today: Sequence[float]) -> str:

@@ -40,6 +40,8 @@ class Report:
     performance: Mapping[str, Any] | None
     reference: DataProfile | None
     now: DataProfile
+    private: Sequence[str] = ()
+    """Columns about a person, of which the page shows no value."""
 
 
 def drift_page(report: Report) -> str:
@@ -69,8 +71,8 @@ def _charts(report: Report) -> str:
     if report.reference is None or not shown:
         return ""
     figures = [
-        f"<figure><figcaption><b>{escape(drift.column)}</b> {_caption(drift)}</figcaption>"
-        f"{chart(report.reference.columns[drift.column], report.now.columns[drift.column])}</figure>"
+        f"<figure><figcaption><b>{escape(drift.column)}</b> {_caption(drift, drift.column in report.private)}</figcaption>"
+        f"{chart(report.reference.columns[drift.column], report.now.columns[drift.column], private=drift.column in report.private)}</figure>"
         for drift in shown
         if drift.column in report.reference.columns and drift.column in report.now.columns
     ]
@@ -78,12 +80,11 @@ def _charts(report: Report) -> str:
     return f"<h2>The predictions, and what has drifted</h2><p>{legend}</p><div class='charts'>{''.join(figures)}</div>"
 
 
-def _caption(drift: ColumnDrift) -> str:
+def _caption(drift: ColumnDrift, private: bool) -> str:
     parts = [f"effect {_figure(drift.effect)}"]
-    if drift.new_categories:
-        parts.append(f"new: {', '.join(drift.new_categories)}")
-    if drift.lost_categories:
-        parts.append(f"lost: {', '.join(drift.lost_categories)}")
+    for told, categories in (("new", drift.new_categories), ("lost", drift.lost_categories)):
+        if categories:
+            parts.append(f"{told}: {'some' if private else ', '.join(categories)}")
     return f'<span class="soft">{escape("; ".join(parts))}</span>'
 
 

@@ -49,6 +49,10 @@ def _model(name: str, served: Served, url: str) -> str:
     metrics = ", ".join(f"{escape(metric)} {value:.4g}" for metric, value in sorted(manifest.metrics.items()))
     classes = ", ".join(map(escape, manifest.classes)) or "a number"
     keys = f" Optional, kept in the prediction log: {escape(', '.join(served.shape.keys))}." if served.shape.keys else ""
+    if served.guard.problem:
+        keys += (
+            f' <span class="warn">{escape(", ".join(served.guard.unlogged))}: not logged, because {escape(served.guard.problem)}.</span>'
+        )
     required = f", but not of {escape(', '.join(sorted(served.shape.required)))}" if served.shape.required else ""
     return (
         f"<p>Version <b>{served.version}</b> ({served.deployment.state}) answers: {manifest.task}, {classes}. On its hold-out: {metrics}.</p>"

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from pipelines_lib.contracts import Contract, ModelRef
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import read_json, write_json
-from pipelines_lib.use_case import ColumnType, UseCase
+from pipelines_lib.use_case import Column, ColumnType, Privacy, UseCase
 
 
 class Deployment(Contract):
@@ -30,6 +30,9 @@ class Deployment(Contract):
     key_format: str = "%Y-%m-%d"
     """`strftime` format of a partition key."""
     title: str = ""
+    private: dict[str, Column] = Field(default_factory=dict)
+    """The features and keys that are about a person: how a request's values are protected before they are logged."""
+    privacy: Privacy = Privacy()
 
     @classmethod
     def candidate(cls, model: ModelRef, use_case: UseCase, current: "Deployment | None") -> Self:
@@ -42,6 +45,8 @@ class Deployment(Contract):
             required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
             key_format=use_case.key_format,
             title=use_case.title,
+            private={name: use_case.columns[name] for name in use_case.private() if use_case.columns[name].role in ("feature", "key")},
+            privacy=use_case.privacy,
         )
 
     @property

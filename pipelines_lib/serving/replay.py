@@ -53,7 +53,7 @@ def _one(name: str, partition: str) -> str:
     run = _Replay(name, partition)
     row = run.rows.slice(0, 1)
     answer = run.ask(row, f"one-{partition}", log=False)
-    question = ", ".join(f"{column}={row[column][0].as_py()}" for column in run.features[:6])
+    question = ", ".join(f"{column}={'…' if column in run.private else row[column][0].as_py()}" for column in run.features[:6])
     outputs = {tensor["name"]: tensor["data"][0] for tensor in answer["outputs"] if tensor["name"] in ("prediction", "score")}
     more = f", … ({len(run.features)} features)" if len(run.features) > 6 else ""
     told = ", ".join(f"{k} {v:.4f}" if isinstance(v, float) else f"{k} {v}" for k, v in outputs.items())
@@ -68,6 +68,7 @@ class _Replay:
         use_case = project.use_case(name)
         self.partition = partition
         self.features = use_case.features()
+        self.private = use_case.private()
         self._columns = [*self.features, *use_case.columns_with("key")]
         self._types = {column: DATATYPES[use_case.columns[column].type][0] for column in self._columns}
         self._tables = Tables(Path(project.profile().store) / name)

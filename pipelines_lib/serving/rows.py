@@ -33,6 +33,8 @@ class Shape:
     required: frozenset[str]
     """Features that no row may lack."""
     key_format: str
+    private: frozenset[str] = frozenset()
+    """Columns about a person: what was found there is in no message."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,10 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
-    typed = {name: [checked(value, known[name], name, row) for row, value in enumerate(columns[name])] for name in lengths}
+    typed = {
+        name: [checked(value, known[name], name, row, told=name not in shape.private) for row, value in enumerate(columns[name])]
+        for name in lengths
+    }
     for name in sorted(shape.required):
         if None in typed[name]:
             where = f"column {name!r}, row {typed[name].index(None)}"
@@ -93,8 +98,8 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
     )
 
 
-def checked(value: Any, kind: ColumnType, name: str, row: int) -> Any:
-    """`value` as the Python type of a column of type `kind`. Raises `RequestError`."""
+def checked(value: Any, kind: ColumnType, name: str, row: int, *, told: bool = True) -> Any:
+    """`value` as the Python type of a column of type `kind`. Raises `RequestError`, which quotes the value where it may be `told`."""
     if value is None:
         return None
     found: Any = None
@@ -109,7 +114,7 @@ def checked(value: Any, kind: ColumnType, name: str, row: int) -> Any:
             found = value if isinstance(value, str) and _is_unicode(value) else None
     if found is None:
         rule = f"the column is of type {kind}, so a value is {_WANTED.get(kind, 'text')} or null"
-        refuse(f"found {kind_of(value)}", f"column {name!r}, row {row}", rule, "Correct the value")
+        refuse(f"found {kind_of(value) if told else 'another value'}", f"column {name!r}, row {row}", rule, "Correct the value")
     return found
 
 

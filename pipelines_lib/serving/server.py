@@ -10,6 +10,7 @@ from pathlib import Path
 
 import uvicorn
 
+from pipelines_lib.config import Project
 from pipelines_lib.serving.app import create_app
 
 
@@ -22,7 +23,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     uvicorn.run(
-        create_app(arguments.root.resolve()),
+        create_app(arguments.root.resolve(), home=Project.from_environment().home),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

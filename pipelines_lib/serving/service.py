@@ -41,7 +41,7 @@ class Service:
     def infer(self, body: bytes) -> Document:
         """Answer a v2 inference request. Raises `RequestError`."""
         served = self.served()
-        rows = read_v2(read_body(body), served.shape)
+        rows = served.guard.protected(read_v2(read_body(body), served.shape))
         scores, predictions, single = self._predict(served, rows)
         classes = isinstance(predictions[0], str)
         outputs = [
@@ -66,7 +66,7 @@ class Service:
     def invoke(self, body: bytes) -> Document:
         """Answer a request to MLflow's `/invocations`. Raises `RequestError`."""
         served = self.served()
-        rows = read_invocation(read_body(body), served.shape)
+        rows = served.guard.protected(read_invocation(read_body(body), served.shape))
         _, predictions, single = self._predict(served, rows)
         self._log(served, rows, predictions, single)
         return {"predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)]}
@@ -91,6 +91,7 @@ class Service:
                 "package": served.deployment.model.package,
                 "classes": list(manifest.classes),
                 "optional_inputs": dict(served.shape.keys),
+                "not_logged": {"columns": served.guard.unlogged, "because": served.guard.problem} if served.guard.problem else None,
                 "error": self.slot.error,
             },
         }

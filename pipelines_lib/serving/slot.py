@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pipelines_lib.errors import DataError, SluiceError
 from pipelines_lib.registry.package import Package
+from pipelines_lib.serving.guard import Guard
 from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
 from pipelines_lib.serving.rows import Shape
 
@@ -23,6 +24,7 @@ class Served:
     deployment: Deployment
     package: Package
     shape: Shape
+    guard: Guard
 
     @property
     def version(self) -> int:
@@ -33,8 +35,9 @@ class Served:
 class Slot:
     """Holds what is served now, None where nothing is. Reading `served` is safe from any thread."""
 
-    def __init__(self, root: Path, poll_seconds: float = 1.0) -> None:
+    def __init__(self, root: Path, poll_seconds: float = 1.0, home: Path | None = None) -> None:
         self._root = root
+        self._home = home
         self._poll_seconds = poll_seconds
         self._seen: tuple[int, int, int] | None = None
         self._stop = threading.Event()
@@ -76,13 +79,19 @@ class Slot:
         if deployment is None:
             self.served = None
         elif before is not None and before.deployment.model == deployment.model:
-            self.served = Served(deployment, before.package, _shape(deployment, before.package))
+            self.served = self._serving(deployment, before.package)
         else:
             package = Package.open(package_folder(self._root, deployment.model))
             _try_out(package)
-            self.served = Served(deployment, package, _shape(deployment, package))
+            self.served = self._serving(deployment, package)
         if (before and before.version) != (self.served and self.served.version):
             log.warning("version %s takes over from %s", self.served and self.served.version, before and before.version)
+
+    def _serving(self, deployment: Deployment, package: Package) -> Served:
+        guard = Guard.of(deployment, self._root, self._home)
+        if guard.problem is not None:
+            log.error("columns %s are not logged: %s", ", ".join(guard.unlogged), guard.problem)
+        return Served(deployment, package, _shape(deployment, package), guard)
 
     def _report(self, error: Exception) -> None:
         self.error = str(error)
@@ -108,7 +117,7 @@ def _mark(path: Path) -> tuple[int, int, int] | None:
 def _shape(deployment: Deployment, package: Package) -> Shape:
     features = {feature.name: feature.type for feature in package.manifest.features}
     keys = {name: kind for name, kind in deployment.keys.items() if name not in features}
-    return Shape(features, keys, frozenset(deployment.required) & features.keys(), deployment.key_format)
+    return Shape(features, keys, frozenset(deployment.required) & features.keys(), deployment.key_format, frozenset(deployment.private))
 
 
 def _try_out(package: Package) -> None:

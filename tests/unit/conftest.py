@@ -185,7 +185,7 @@ def deploy(make_package) -> Callable[..., str]:
 
         package = package or make_package(root, bias)
         model = ModelRef(name=root.name, version=version, package=package, run_id="run")
-        write_pointer(root, Deployment(model=model, state=state, keys={"customer": "integer"}, title="Tiny", **more))
+        write_pointer(root, Deployment(**{"model": model, "state": state, "keys": {"customer": "integer"}, "title": "Tiny", **more}))
         return package
 
     return point

@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
+from pipelines_lib.evaluation.holdout import sample
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.package import Holdout, Manifest, Scorer
@@ -118,6 +120,43 @@ def test_nothing_in_the_store_names_a_row_outside_the_holdout_sample(trained):
         "result.json",
     ]
     assert "2026-01-01:0" not in left(trained, "evaluation.json") + left(trained, "manifest.json") + left(trained, "result.json")
+
+
+def test_the_recorded_rows_are_nobodys_where_they_are_about_people(trained, make_credit):
+    columns = make_credit().model_dump(mode="json")["columns"]
+    about = {"income": "sensitive", "age": "quasi_identifier", "town": "quasi_identifier", "member": "sensitive"}
+    private = make_credit(columns={name: {**column, "privacy": about.get(name)} for name, column in columns.items()}, privacy={"min_k": 30})
+    before = trained.root / "runs" / "training" / "run" / "evaluate" / "holdout.json"
+    trained.run("evaluate")
+    real = Holdout.model_validate_json(before.read_text())
+    trained.run("snapshot", "train", "evaluate", use_case=private, run_id="private")
+    folder = trained.root / "runs" / "training" / "private"
+    found = Holdout.model_validate_json((folder / "evaluate" / "holdout.json").read_text())
+
+    assert found.row_ids == real.row_ids
+    exact = {value for value in real.columns["income"] if value is not None}
+    assert not exact & {value for value in found.columns["income"] if value is not None}
+    assert found.columns["age"] != real.columns["age"]
+    assert sorted(found.columns["age"]) == sorted(real.columns["age"]), "two digits say an age exactly, of another row"
+    assert set(found.columns["town"]) <= {"Bonn", "Köln", "西安", "rare"}
+    # What the service will be compared with: the new model's answers to these rows.
+    scores = Scorer.open(folder / "train").predict({name: list(values) for name, values in found.columns.items()})
+    assert np.allclose(scores, found.scores)
+
+
+def test_a_word_that_few_share_is_not_recorded(make_credit):
+    columns = {"town": {"type": "string", "privacy": "quasi_identifier"}, "y": {"type": "string", "role": "label"}}
+    use_case = make_credit(columns=columns, label={"column": "y", "positive": "1"}, split={"by": "row"})
+    towns = ["Bonn"] * 8 + ["Kleinkleckersdorf"] * 4 + [None]
+    test = pa.table({"row_id": [f"r{row:02d}" for row in range(13)], "town": towns})
+
+    class Constant:
+        def predict(self, columns):
+            return np.zeros((len(columns["town"]), 2), np.float32)
+
+    found = sample(use_case, test, Constant())
+
+    assert sorted(map(str, found.columns["town"])) == ["Bonn"] * 8 + ["None"] + ["rare"] * 4
 
 
 @pytest.fixture

@@ -42,6 +42,26 @@ def test_the_page_shows_what_was_seen_and_decided(answer, monitor, root):
     }
 
 
+def test_of_a_column_about_a_person_no_value_is_shown(sandbox, answer, shop, root):
+    from importlib import import_module
+
+    answer("2026-01-05", shift=2)
+    columns = {name: {**column, "privacy": "sensitive"} for name, column in shop.model_dump(mode="json")["columns"].items()}
+    private = shop.model_validate({**shop.model_dump(mode="json"), "columns": columns})
+    pages = {}
+    for told, use_case in (("named", shop), ("masked", private)):
+        for name in ("profile", "measure", "decide", "report"):
+            stage = import_module(f"pipelines_lib.jobs.{name}")
+            sandbox.run(stage.main, name, use_case, "2026-01-05")
+        pages[told] = (root / "reports" / "2026-01-05.html").read_text(encoding="utf-8")
+    edges = re.findall(r"<title>up to ([^:]*):", pages["named"])
+
+    assert len(edges) > 20
+    assert re.findall(r"<title>up to (no\. \d+):", pages["masked"])
+    figures = pages["masked"].partition("<b>age</b>")[2].partition("</figure>")[0]
+    assert not set(re.findall(r"<title>up to ([^:]*):", figures)) & set(edges)
+
+
 def test_an_older_partition_leaves_the_status_alone(answer, monitor, root):
     for day in ("2026-01-06", "2026-01-05"):
         answer(day)

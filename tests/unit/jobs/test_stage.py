@@ -1,6 +1,7 @@
 """What every stage does around its work: parameters are checked first, exit codes say what is to be done."""
 
 import sys
+import traceback
 from types import SimpleNamespace
 
 import pytest
@@ -74,6 +75,24 @@ def test_window_and_epochs_override_the_use_case(run, make_credit):
 
     assert code == 0
     assert seen == [make_credit().training.model_copy(update={"window": 3, "epochs": 7})]
+
+
+def test_a_defect_does_not_quote_a_person(run, project, make_credit):
+    def work(stage):
+        raise ValueError(f"could not convert string to float: '{'Zo' + 'ë'}'")
+
+    with pytest.raises(ValueError, match="Zoë"):
+        run(work)
+    columns = make_credit().model_dump(mode="json")["columns"]
+    settings = make_credit(columns={**columns, "town": {"type": "string", "privacy": "quasi_identifier"}})
+    path = project / "use_cases" / "credit" / "use_case.yaml"
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    with pytest.raises(RuntimeError, match=r"ValueError \(its message is not shown") as caught:
+        run(work)
+    told = "".join(traceback.format_exception(caught.value))
+
+    assert "Zoë" not in told
+    assert "in work" in told
 
 
 def test_every_wrong_parameter_is_told():

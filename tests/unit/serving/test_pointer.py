@@ -22,6 +22,18 @@ def test_a_candidate_takes_over_and_falls_back(make_use_case, tmp_path):
     assert (second.keys, second.required, second.key_format) == ({"id": "string"}, ("id",), "%Y-%m-%d")
 
 
+def test_it_says_what_is_done_to_features_and_keys_about_a_person(make_use_case):
+    mine = {"who": {"privacy": "identifier"}, "id": {"privacy": "identifier"}, "colour": {"privacy": "sensitive"}}
+    columns = {name: {**column, **mine.get(name, {})} for name, column in make_use_case().model_dump(mode="json")["columns"].items()}
+    use_case = make_use_case(columns=columns, privacy={"domain": "trade"})
+
+    deployment = Deployment.candidate(model(1), use_case, None)
+
+    assert deployment.private == {name: use_case.columns[name] for name in ("id", "colour")}
+    assert deployment.privacy.domain == "trade"
+    assert Deployment.model_validate_json(deployment.model_dump_json()) == deployment
+
+
 def test_a_rollback_brings_back_all_that_served(make_use_case, tmp_path):
     served = Deployment.candidate(model(1), make_use_case(title="Old", partition="hour"), None).verified()
     columns = {**make_use_case().model_dump()["columns"], "id": {"type": "integer", "role": "key"}}
