@@ -1,15 +1,30 @@
-"""Cleaning: pure steps from table to table, in the order the use case writes them, each saying how much it changed."""
+"""Cleaning: the row steps of a use case, in the order written, each saying how much it changed.
+
+A partition comes in batches and may be larger than the memory. Most steps look at one row at a time. `deduplicate` and
+`fill_forward` look at the whole partition: they are planned first, on the few columns that decide, and leave behind which
+rows go and which values are replaced, by the row's place in the partition. So a batch comes out the same however the
+partition is cut. (The fitted steps of the list are the feature transform's: `features.fitted`.)
+"""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from pipelines_lib.data.fill_forward import plan_fill_forward
+from pipelines_lib.data.hashing import hash_rows
+from pipelines_lib.data.normal_text import normal
+from pipelines_lib.data.whole_partition import PLACE, Dropped, Plan, Stream, places_of
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import CleaningStep
+
+Read = Callable[[Sequence[str]], Iterator[pa.Table]]
+"""Gives the accepted rows of the whole partition, in row order, with at least these columns."""
 
 
 @dataclass(frozen=True)
@@ -21,36 +36,158 @@ class Change:
     values_changed: int
 
 
-def clean(rows: pa.Table, steps: list[CleaningStep]) -> tuple[pa.Table, list[Change]]:
-    """Rows after every step, in their old order. Raises `ConfigError` where a constant is no value of its column."""
-    changes = []
-    for index, step in enumerate(steps):
-        [name] = [name for name in _STEPS if getattr(step, name) is not None]
-        before = rows.num_rows
+class HasSteps(Protocol):
+    """A use case, or whatever else says how rows are cleaned."""
+
+    @property
+    def clean(self) -> Sequence[CleaningStep]: ...  # noqa: D102
+
+
+class Cleaner:
+    """Cleans one partition, batch by batch, in row order. Can be pickled between two calls."""
+
+    def __init__(self, use_case: HasSteps) -> None:
+        self._steps = [(index, step) for index, step in enumerate(use_case.clean) if not step.fitted]
+        self._plans: dict[int, Plan] = {}
+        self._changes = {index: Change(f"{index}: {step.kind}", 0, 0) for index, step in self._steps}
+        self._offset = 0
+
+    def plan(self, read: Read) -> None:
+        """Look at the partition as a whole where a step must. `read` is called up to twice for each such step, else never.
+
+        Raises `ConfigError` where a constant is no value of its column.
+        """
+        self._plans = {}
+        for position, (index, step) in enumerate(self._steps):
+            if step.kind in _WHOLE:
+                stream = self._stream_before(position, read)
+                self._plans[index] = _WHOLE[step.kind](stream, getattr(step, step.kind))
+
+    def apply(self, batch: pa.Table, offset: int | None = None) -> tuple[pa.Table, list[Change]]:
+        """(rows of `batch` after every step, what each step changed). `offset` is the number of accepted rows before the
+        batch; those of the batches given so far, when absent. Raises `ConfigError` where a constant is no value of its column.
+        """
+        offset = self._offset if offset is None else offset
+        self._offset = offset + batch.num_rows
+        rows = batch.append_column(PLACE, pa.array(np.arange(offset, self._offset)))
+        changes = []
+        for index, step in self._steps:
+            before = rows.num_rows
+            rows, changed = self._done(rows, index, step.kind, getattr(step, step.kind))
+            changes.append(Change(self._changes[index].step, before - rows.num_rows, changed))
+        for (index, _), change in zip(self._steps, changes, strict=True):
+            sum_ = self._changes[index]
+            self._changes[index] = Change(sum_.step, sum_.rows_dropped + change.rows_dropped, sum_.values_changed + change.values_changed)
+        return rows.drop_columns([PLACE]), changes
+
+    def report(self) -> list[Change]:
+        """What each step changed in all the batches so far."""
+        return [self._changes[index] for index, _ in self._steps]
+
+    def _done(self, rows: pa.Table, index: int, kind: str, setting: Any) -> tuple[pa.Table, int]:
+        if kind in _WHOLE:
+            assert index in self._plans, "plan() comes before apply()"
+            return self._plans[index].applied(rows)
         try:
-            rows, changed = _STEPS[name](rows, getattr(step, name))
+            return _STEPS[kind](rows, setting)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise ConfigError(f"clean.{index}: {name}: {error}; write a value of the column's type") from error
-        changes.append(Change(f"{index}: {name}", before - rows.num_rows, changed))
-    return rows, changes
+            raise ConfigError(f"clean.{index}: {kind}: {error}; write a value of the column's type") from error
+
+    def _stream_before(self, position: int, read: Read) -> Stream:
+        """The rows as the step at `position` finds them, with the columns that it names and `PLACE`."""
+        wanted = list(dict.fromkeys(self._steps[position][1].columns()))
+        needed, earlier = set(wanted), []
+        for index, step in reversed(self._steps[:position]):
+            setting: Any = getattr(step, step.kind)
+            if step.kind in ("drop", "drop_missing"):
+                needed.update(setting)
+            elif step.kind not in _WHOLE:
+                setting = {} if step.kind == "drop_columns" else {name: value for name, value in setting.items() if name in needed}
+            if setting:
+                earlier.append((index, step.kind, setting))
+
+        def stream() -> Iterator[pa.Table]:
+            offset = 0
+            for batch in read(sorted(needed)):
+                rows = batch.select(sorted(needed)).append_column(PLACE, pa.array(np.arange(offset, offset + batch.num_rows)))
+                offset += batch.num_rows
+                for index, kind, setting in reversed(earlier):
+                    rows, _ = self._done(rows, index, kind, setting)
+                yield rows.select([*wanted, PLACE])
+
+        return stream
 
 
-def _deduplicate(rows: pa.Table, columns: list[str]) -> tuple[pa.Table, int]:
-    """The first of the rows that agree; a row that lacks one of the columns can't be said to agree with any."""
-    position = pa.array(range(rows.num_rows), pa.int64())
-    comparable = _all_valid(rows, columns)
-    first = (
-        rows.select(columns)
-        .append_column("position", position)
-        .filter(comparable)
-        .group_by(columns, use_threads=False)
-        .aggregate([("position", "min")])["position_min"]
-    )
-    return rows.filter(pc.or_(pc.invert(comparable), pc.is_in(position, value_set=first))), 0
+@dataclass(frozen=True)
+class _Steps:
+    clean: Sequence[CleaningStep] = field(default_factory=tuple)
+
+
+def clean(rows: pa.Table, steps: Sequence[CleaningStep]) -> tuple[pa.Table, list[Change]]:
+    """A whole partition at once. Raises `ConfigError` where a constant is no value of its column."""
+    cleaner = Cleaner(_Steps(steps))
+    cleaner.plan(lambda columns: iter([rows.select(columns)]))
+    return cleaner.apply(rows)
+
+
+# --- steps that look at the whole partition -----------------------------------------------------------------------
+
+
+def _plan_deduplicate(stream: Stream, columns: list[str]) -> Dropped:
+    """All but the first of the rows that agree; a row that lacks one of the columns can't be said to agree with any.
+
+    Few rows have a hash in common that are not equal, and few are equal: only rows whose hash occurs twice are compared.
+    """
+    hashes: list[NDArray[np.uint64]] = []
+    places: list[NDArray[np.uint32]] = []
+    for rows in _comparable(stream, columns):
+        hashes.append(hash_rows([rows[name].combine_chunks() for name in columns]))
+        places.append(places_of(rows).astype(np.uint32))
+    twice = _repeated(hashes)
+    if not twice.size:
+        return Dropped(np.empty(0, np.int64))
+    suspects = np.concatenate([place[_among(hash_, twice)] for hash_, place in zip(hashes, places, strict=True)]).astype(np.int64)
+    del hashes, places
+    compared = pa.concat_tables(rows.filter(pa.array(_among(places_of(rows), suspects))) for rows in _comparable(stream, columns))
+    first = compared.group_by(columns, use_threads=False).aggregate([(PLACE, "min")])[f"{PLACE}_min"]
+    return Dropped(np.setdiff1d(suspects, first.to_numpy(), assume_unique=True))
+
+
+def _comparable(stream: Stream, columns: list[str]) -> Iterator[pa.Table]:
+    return (rows.filter(_all_valid(rows, columns)) for rows in stream())
+
+
+def _repeated(hashes: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """The hashes that occur more than once."""
+    ordered = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+
+
+def _among(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
+    """Which `values` are among the `ordered` ones, of which there are some."""
+    found = np.minimum(np.searchsorted(ordered, values), len(ordered) - 1)
+    return np.asarray(ordered[found] == values, np.bool_)
+
+
+_WHOLE: dict[str, Callable[[Stream, Any], Plan]] = {"deduplicate": _plan_deduplicate, "fill_forward": plan_fill_forward}
+
+
+# --- steps that look at one row -----------------------------------------------------------------------------------
 
 
 def _drop_missing(rows: pa.Table, columns: list[str]) -> tuple[pa.Table, int]:
     return rows.filter(_all_valid(rows, columns)), 0
+
+
+def _drop(rows: pa.Table, unwanted: dict[str, list[Any]]) -> tuple[pa.Table, int]:
+    for name, values in unwanted.items():
+        known = pa.array([pa.scalar(value).cast(rows[name].type).as_py() for value in values], rows[name].type)
+        rows = rows.filter(pc.invert(pc.is_in(rows[name], value_set=known)))
+    return rows, 0
+
+
+def _drop_columns(rows: pa.Table, columns: list[str]) -> tuple[pa.Table, int]:
+    return rows.drop_columns(columns), 0
 
 
 def _fill(rows: pa.Table, constants: dict[str, Any]) -> tuple[pa.Table, int]:
@@ -79,12 +216,36 @@ def _to_missing(rows: pa.Table, markers: dict[str, list[Any]]) -> tuple[pa.Table
     return _each(rows, markers, empty)
 
 
+_BLANK = "\t\n\v\f\r\x1c\x1d\x1e\x1f "
+"""Python's blanks among the ASCII characters."""
+
+
+def _normalise(rows: pa.Table, wanted: dict[str, list[str]]) -> tuple[pa.Table, int]:
+    """Arrow does what is ASCII, for which NFKC changes nothing; Python does the distinct others."""
+
+    def normalise(column: pa.ChunkedArray, what: list[str]) -> pa.ChunkedArray:
+        texts = column.combine_chunks()
+        plain = pc.ascii_lower(texts) if "lower" in what else texts
+        plain = pc.replace_substring_regex(plain, r"[\t-\r\x1c-\x20]+", " ") if "blanks" in what else plain
+        plain = pc.ascii_trim(plain, characters=_BLANK)
+        other = pc.fill_null(pc.invert(pc.string_is_ascii(texts)), False)
+        if other.true_count:
+            distinct = texts.filter(other).dictionary_encode()
+            made = pa.array([normal(text, what) for text in distinct.dictionary.to_pylist()], texts.type)
+            plain = pc.replace_with_mask(plain, other, made.take(distinct.indices))
+        return pa.chunked_array([pc.if_else(pc.equal(plain, ""), pa.scalar(None, texts.type), plain)])
+
+    return _each(rows, wanted, normalise)
+
+
 _STEPS: dict[str, Callable[[pa.Table, Any], tuple[pa.Table, int]]] = {
-    "deduplicate": _deduplicate,
+    "to_missing": _to_missing,
+    "normalise": _normalise,
     "fill": _fill,
     "clip": _clip,
+    "drop": _drop,
     "drop_missing": _drop_missing,
-    "to_missing": _to_missing,
+    "drop_columns": _drop_columns,
 }
 
 
@@ -107,7 +268,7 @@ def _n_different(before: pa.ChunkedArray, after: pa.ChunkedArray) -> int:
 
 
 def _all_valid(rows: pa.Table, columns: list[str]) -> pa.ChunkedArray | pa.Array:
-    valid = pa.chunked_array([pa.array([True] * rows.num_rows, pa.bool_())])
+    valid = pa.chunked_array([pa.array(np.ones(rows.num_rows, np.bool_))])
     for name in columns:
         valid = pc.and_(valid, pc.is_valid(rows[name]))
     return valid

@@ -5,7 +5,7 @@ Read at every DAG parse, so it imports pydantic and croniter alone.
 
 from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
-from pipelines_lib.use_case.cleaning import CleaningStep
+from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers, Statistic
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
@@ -29,10 +29,12 @@ __all__ = [
     "Csv",
     "Deployment",
     "FieldErrors",
+    "FillForward",
     "Gate",
     "Http",
     "Label",
     "Monitoring",
+    "Outliers",
     "Privacy",
     "PrivacyRole",
     "Protect",
@@ -45,6 +47,7 @@ __all__ = [
     "Source",
     "Split",
     "Sql",
+    "Statistic",
     "Task",
     "Training",
     "UseCase",

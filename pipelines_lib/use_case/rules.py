@@ -8,6 +8,7 @@ from croniter import croniter
 
 if TYPE_CHECKING:
     from pipelines_lib.use_case.case import UseCase
+    from pipelines_lib.use_case.cleaning import CleaningStep
 
 
 class FieldErrors(ValueError):
@@ -89,12 +90,65 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
         for name in step.columns():
             if name not in columns:
                 yield ("clean", index), unknown(name)
+    yield from _cleaning(use_case)
     for index, item in enumerate(use_case.quality.expectations):
         [(expectation, arguments)] = item.items()
         for name in _columns_named_in(arguments):
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
     yield from _protected_away(use_case)
+
+
+_TYPES_OF_STEPS: dict[str, tuple[str, ...]] = {
+    "clip": ("integer", "number"),
+    "outliers": ("integer", "number"),
+    "normalise": ("string", "text"),
+    "impute": ("integer", "number", "boolean", "string"),
+}
+"""The types of columns that a step can work on; the others take any."""
+
+
+def _cleaning(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Steps that fit their columns, and each other."""
+    columns = use_case.columns
+    row_steps = [index for index, step in enumerate(use_case.clean) if not step.fitted]
+    gone: dict[str, int] = {}
+    for index, step in enumerate(use_case.clean):
+        where = ("clean", index)
+        if step.fitted and row_steps and index < row_steps[-1]:
+            last = f"clean.{row_steps[-1]} ({use_case.clean[row_steps[-1]].kind})"
+            yield (
+                where,
+                f"{step.kind} is fitted on the training rows, which the row steps make, so it can't come before {last}; move it to the end",
+            )
+        for name in (name for name in step.columns() if name in columns):
+            column = columns[name]
+            if name in gone:
+                yield where, f"column {name!r} was dropped by clean.{gone[name]}; move that step behind this one"
+            if column.type not in _TYPES_OF_STEPS.get(step.kind, (column.type,)):
+                wanted = " or ".join(_TYPES_OF_STEPS[step.kind])
+                yield where, f"{step.kind} works on {wanted} columns, and {name!r} is a {column.type}; remove it from the step"
+            if step.fitted and column.role != "feature":
+                yield where, f"{step.kind} is part of the feature transform, and {name!r} is no feature; remove it, or set `role: feature`"
+            if step.drop_columns and column.role != "other":
+                yield where, f"column {name!r} has `role: {column.role}` and is needed after cleaning; set `role: other`, or keep it"
+        gone |= dict.fromkeys(step.drop_columns or [], index)
+        yield from ((where, message) for message in _within_step(use_case, step))
+
+
+def _within_step(use_case: "UseCase", step: "CleaningStep") -> Iterator[str]:
+    columns = use_case.columns
+    for name, statistic in (step.impute or {}).items():
+        if statistic != "mode" and name in columns and columns[name].type not in ("integer", "number"):
+            yield f"{name!r} is a {columns[name].type}, which has no {statistic}; write `{name}: mode`"
+    if step.outliers is not None and step.outliers.action == "flag":
+        for name in (f"{name}_outlier" for name in step.outliers.columns if f"{name}_outlier" in columns):
+            yield f"the flag would be called {name!r}, as a column is already; rename the column, and put the source's name under `source:`"
+    forward = step.fill_forward
+    if forward is not None and forward.order in columns and columns[forward.order].type not in ("timestamp", "integer", "number"):
+        yield f"{forward.order!r} is a {columns[forward.order].type}, which has no order in time; name a timestamp or a number, or leave `order` out"
+    if forward is not None and (both := {forward.by, forward.order} & set(forward.columns)):
+        yield f"{sorted(both, key=str)} can't both be filled and say whose row it is, or when; remove it from `columns`"
 
 
 _HOLD_FOR_HASHES = frozenset(

@@ -1,9 +1,12 @@
+import pickle
+from itertools import pairwise
+
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib.data.cleaning import Change, clean
+from pipelines_lib.data.cleaning import Change, Cleaner, clean
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import CleaningStep
 
@@ -79,3 +82,154 @@ def test_cleaning_twice_is_cleaning_once(cells):
     assert clean(twice, steps)[0].equals(twice)
     assert once["row_id"].to_pylist() == sorted(once["row_id"].to_pylist())
     assert rows.to_pylist() == before
+
+
+# --- in batches ---------------------------------------------------------------------------------------------------
+
+
+class Steps:
+    def __init__(self, *steps):
+        self.clean = steps
+
+
+KEYS = st.sampled_from(["a", "b", "Ａ ", None])
+ROWS_OF_ANYTHING = st.lists(st.tuples(KEYS, st.none() | st.integers(-3, 3), st.none() | st.sampled_from([0.0, 1.5, 99.0])), max_size=14)
+STEPS = st.sampled_from(
+    [
+        step(deduplicate=["key"]),
+        step(deduplicate=["key", "time"]),
+        step(fill_forward={"columns": ["price"], "by": "key"}),
+        step(fill_forward={"columns": ["price", "time"], "by": "key", "order": "time"}),
+        step(fill={"time": 1}),
+        step(to_missing={"price": [0], "time": [2]}),
+        step(clip={"price": [1, 50], "time": [-1, 2]}),
+        step(normalise={"key": ["nfkc", "lower"]}),
+        step(drop={"price": [1.5], "key": ["b"]}),
+        step(drop_missing=["time"]),
+        step(drop_columns=["note"]),
+    ]
+)
+
+
+def table(cells):
+    return pa.table(
+        {
+            "row_id": pa.array([f"{i:03d}" for i in range(len(cells))], pa.string()),
+            "key": pa.array([key for key, _, _ in cells], pa.string()),
+            "time": pa.array([time for _, time, _ in cells], pa.int64()),
+            "price": pa.array([price for _, _, price in cells], pa.float64()),
+            "note": pa.array(["n"] * len(cells), pa.string()),
+        }
+    )
+
+
+@given(
+    ROWS_OF_ANYTHING,
+    st.lists(STEPS, max_size=5, unique_by=lambda s: s.kind if s.kind == "drop_columns" else id(s)),
+    st.lists(st.integers(0, 14)),
+)
+def test_however_the_partition_is_cut_its_rows_come_out_the_same(cells, steps, cuts):
+    rows = table(cells)
+    places = sorted({0, len(cells), *(cut for cut in cuts if cut < len(cells))})
+    batches = [rows.slice(a, b - a) for a, b in pairwise(places)]
+    expected, changes = clean(rows, steps)
+
+    cleaner = Cleaner(Steps(*steps))
+    cleaner.plan(lambda columns: (batch.select(columns) for batch in batches))
+    cleaner = pickle.loads(pickle.dumps(cleaner))
+    cleaned = pa.concat_tables([cleaner.apply(batch)[0] for batch in batches] or [expected])
+
+    assert cleaned.combine_chunks().equals(expected.combine_chunks())
+    assert cleaner.report() == changes or not batches
+    # Batches may also be cleaned in any order, each with its offset.
+    shuffled = [cleaner.apply(batch, offset)[0] for batch, offset in reversed(list(zip(batches, places, strict=False)))]
+    assert pa.concat_tables([*reversed(shuffled)] or [expected]).equals(cleaned)
+
+
+@given(ROWS_OF_ANYTHING)
+def test_the_first_of_equals_stays(cells):
+    seen = set()
+    kept = []
+    for place, (key, time, _) in enumerate(cells):
+        if key is None or time is None or (key, time) not in seen:
+            kept.append(f"{place:03d}")
+        seen.add((key, time))
+
+    assert clean(table(cells), [step(deduplicate=["key", "time"])])[0]["row_id"].to_pylist() == kept
+
+
+@given(ROWS_OF_ANYTHING, st.booleans())
+def test_only_the_last_known_value_of_the_same_entity_is_filled_in(cells, by_time):
+    places = sorted(range(len(cells)), key=lambda i: (cells[i][1] is None, cells[i][1], i)) if by_time else range(len(cells))
+    expected, last = [price for _, _, price in cells], {}
+    for place in places:
+        key, time, price = cells[place]
+        if key is None or (by_time and time is None):
+            continue
+        if price is None:
+            expected[place] = last.get(key)
+        else:
+            last[key] = price
+
+    rows, [change] = clean(table(cells), [step(fill_forward={"columns": ["price"], "by": "key", "order": "time" if by_time else None})])
+
+    assert rows["price"].to_pylist() == expected
+    assert change.values_changed == sum(new is not None and old[2] is None for old, new in zip(cells, expected, strict=True))
+
+
+def test_a_partition_is_read_no_more_often_than_its_steps_need():
+    reads = []
+
+    def read(columns):
+        reads.append(columns)
+        yield ROWS.select(columns)
+
+    cleaner = Cleaner(Steps(step(fill={"price": 1}), step(clip={"count": [0, 9]}), step(deduplicate=["key"]), step(drop_missing=["count"])))
+    cleaner.plan(read)
+    assert reads == [["key"], ["key"]]  # hashes, then the rows that may be equal
+
+    reads.clear()
+    Cleaner(Steps(step(fill={"price": 1}), step(drop={"key": ["x"]}))).plan(read)
+    assert reads == []
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text", "made"),
+    [
+        (["lower"], "New YORK", "new york"),
+        (["blanks"], "a \t b", "a b"),
+        (["nfkc"], "ＡＢＣ　１", "ABC 1"),
+        (["blanks", "lower", "nfkc"], "Ｎｅｗ　　Ｙｏｒｋ", "new york"),
+        (["lower"], "STRASSE ÄÖ", "strasse äö"),
+        (["nfkc"], "　", None),
+    ],
+)
+def test_spellings_are_made_alike(wanted, text, made):
+    rows, [change] = clean(pa.table({"key": pa.array([text, None, "x"])}), [step(normalise={"key": wanted})])
+
+    assert rows["key"].to_pylist() == [made, None, "x"]
+    assert change.values_changed == 1
+
+
+@given(st.lists(st.text(), max_size=5), st.sets(st.sampled_from(["nfkc", "lower", "blanks"]), min_size=1))
+def test_spellings_made_alike_stay(texts, wanted):
+    from pipelines_lib.data.normal_text import normal
+
+    steps = [step(normalise={"key": sorted(wanted)})]
+    once, _ = clean(pa.table({"key": pa.array(texts, pa.string())}), steps)
+
+    assert once["key"].to_pylist() == [normal(text, wanted) or None for text in texts]
+    assert clean(once, steps)[0].equals(once)
+
+
+def test_rows_are_dropped_by_value_and_columns_as_a_whole():
+    rows, changes = clean(ROWS, [step(drop={"key": ["b"], "count": [3]}), step(drop_columns=["price"])])
+
+    assert rows["row_id"].to_pylist() == ["1", "4", "5"]
+    assert rows.column_names == ["row_id", "key", "count"]
+    assert changes == [Change("0: drop", 2, 0), Change("1: drop_columns", 0, 0)]
+
+
+def test_a_value_to_drop_of_another_type_is_the_use_case_s_fault():
+    with pytest.raises(ConfigError, match=r"clean\.0: drop: "):
+        clean(ROWS, [step(drop={"count": ["many"]})])

@@ -1,0 +1,15 @@
+"""Spellings made alike. One function for the `clean` layer and for served rows, so it is Python's own and needs nothing else."""
+
+import unicodedata
+from collections.abc import Collection
+
+
+def normal(text: str, wanted: Collection[str]) -> str:
+    """`text` after what is `wanted` of `nfkc`, `lower` and `blanks`, without blanks around it. Twice is the same as once."""
+    if "nfkc" in wanted:
+        text = unicodedata.normalize("NFKC", text)
+    if "lower" in wanted:
+        text = text.lower()
+        if "nfkc" in wanted:  # a lower-case letter may have another normal form
+            text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.split()) if "blanks" in wanted else text.strip()
