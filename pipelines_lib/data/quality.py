@@ -125,6 +125,7 @@ def _great_expectations() -> Any:
     _import_on_first_use("scipy.stats")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # PySpark's, which GX imports where it is installed, on pandas 3
         import great_expectations as gx  # noqa: PLC0415
         import great_expectations.expectations as _  # noqa: F401, PLC0415 - registers the expectations
     # After the import, which sets levels of its own.

@@ -2,24 +2,39 @@
 
 A run overwrites its own partition in one commit and touches no other; writing what is already there makes no commit.
 Rows come back ordered by partition and `row_id`, whatever the number of files, so the same version reads the same.
+
+The log of a table is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from pyarrow import fs
+from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pipelines_lib.contracts import safe_name
+from pipelines_lib.data.partition_writer import PartitionWriter, PlacedFile, StagedFile, place, stats
 from pipelines_lib.errors import DataError
 
 Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift"]
 
-_ATTEMPTS = 10
+_ATTEMPTS = 20
+# Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
+_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
+_KEEP_THE_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+
+
+class _File(NamedTuple):
+    """A file that a version of a table names."""
+
+    partition_key: str
+    path: str
 
 
 class Tables:
@@ -35,31 +50,34 @@ class Tables:
     def write(self, layer: Layer, partition_key: str, rows: pa.Table) -> int:
         """Make `rows` the whole content of the partition. Returns the table's version that holds it.
 
-        `rows` carries `row_id` (string, unique in the partition); `partition_key` is added here. Raises `DataError` where
-        a column is of another type than in the table, or differs from one there in case alone. The columns of `raw` are the
-        source's: there the table's spelling stays.
+        `rows` carries `row_id` (string, unique in the partition), in any order. Raises `DataError` where a column is of another
+        type than in the table, or differs from one there in case alone. The columns of `raw` are the source's: there the
+        table's spelling stays.
         """
-        rows = _with_partition(rows, partition_key)
+        with self.writer(layer, partition_key) as writer:
+            writer.add(_sorted(rows))
+        return writer.version
+
+    def writer(self, layer: Layer, partition_key: str) -> PartitionWriter:
+        """The same, batch by batch: rows come in the order of their `row_id`, and the partition changes at the end of the `with`."""
+        if safe_name(partition_key) != partition_key:
+            raise DataError(f"partition key {partition_key!r}: letters, digits, '.', '-', '_' and '+' only")
+        return PartitionWriter(
+            self.path(layer),
+            partition_key,
+            lambda staged, columns: self.commit(layer, partition_key, staged, columns),
+            self._spelling(layer) if layer == "raw" else None,
+        )
+
+    def commit(self, layer: Layer, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+        """Make the staged files, in this order, the whole content of the partition. Returns the version that holds them."""
+        folder = self.path(layer)
         for attempt in range(_ATTEMPTS):
+            table = self._open(layer)
             try:
-                table = self._open(layer)
-                if table is not None:
-                    there = _read(table, self.path(layer), [partition_key])
-                    if layer == "raw":
-                        rows = _spelled_as(there.schema, rows)
-                    if _same(there, rows):
-                        return int(table.version())
-                    _check_columns(self.path(layer), there.schema, rows.schema)
-                write_deltalake(
-                    str(self.path(layer)),
-                    rows,
-                    # Only the first writer makes the table; who comes second at it must not overwrite the whole.
-                    mode="error" if table is None else "overwrite",
-                    predicate=None if table is None else f"partition_key = '{partition_key}'",
-                    partition_by=["partition_key"],
-                    schema_mode=None if table is None else "merge",
-                )
-                return self.version(layer)
+                if table is None:
+                    return self._create(folder, partition_key, staged, columns)
+                return _overwrite(table, folder, partition_key, staged, columns)
             except (CommitFailedError, DeltaError) as error:
                 # Two runs made the table at once, or met in a commit: the loser looks again.
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -82,6 +100,8 @@ class Tables:
                     mode="append",
                     partition_by=["partition_key"],
                     schema_mode="merge",
+                    configuration=_CONFIGURATION if table is None else None,
+                    post_commithook_properties=_KEEP_THE_LOG,
                 )
                 return
             except (CommitFailedError, DeltaError) as error:
@@ -97,22 +117,61 @@ class Tables:
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Rows of the partitions (all, when None), ordered by partition and row. Raises `DataError` where there is no table."""
-        table = self._open(layer, version)
-        if table is None:
-            raise DataError(f"there is no table {layer!r} below {self._root}; run the stage that writes it first")
-        return _read(table, self.path(layer), partitions, columns)
+        table, schema = self._table(layer, version), self.schema(layer, version)
+        wanted = schema if columns is None else _picked(schema, columns)
+        parts = [
+            _sorted(pa.concat_tables(_read(self.path(layer), file, wanted) for file in files)) for files in _by_partition(table, partitions)
+        ]
+        return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+    def scan(
+        self, layer: Layer, partition_key: str, *, version: int | None = None, columns: Sequence[str] | None = None
+    ) -> Iterator[pa.Table]:
+        """Rows of one partition, a row group at a time, in order. For layers that are written whole. Raises `DataError` as `read` does."""
+        table, schema = self._table(layer, version), self.schema(layer, version)
+        wanted = schema if columns is None else _picked(schema, columns)
+        for files in _by_partition(table, [partition_key]):
+            for file in files:
+                yield from _row_groups(self.path(layer), file, wanted)
+
+    def schema(self, layer: Layer, version: int | None = None) -> pa.Schema:
+        """Names and types of the table's columns. Raises `DataError` where there is no table."""
+        return pa.schema(self._table(layer, version).schema().to_arrow())
 
     def partitions(self, layer: Layer, version: int | None = None) -> list[str]:
         """Keys of the partitions that hold rows, sorted; none where there is no table."""
         table = self._open(layer, version)
-        return [] if table is None else sorted({partition["partition_key"] for partition in table.partitions()})
+        return [] if table is None else sorted({file.partition_key for file in _files(table)})
 
     def version(self, layer: Layer) -> int:
         """The newest version of the table. Raises `DataError` where there is none."""
+        return int(self._table(layer).version())
+
+    def vacuum(self, layer: Layer, *, hours: int, keep_versions: Sequence[int] = (), dry_run: bool = False) -> list[str]:
+        """Remove the files that only versions older than `hours` name, except those of `keep_versions`. Returns their paths below the table."""
         table = self._open(layer)
         if table is None:
+            return []
+        removed: list[str] = table.vacuum(
+            retention_hours=hours,
+            enforce_retention_duration=False,
+            dry_run=dry_run,
+            full=True,
+            keep_versions=sorted(set(keep_versions)),
+            post_commithook_properties=_KEEP_THE_LOG,
+        )
+        return removed
+
+    def _spelling(self, layer: Layer) -> dict[str, str]:
+        """How the table spells each of its columns, by the name in lower case: Delta can't tell two spellings apart."""
+        table = self._open(layer)
+        return {} if table is None else {field.name.casefold(): field.name for field in table.schema().fields}
+
+    def _table(self, layer: Layer, version: int | None = None) -> DeltaTable:
+        table = self._open(layer, version)
+        if table is None:
             raise DataError(f"there is no table {layer!r} below {self._root}; run the stage that writes it first")
-        return int(table.version())
+        return table
 
     def _open(self, layer: Layer, version: int | None = None) -> DeltaTable | None:
         try:
@@ -120,47 +179,109 @@ class Tables:
         except TableNotFoundError:
             return None
 
+    def _create(self, folder: Path, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+        create_table_with_add_actions(
+            str(folder),
+            Schema.from_arrow(_with_partition_key(columns)),
+            [_add(file, partition_key) for file in place(folder, partition_key, staged, frozenset())],
+            # Only the first writer makes the table; who comes second at it looks again.
+            mode="error",
+            partition_by=["partition_key"],
+            configuration=_CONFIGURATION,
+        )
+        return 0
 
-def _with_partition(rows: pa.Table, partition_key: str) -> pa.Table:
-    if safe_name(partition_key) != partition_key:
-        raise DataError(f"partition key {partition_key!r}: letters, digits, '.', '-', '_' and '+' only")
-    if "partition_key" in rows.column_names:
-        rows = rows.drop_columns(["partition_key"])
-    rows = rows.append_column("partition_key", pa.array([partition_key] * rows.num_rows, pa.string()))
+
+def _overwrite(table: DeltaTable, folder: Path, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+    there = pa.schema(table.schema().to_arrow())
+    active = frozenset(file.path for file in _files(table) if file.partition_key == partition_key)
+    _check_columns(folder, there, columns)
+    placed = place(folder, partition_key, staged, active)
+    if {file.path for file in placed} == active:
+        return int(table.version())
+    new = [field for field in columns if field.name not in there.names]
+    version = int(table.version()) + 1
+    table.create_write_transaction(
+        [_add(file, partition_key) for file in placed],
+        "overwrite",
+        Schema.from_arrow(pa.schema([*there, *new])),
+        ["partition_key"],
+        [("partition_key", "=", partition_key)],
+        # Two runs of a partition that holds nothing yet would both land, and leave a mixture. Delta lets no two commits of one
+        # application meet, and here each partition is one.
+        # No retries of its own: they would commit under a later number than the one that is returned here.
+        commit_properties=CommitProperties(app_transactions=[Transaction(app_id=partition_key, version=version)], max_commit_retries=0),
+        post_commithook_properties=_KEEP_THE_LOG,
+    )
+    return version
+
+
+def _add(file: PlacedFile, partition_key: str) -> AddAction:
+    # The time of a file is no part of what it holds.
+    return AddAction(file.path, file.size, {"partition_key": partition_key}, 0, True, stats(file))
+
+
+def _files(table: DeltaTable) -> list[_File]:
+    """The files of this version, those of a partition in their order."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    keys, paths = actions["partition.partition_key"].to_pylist(), actions["path"].to_pylist()
+    return sorted(_File(key, unquote(path)) for key, path in zip(keys, paths, strict=True))
+
+
+def _by_partition(table: DeltaTable, partitions: Sequence[str] | None) -> Iterator[list[_File]]:
+    grouped: dict[str, list[_File]] = {}
+    for file in _files(table):
+        grouped.setdefault(file.partition_key, []).append(file)
+    for key in sorted(grouped if partitions is None else set(partitions) & grouped.keys()):
+        yield grouped[key]
+
+
+def _picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
+    """The fields of `columns`, then `row_id` and `partition_key`. Raises `KeyError` with the first that the table lacks."""
+    return pa.schema([schema.field(name) for name in dict.fromkeys([*columns, "row_id", "partition_key"])])
+
+
+def _read(folder: Path, file: _File, wanted: pa.Schema) -> pa.Table:
+    parquet = pq.ParquetFile(folder / file.path)
+    return _as(parquet.read(columns=_in_file(parquet, wanted)), file, wanted)
+
+
+def _row_groups(folder: Path, file: _File, wanted: pa.Schema) -> Iterator[pa.Table]:
+    parquet = pq.ParquetFile(folder / file.path)
+    names = _in_file(parquet, wanted)
+    for group in range(parquet.num_row_groups):
+        yield _as(parquet.read_row_group(group, columns=names), file, wanted)
+
+
+def _in_file(parquet: pq.ParquetFile, wanted: pa.Schema) -> list[str]:
+    there = set(parquet.schema_arrow.names)
+    return [name for name in wanted.names if name in there]
+
+
+def _as(rows: pa.Table, file: _File, wanted: pa.Schema) -> pa.Table:
+    """`rows` with every wanted column: a file is silent about its partition, and about columns that came after it."""
+    n = rows.num_rows
+    arrays = []
+    for field in wanted:
+        if field.name == "partition_key":
+            arrays.append(pa.chunked_array([pa.repeat(pa.scalar(file.partition_key, field.type), n)]))
+        elif field.name in rows.column_names:
+            arrays.append(rows[field.name].cast(field.type))
+        else:
+            arrays.append(pa.chunked_array([pa.nulls(n, field.type)]))
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def _sorted(rows: pa.Table) -> pa.Table:
+    """In the order of `row_id`; for rows that stand so already (all that were written whole) the look is cheaper than the sort."""
+    row_ids = rows["row_id"].combine_chunks()
+    if len(row_ids) < 2 or pc.all(pc.less_equal(row_ids[:-1], row_ids[1:])).as_py():
+        return rows
     return rows.sort_by("row_id")
 
 
-def _read(table: DeltaTable, folder: Path, partitions: Sequence[str] | None, columns: Sequence[str] | None = None) -> pa.Table:
-    filters = None if partitions is None else pc.field("partition_key").isin(pa.array(list(partitions), pa.string()))
-    wanted = None if columns is None else list(dict.fromkeys([*columns, "row_id", "partition_key"]))
-    # Arrow's own file system: with delta-rs's, whose reads call back into Python from Arrow's threads, one process in
-    # twenty aborts at its end ("terminate called without an active exception").
-    files = fs.SubTreeFileSystem(str(folder.resolve()), fs.LocalFileSystem())
-    rows = table.to_pyarrow_table(filters=filters, columns=wanted, filesystem=files)
-    return rows.sort_by([("partition_key", "ascending"), ("row_id", "ascending")])
-
-
-def _same(there: pa.Table, rows: pa.Table) -> bool:
-    absent = set(there.column_names) - set(rows.column_names)
-    if not set(rows.column_names) <= set(there.column_names) or any(there[name].null_count < there.num_rows for name in absent):
-        return False
-    there = there.select(rows.column_names)
-    return bool(there.schema.equals(rows.schema) and _nan_as_null(there).equals(_nan_as_null(rows)))
-
-
-def _nan_as_null(rows: pa.Table) -> pa.Table:
-    """For comparing only: NaN is unequal to itself, and rows that hold one would be written again and again."""
-    for index, field in enumerate(rows.schema):
-        if pa.types.is_floating(field.type):
-            column = rows.column(index)
-            rows = rows.set_column(index, field, pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column))
-    return rows
-
-
-def _spelled_as(there: pa.Schema, rows: pa.Table) -> pa.Table:
-    """`rows` under the names of `there` where case alone tells them apart."""
-    known = {name.casefold(): name for name in there.names}
-    return rows.rename_columns([known.get(name.casefold(), name) for name in rows.column_names])
+def _with_partition_key(columns: pa.Schema) -> pa.Schema:
+    return pa.schema([*columns, pa.field("partition_key", pa.string())])
 
 
 def _check_columns(path: Path, there: pa.Schema, rows: pa.Schema) -> None:

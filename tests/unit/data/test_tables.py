@@ -1,8 +1,19 @@
+import json
+import os
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from pipelines_lib.data import partition_writer
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 
@@ -103,3 +114,107 @@ def test_a_column_of_ours_that_changes_its_case_is_refused(tmp_path):
 
     with pytest.raises(DataError, match=r"column 'Price' stands there as 'price'.*go back to that spelling"):
         tables.write("clean", "2026-01-02", pa.table({"row_id": ["a"], "Price": [1.0]}))
+
+
+def files_of(tmp_path, layer="clean"):
+    """Path below the table to bytes, of every data file."""
+    root = tmp_path / "tables" / layer
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.parquet") if "_staging" not in path.parts}
+
+
+@given(cuts=st.lists(st.integers(0, 40), max_size=6))
+def test_how_rows_are_cut_into_batches_does_not_show(cuts):
+    whole = rows(40).append_column("note", pa.array([None if i % 7 == 0 else f"n{i % 3}" for i in range(40)], pa.string()))
+    edges = [0, *sorted(cuts), 40]
+    with tempfile.TemporaryDirectory() as once, tempfile.TemporaryDirectory() as cut:
+        Tables(Path(once)).write("clean", "2026-01-01", whole)
+        with mock.patch("pipelines_lib.data.partition_writer.GROUP_ROWS", 8), Tables(Path(cut)).writer("clean", "2026-01-01") as writer:
+            for first, last in pairwise(edges):
+                writer.add(whole.slice(first, last - first))
+        with mock.patch("pipelines_lib.data.partition_writer.GROUP_ROWS", 8):
+            Tables(Path(once)).write("clean", "2026-01-01", whole)
+        assert Tables(Path(cut)).read("clean").equals(Tables(Path(once)).read("clean"))
+        assert files_of(Path(cut)).keys() <= files_of(Path(once)).keys()
+
+
+def test_a_scan_gives_the_rows_in_order_and_in_bounded_pieces(tmp_path, monkeypatch):
+    monkeypatch.setattr(partition_writer, "GROUP_ROWS", 10)
+    monkeypatch.setattr(partition_writer, "FILE_ROWS", 20)
+    tables = Tables(tmp_path)
+    tables.write("clean", "2026-01-01", rows(45))
+
+    pieces = list(tables.scan("clean", "2026-01-01", columns=["x"]))
+    assert [piece.num_rows for piece in pieces] == [10, 10, 10, 10, 5]
+    assert pa.concat_tables(pieces).equals(tables.read("clean", columns=["x"]))
+    assert len(files_of(tmp_path)) == 3
+
+
+def test_a_column_that_turns_up_late_is_null_before(tmp_path):
+    tables = Tables(tmp_path)
+    with tables.writer("raw", "2026-01-01") as writer:
+        writer.add(rows(2))
+        writer.add(rows(2, 2).append_column("late", pa.array(["a", "b"])))
+
+    assert tables.read("raw")["late"].to_pylist() == [None, None, "a", "b"]
+
+
+def test_a_writer_that_fails_leaves_the_old_rows_and_no_files(tmp_path):
+    tables = Tables(tmp_path)
+    tables.write("clean", "2026-01-01", rows(3))
+    before = files_of(tmp_path)
+
+    def fails():
+        with tables.writer("clean", "2026-01-01") as writer:
+            writer.add(rows(2))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fails()
+    assert tables.read("clean").num_rows == 3
+    assert files_of(tmp_path) == before
+    assert list((tmp_path / "tables" / "clean" / "_staging").iterdir()) == []
+
+
+def test_the_same_rows_are_the_same_bytes_whatever_came_before(tmp_path):
+    one, other = Tables(tmp_path / "one"), Tables(tmp_path / "other")
+    keys = [f"2026-01-{day:02d}" for day in range(1, 6)]
+    for key in keys:
+        one.write("clean", key, rows(5, int(key[-2:])))
+    for key in reversed(keys):
+        other.write("clean", key, rows(9))
+        other.write("clean", key, rows(5, int(key[-2:])))
+
+    assert files_of(tmp_path / "one").items() <= files_of(tmp_path / "other").items()
+    assert one.read("clean").equals(other.read("clean"))
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_two_runs_of_one_partition_leave_the_rows_of_one(tmp_path, there):
+    tables = Tables(tmp_path)
+    tables.write("clean", "2026-01-01", rows(1))
+    if there:
+        tables.write("clean", "2026-01-02", rows(1))
+    for _ in range(5):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda n: Tables(tmp_path).write("clean", "2026-01-02", rows(10 + n, 100 * n)), range(1, 5)))
+        found = tables.read("clean", ["2026-01-02"])["row_id"].to_pylist()
+        assert found in [rows(10 + n, 100 * n)["row_id"].to_pylist() for n in range(1, 5)]
+
+
+def test_a_process_killed_at_any_point_of_a_write_leaves_the_old_partition_or_the_new(tmp_path):
+    """Children of a process of its own: delta-rs refuses to work in a fork of a process that it has worked in."""
+    run = subprocess.run(
+        [sys.executable, "-W", "ignore", Path(__file__).with_name("killed_writes.py"), tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    tries = [json.loads(line) for line in run.stdout.splitlines()]
+    assert len([each for each in tries if each["killed"]]) > 15
+    before = 5
+    for each in tries:
+        assert each["other"] == 7
+        assert each["found"] in ((before, each["new"]) if each["killed"] else (each["new"],)), each
+        before = each["found"]
+    assert {each["found"] == each["new"] for each in tries} == {True, False}

@@ -1,0 +1,195 @@
+"""Writing one partition of a table, batch by batch: all of it lands in one commit, or none does.
+
+Files are named after their content. The same rows in the same order give the same bytes, however they were cut into
+batches, and so the same names: a run that writes what is there already finds its files in the table and commits nothing,
+and a run that was killed leaves, at worst, files that no version names.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+GROUP_ROWS = 1 << 18
+"""Rows of a Parquet row group; so many are held in memory at once."""
+FILE_ROWS = 1 << 22
+"""Rows of a file at most."""
+STAGING = "_staging"
+"""Below the table's folder; Delta leaves names that start with an underscore alone."""
+
+
+@dataclass(frozen=True)
+class StagedFile:
+    """A Parquet file that no version of the table names yet."""
+
+    path: str
+    """Absolute."""
+    n_rows: int
+    sha256: str
+    columns: tuple[tuple[str, str], ...]
+    """Name and Arrow type of each column."""
+
+
+@dataclass(frozen=True)
+class PlacedFile:
+    """A file of the partition under its final name."""
+
+    path: str
+    """Below the table's folder."""
+    n_rows: int
+    size: int
+
+
+class PartitionWriter:
+    """Takes the rows of a partition in the order of their `row_id` and stages them as Parquet files.
+
+    As a context manager it commits at the end, or, where an exception left it, removes what it staged.
+    """
+
+    def __init__(
+        self,
+        table: Path,
+        partition_key: str,
+        commit: Callable[[list[StagedFile], pa.Schema], int],
+        spelling: Mapping[str, str] | None = None,
+    ) -> None:
+        self._folder = table / STAGING
+        self._key = partition_key
+        self._commit = commit
+        self._spelling = spelling or {}
+        self._pending: list[pa.Table] = []
+        self._n_pending = 0
+        self._schema: pa.Schema | None = None
+        self._all_columns = pa.schema([])
+        self._last_row = ""
+        self._open: tuple[pq.ParquetWriter, Path] | None = None
+        self._rows_of_open = 0
+        self._staged: list[StagedFile] = []
+        self.n_rows = 0
+        self._version: int | None = None
+
+    def add(self, rows: pa.Table) -> None:
+        """The next rows. A column that earlier ones lacked starts a new file."""
+        if "partition_key" in rows.column_names:
+            rows = rows.drop_columns(["partition_key"])
+        rows = rows.rename_columns([self._spelling.get(name.casefold(), name) for name in rows.column_names]).replace_schema_metadata(None)
+        if self._schema is None or not rows.schema.equals(self._schema):
+            self._flush()
+            self._close_file()
+            self._schema = rows.schema
+            self._all_columns = pa.unify_schemas([self._all_columns, rows.schema])
+        if rows.num_rows == 0:
+            return
+        self._check_order(rows["row_id"])
+        self._pending.append(rows)
+        self._n_pending += rows.num_rows
+        self.n_rows += rows.num_rows
+        while self._n_pending >= GROUP_ROWS:
+            self._write_group(GROUP_ROWS)
+
+    def stage(self) -> list[StagedFile]:
+        """Finish the files and leave them staged, for whoever commits several shards at once."""
+        self._flush()
+        self._close_file()
+        return self._staged
+
+    @property
+    def version(self) -> int:
+        """The table's version that holds the rows, once they are committed."""
+        assert self._version is not None, "read the version after the with block"
+        return self._version
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self._version = self._commit(self.stage(), self._all_columns)
+        elif self._open is not None:
+            self._open[0].close()
+        self._discard()
+
+    def _discard(self) -> None:
+        for path in [*(Path(file.path) for file in self._staged), *([self._open[1]] if self._open else [])]:
+            path.unlink(missing_ok=True)
+
+    def _check_order(self, row_ids: pa.ChunkedArray) -> None:
+        column = row_ids.combine_chunks()
+        first, last = column[0].as_py(), column[-1].as_py()
+        increasing = pc.all(pc.less(column[:-1], column[1:])).as_py()
+        assert increasing is not False, f"partition {self._key}: row_id does not increase within a batch"
+        assert first > self._last_row, f"partition {self._key}: row {first} comes after {self._last_row}"
+        self._last_row = last
+
+    def _flush(self) -> None:
+        if self._n_pending:
+            self._write_group(self._n_pending)
+
+    def _write_group(self, n_rows: int) -> None:
+        """Write the oldest pending rows. Group and file bounds follow from the rows' places alone, not from the batches."""
+        pending = pa.concat_tables(self._pending).combine_chunks()
+        group, rest = pending.slice(0, n_rows), pending.slice(n_rows)
+        self._pending, self._n_pending = ([rest] if rest.num_rows else []), rest.num_rows
+        if self._open is None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=self._folder, prefix=f"{self._key}.", suffix=".parquet")
+            os.close(handle)
+            self._open = (pq.ParquetWriter(name, group.schema, compression="zstd", compression_level=1), Path(name))
+        self._open[0].write_table(_whole(group), row_group_size=GROUP_ROWS)
+        self._rows_of_open += n_rows
+        if self._rows_of_open >= FILE_ROWS:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._open is None:
+            return
+        writer, path = self._open
+        writer.close()
+        assert self._schema is not None
+        columns = tuple((field.name, str(field.type)) for field in self._schema)
+        self._staged.append(StagedFile(str(path), self._rows_of_open, _sha256(path), columns))
+        self._open, self._rows_of_open = None, 0
+
+
+def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active: frozenset[str]) -> list[PlacedFile]:
+    """Give the partition's files their final names, `partition_key=<key>/<hash of all>-<number>.parquet`.
+
+    One hash for all of them: a partition that changes in part changes all its names, so that no commit both adds and removes a file.
+    A file that the table holds already (`active`) is not touched, nor is one that an earlier attempt has placed.
+    """
+    staged = list(staged)
+    whole = hashlib.sha256("".join(file.sha256 for file in staged).encode()).hexdigest()[:32]
+    placed = []
+    for number, file in enumerate(staged):
+        path = f"partition_key={partition_key}/{whole}-{number:05d}.parquet"
+        target, source = table / path, Path(file.path)
+        if path not in active and source.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            source.chmod(0o644)
+            os.replace(source, target)
+        placed.append(PlacedFile(path, file.n_rows, target.stat().st_size))
+    return placed
+
+
+def stats(file: PlacedFile) -> str:
+    """A file's statistics as Delta writes them."""
+    return json.dumps({"numRecords": file.n_rows})
+
+
+def _whole(rows: pa.Table) -> pa.Table:
+    """`rows` in arrays of their own: how an array was sliced must not show in the file."""
+    return rows.combine_chunks()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
