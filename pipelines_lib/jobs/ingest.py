@@ -13,7 +13,8 @@ from pipelines_lib.data.privacy import not_written, protect_batch
 from pipelines_lib.data.pseudonyms import pseudonyms
 from pipelines_lib.data.raw import raw_rows
 from pipelines_lib.data.records import Unreadable
-from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, open_source, source_path
+from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, source_path
+from pipelines_lib.data.sources.joins import open_rows
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -32,7 +33,7 @@ def main(stage: Stage) -> JobResult:
     tables: list[pa.Table] = []
     unreadable: list[Unreadable] = []
     facts: dict[str, JsonValue] = {}
-    for records in open_source(source, context):
+    for records in open_rows(context):
         check_columns(source.described(), records.names, stage.use_case)
         left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
         for read in records.batches:

@@ -7,6 +7,7 @@ from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers, Statistic
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
+from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
@@ -32,6 +33,7 @@ __all__ = [
     "FillForward",
     "Gate",
     "Http",
+    "Join",
     "Label",
     "Monitoring",
     "Outliers",

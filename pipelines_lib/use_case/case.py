@@ -12,6 +12,7 @@ from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case.base import Settings, connections_in
 from pipelines_lib.use_case.cleaning import CleaningStep
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Role
+from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
@@ -57,6 +58,8 @@ class UseCase(Settings):
     """The last partition, where the data ends; nothing is scheduled after it. A replay ends by itself."""
     schedule: Schedule = Schedule()
     source: Source
+    joins: list[Join] = Field(default_factory=list)
+    """Further sources, joined to the rows in this order."""
     columns: dict[str, Column]
     privacy: Privacy = Privacy()
     quality: Quality = Quality()
@@ -163,7 +166,7 @@ class UseCase(Settings):
 
     def connections(self, stage: str) -> list[str]:
         """Names of the connections that `stage` needs, sorted: what it reads from outside, and the key of the hashes it makes."""
-        reads: dict[str, list[Settings]] = {"ingest": [self.source], "prepare": [self.label]}
+        reads: dict[str, list[Settings]] = {"ingest": [self.source, *self.joins], "prepare": [self.label]}
         if self.hashed():
             # The service, which deploy starts, hashes what a request brings.
             for hashing in ("ingest", "prepare", "deploy"):

@@ -37,8 +37,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
                 f"write {once}, such as {example!r}, or change `partition`"
             )
             yield ("schedule", pipeline), message
-    if not use_case.source.by_partition():
-        yield ("source",), _NOT_BY_PARTITION[use_case.source.kind]
+    yield from _sources(use_case)
     spellings: dict[str, str] = {}
     for name in columns:
         if (other := spellings.setdefault(name.casefold(), name)) != name:
@@ -202,6 +201,20 @@ def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...]
                         "remove the expectation, or judge what a hash keeps: that it is unique, there, or the same as another column's"
                     ),
                 )
+
+
+def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if not use_case.source.by_partition():
+        yield ("source",), _NOT_BY_PARTITION[use_case.source.kind]
+    names = [join.name for join in use_case.joins]
+    for index, join in enumerate(use_case.joins):
+        if join.name in names[:index]:
+            yield ("joins", index, "name"), f"two joins are called {join.name!r}; give each a name of its own"
+        if join.asof is not None and join.asof.row is None and not use_case.columns_with("time"):
+            yield (
+                ("joins", index, "asof"),
+                "no column has `role: time`, so a row has no time to compare with; set `row`, or give one the role",
+            )
 
 
 _NOT_BY_PARTITION = {
