@@ -5,13 +5,12 @@
 Columns about a person are protected before anything is written. Records that can't be read as rows are no loss either: they wait beside the result for `validate`, which quarantines them.
 """
 
-import pyarrow as pa
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.privacy import not_written, protect_batch
 from pipelines_lib.data.pseudonyms import pseudonyms
-from pipelines_lib.data.raw import raw_rows
+from pipelines_lib.data.raw import raw_rows, row_id
 from pipelines_lib.data.records import Unreadable
 from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, source_path
 from pipelines_lib.data.sources.joins import open_rows
@@ -30,31 +29,31 @@ def main(stage: Stage) -> JobResult:
         land(_land_hook(stage), key, source_path(source, context), stage.use_case)
     names = pseudonyms(stage.use_case, stage.project, stage.spec.profile, stage.root)
     left_out: dict[str, None] = {}
-    tables: list[pa.Table] = []
-    unreadable: list[Unreadable] = []
+    columns: dict[str, None] = {}
+    unreadable: list[JsonValue] = []
     facts: dict[str, JsonValue] = {}
-    for records in open_rows(context):
-        check_columns(source.described(), records.names, stage.use_case)
-        left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
-        for read in records.batches:
-            batch = protect_batch(read, stage.use_case, names)
-            tables.append(raw_rows(batch, key, records.part))
-            unreadable += batch.unreadable
-        facts |= records.facts
-    rows = pa.concat_tables(tables, promote_options="default")
-    version = Tables(stage.root).write("raw", key, rows)
-    _keep_unreadable(stage, unreadable)
+    with Tables(stage.root).writer("raw", key) as raw:
+        for records in open_rows(context):
+            check_columns(source.described(), records.names, stage.use_case)
+            left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
+            for read in records.batches:
+                batch = protect_batch(read, stage.use_case, names)
+                raw.add(raw_rows(batch, key, records.part))
+                columns |= dict.fromkeys(batch.rows.column_names)
+                unreadable += [_kept(record, key, records.part) for record in batch.unreadable]
+            facts |= records.facts
+    write_json(stage.folder / "unreadable.json", unreadable)
     return JobResult(
         stage="ingest",
-        reason=f"read {rows.num_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
-        figures={"n_rows": rows.num_rows, "n_unreadable": len(unreadable), "n_columns": rows.num_columns - 1, **facts}
+        reason=f"read {raw.n_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
+        figures={"n_rows": raw.n_rows, "n_unreadable": len(unreadable), "n_columns": len(columns), **facts}
         | ({"not_written": list(left_out)} if left_out else {}),
-        outputs={"raw_version": version, "unreadable": "unreadable.json"},
+        outputs={"raw_version": raw.version, "unreadable": "unreadable.json"},
     )
 
 
-def _keep_unreadable(stage: Stage, unreadable: list[Unreadable]) -> None:
-    write_json(stage.folder / "unreadable.json", [{"number": record.number, "text": record.text} for record in unreadable])
+def _kept(record: Unreadable, partition_key: str, part: str) -> JsonValue:
+    return {"row_id": row_id(partition_key, record.number, part), "text": record.text, "why": record.why}
 
 
 def _land_hook(stage: Stage) -> Land:

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.quality import Check, check, held_because, row_reasons
 from pipelines_lib.data.quality_page import quality_page
-from pipelines_lib.data.raw import row_id
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.data.typed import typed
@@ -59,7 +58,7 @@ def main(stage: Stage) -> JobResult:
 def _unreadable(stage: Stage) -> dict[str, str]:
     """`row_id` to text of the records that ingest could not read."""
     records: Any = read_json(stage.folder.parent / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
-    return {row_id(stage.spec.partition_key, record["number"]): record["text"] for record in records}
+    return {record["row_id"]: record["text"] for record in records}
 
 
 def _merged(*parts: dict[str, set[str]]) -> dict[str, set[str]]:

@@ -18,7 +18,9 @@ def test_a_partition_is_kept_as_it_came(sandbox, make_use_case):
     rows = Tables(stage.root).read("raw", [KEY]).to_pylist()
     assert [row["row_id"] for row in rows] == [f"{KEY}:000000002", f"{KEY}:000000004"]
     assert (rows[0]["price"], rows[0]["count"], rows[0]["colour"], rows[1]["colour"]) == ("1.50", "NA", " red", None)
-    assert read_json(stage.folder / "unreadable.json") == [{"number": 3, "text": "ragged"}]
+    assert read_json(stage.folder / "unreadable.json") == [
+        {"row_id": f"{KEY}:000000003", "text": "ragged", "why": "not the header's number of cells"}
+    ]
     assert result.figures["n_unreadable"] == 1
 
 
