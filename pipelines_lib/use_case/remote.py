@@ -197,9 +197,10 @@ class Sensors(Settings):
     value: str | None = None
     """`long`: its column with the reading."""
     columns: dict[str, Aggregate] = Field(min_length=1)
-    """The sensors that become columns, and what stands for the several readings of a step. Readings of other sensors are left out, and counted."""
+    """The sensors that become columns, and what stands for the several readings of a step: `last` the text of the last one, which need be no
+    number. Readings of other sensors are left out, and counted."""
     every: Duration
-    """Length of a step. Steps begin at the partition's start."""
+    """Length of a step. Steps begin at the partition's start, and a whole number of them makes a partition."""
     stamp: Literal["end", "start"] = "end"
     """Which time a row carries: the end of its step, when all of it is known, or its start."""
     fill: Fill | None = None
@@ -218,8 +219,8 @@ class Sensors(Settings):
             raise ValueError(f"{taken} name one column twice; each has its own")
         if both := sorted({self.entity, self.time} & set(self.columns)):
             raise ValueError(f"column {both[0]!r} is no reading; remove it from `columns`")
-        if timedelta(days=1) % self.every:
+        if self.fill is not None and self.fill.method == "interpolate" and "last" in self.columns.values():
             raise ValueError(
-                f"a day is no multiple of {_written(self.every)}, so the steps of two days would not meet; choose one that divides it"
+                "`last` keeps a reading as the text it was, and there is no line between two texts; fill it `forward`, or take the mean"
             )
         return self

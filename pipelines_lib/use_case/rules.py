@@ -215,6 +215,13 @@ def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]
                 ("joins", index, "asof"),
                 "no column has `role: time`, so a row has no time to compare with; set `row`, or give one the role",
             )
+    placed = [(("source",), use_case.source), *((("joins", index, "source"), join.source) for index, join in enumerate(use_case.joins))]
+    for place, source in placed:
+        if source.sensors is not None and use_case.partition_step % source.sensors.every:
+            yield (
+                (*place, "sensors", "every"),
+                f"a {use_case.partition} is no whole number of steps of {source.sensors.every}, so steps would not meet; choose one that divides it",
+            )
 
 
 _NOT_BY_PARTITION = {

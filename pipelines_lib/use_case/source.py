@@ -5,7 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipelines_lib.use_case.base import Settings
-from pipelines_lib.use_case.remote import Http, Sql, has_placeholder
+from pipelines_lib.use_case.remote import Http, Sensors, Sql, has_placeholder
 
 
 class Csv(Settings):
@@ -47,6 +47,8 @@ class Source(Settings):
     """A query to a database, in place of a file."""
     http: Http | None = None
     """An HTTP API that answers in JSON, in place of a file."""
+    sensors: Sensors | None = None
+    """Set where the records are readings of sensors, to be made into rows."""
     csv: Csv = Csv()
     replay: Replay | None = None
     """Set where `path` is one finished file rather than one file a partition."""
@@ -64,6 +66,8 @@ class Source(Settings):
             raise ValueError(f"`{of_files[0]}` is about a file, and the rows come from `{places[0]}`; remove it")
         if self.replay is not None and has_placeholder(self.path):
             raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
+        if self.sensors is not None and self.replay is not None and self.replay.seed is not None:
+            raise ValueError("`replay` shuffles the records, which tears a series apart; set replay.seed to null, which keeps their order")
         return self
 
     @property

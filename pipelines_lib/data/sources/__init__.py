@@ -20,6 +20,15 @@ def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
     Raises `DataError` where a source is missing or can't be read, before its first batch or while its batches are read, and
     `Unavailable` where it does not answer.
     """
+    records = _open(source, context)
+    if source.sensors is None:
+        return records
+    from pipelines_lib.data.sources.sensors import open_sensors  # noqa: PLC0415 - as below
+
+    return open_sensors(source.sensors, records, context)
+
+
+def _open(source: Source, context: SourceContext) -> Iterator[Records]:
     # What only some sources need is imported for them.
     if source.sql is not None:
         from pipelines_lib.data.sources.sql import open_sql  # noqa: PLC0415
