@@ -1,7 +1,7 @@
 """A dataset snapshot: which labelled rows a training reads, chosen once and read the same by everyone after.
 
-`choose` decides, `load` reads. A row's side (train, validation, test) stands in the table, except where the last
-partitions judge: which those are depends on the window, so it is worked out here.
+`choose` decides, `load` reads. A row's side (train, validation, test) stands in the table, except where the split goes
+by time: which partitions judge depends on the window, so it is worked out here (`data.sides`).
 """
 
 import hashlib
@@ -16,16 +16,15 @@ from numpy.typing import NDArray
 
 from pipelines_lib.contracts import DatasetRef
 from pipelines_lib.data.privacy import classes_for_people
+from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import ColumnType, Split, UseCase
-
-TRAIN, VALIDATION, TEST = SIDES = ("train", "validation", "test")
+from pipelines_lib.use_case import ColumnType, UseCase
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The rows of a `DatasetRef`: `row_id`, `partition_key`, `label`, `split`, the features and the entity."""
+    """The rows of a `DatasetRef`: `row_id`, `partition_key`, `label`, `split`, the features, the entity and the group of the split."""
 
     ref: DatasetRef
     rows: pa.Table
@@ -105,28 +104,9 @@ def _numbers(column: pa.ChunkedArray) -> Any:
     return pc.cast(column, pa.float64(), safe=False).to_numpy() if is_number else column.to_pylist()
 
 
-def sides_of_partitions(partitions: Sequence[str], split: Split) -> dict[str, str]:
-    """Which side each partition is on where the newest judge: train, then validation, then test.
-
-    Raises `DataError` for fewer than three partitions.
-    """
-    n = len(partitions)
-    if n < 3:
-        raise DataError(
-            f"a split by partition needs three partitions or more (train, validation, test), and the window has {n}; run more partitions of the data pipeline, or raise training.window"
-        )
-    n_test = max(1, round(split.test * n))
-    n_validation = max(1, round(split.validation * n))
-    n_test, n_validation = (1, 1) if n_test + n_validation >= n else (n_test, n_validation)
-    first_test, first_validation = n - n_test, n - n_test - n_validation
-    return {
-        key: TEST if place >= first_test else VALIDATION if place >= first_validation else TRAIN
-        for place, key in enumerate(sorted(partitions))
-    }
-
-
 def _read(use_case: UseCase, tables: Tables, partitions: Sequence[str], version: int) -> pa.Table:
-    columns = [*use_case.features(), *([use_case.entity] if use_case.entity else []), "label", "split"]
+    owners = [name for name in (use_case.entity, use_case.owner_column) if name is not None]
+    columns = list(dict.fromkeys([*use_case.features(), *owners, "label", "split"]))
     try:
         rows = tables.read("labelled", partitions, version=version, columns=columns)
     except (pa.ArrowException, KeyError) as error:
@@ -134,10 +114,10 @@ def _read(use_case: UseCase, tables: Tables, partitions: Sequence[str], version:
         raise DataError(
             f"{use_case.name}: the labelled table lacks a declared column ({first_line}); run the data pipeline again for {partitions[0]} … {partitions[-1]}"
         ) from error
-    if use_case.split.by == "partition":
-        sides = sides_of_partitions(partitions, use_case.split)
-        place = rows.column_names.index("split")
-        rows = rows.set_column(place, "split", pa.array([sides[key] for key in rows["partition_key"].to_pylist()], pa.string()))
+    if use_case.split.by == "time":
+        sides = sides_of_partitions(partitions, use_case.split, use_case.gap)
+        places = pc.index_in(rows["partition_key"], value_set=pa.array(list(sides), pa.string()))
+        rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(list(sides.values()), pa.string()).take(places))
     return rows
 
 

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines_lib.data.snapshot import TEST, feature_columns, sides_of_partitions
+from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION, sides_of_partitions
+from pipelines_lib.data.snapshot import feature_columns
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
@@ -79,9 +80,11 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
 def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.bool_]:
     """Which rows of `test` [n] the champion learned nothing from, neither to train nor to stop by.
 
-    Under the champion's own settings: by entity or row they are those it would be judged by itself, whatever the seed and
-    shares are now; by partition, those outside its training and validation partitions. Raises `DataError` where the split goes
-    by something else now: then its rows are new to it, but not the entities, or the days, that they belong to.
+    Under the champion's own settings: by entity, group or row they are those it would be judged by itself, whatever the seed
+    and shares are now; by time, those outside its training and validation partitions, and outside the days that their labels
+    were made of. A stratified side depends on rows that may have changed since, so there only partitions count that the
+    champion never saw. Raises `DataError` where the split goes by something else now: then its rows are new to it, but not
+    the entities, or the days, that they belong to.
     """
     split = champion.split
     if split is None:
@@ -92,10 +95,19 @@ def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.
     theirs, ours = (_owner(*pair) for pair in ((split, champion.entity), (use_case.split, use_case.entity)))
     if theirs != ours:
         raise DataError(f"its rows were split by {theirs}, now they are by {ours} (split.by), so it may know part of this hold-out")
-    if split.by == "partition":
-        learned = [key for key, side in sides_of_partitions(champion.snapshot.partitions, split).items() if side != TEST]
-        return ~np.asarray(pc.is_in(test["partition_key"], pa.array(learned, pa.string())), bool)
+    if split.by == "time" or split.stratify:
+        return ~np.asarray(pc.is_in(test["partition_key"], pa.array(_known_partitions(champion, split, use_case), pa.string())), bool)
     return np.asarray(pc.equal(sides_under(use_case, split, test), TEST), bool)
+
+
+def _known_partitions(champion: Manifest, split: Split, use_case: UseCase) -> list[str]:
+    """Partitions that the champion may have learned from, be it by their labels alone."""
+    if split.stratify:
+        return list(champion.snapshot.partitions)
+    gap = use_case.model_copy(update={"split": split}).gap
+    sides = sides_of_partitions(champion.snapshot.partitions, split, gap)
+    learned = [key for key, side in sides.items() if side in (TRAIN, VALIDATION)]
+    return sorted({use_case.shift(key, later) for key in learned for later in range(gap + 1)})
 
 
 def known_split(use_case: UseCase, rows: pa.Table) -> Split | None:
@@ -104,17 +116,20 @@ def known_split(use_case: UseCase, rows: pa.Table) -> Split | None:
     That is so after somebody changed them, until the partitions of the window are prepared again.
     """
     split = use_case.split
-    return split if split.by == "partition" or sides_under(use_case, split, rows).equals(rows["split"]) else None
+    return split if split.by == "time" or sides_under(use_case, split, rows).equals(rows["split"]) else None
 
 
 def sides_under(use_case: UseCase, split: Split, rows: pa.Table) -> pa.ChunkedArray:
-    """The side of each row under the settings `split`, by entity or by row."""
-    columns = [name for name in ("row_id", use_case.entity) if name is not None]
-    return with_split(rows.select(columns), use_case.model_copy(update={"split": split}))["split"]
+    """The side of each row under the settings `split`, by entity, group or row; of whole partitions where it is stratified."""
+    use_case = use_case.model_copy(update={"split": split})
+    stratified = ("partition_key", "label") if split.stratify else ()
+    columns = [name for name in ("row_id", use_case.owner_column, *stratified) if name is not None]
+    return with_split(rows.select(columns), use_case)["split"]
 
 
 def _owner(split: Split, entity: str | None) -> str:
-    return f"entity ({entity})" if split.by == "entity" else split.by
+    owner = {"entity": entity, "group": split.group}.get(split.by)
+    return split.by if owner is None else f"{split.by} ({owner})"
 
 
 def sample(use_case: UseCase, test: pa.Table, scorer: Scorer) -> Holdout:
@@ -151,10 +166,10 @@ def _stand_ins(column: pa.ChunkedArray, chosen: pa.ChunkedArray, name: str, min_
 
 
 def _entities(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
-    """Place of each row's entity, where the split keeps entities together."""
-    if use_case.split.by != "entity" or use_case.entity is None:
+    """Place of each row's entity, or group, where the split keeps them together."""
+    if use_case.owner_column is None:
         return None
-    return np.asarray(rows[use_case.entity].combine_chunks().dictionary_encode(null_encoding="encode").indices, np.int64)
+    return np.asarray(rows[use_case.owner_column].combine_chunks().dictionary_encode(null_encoding="encode").indices, np.int64)
 
 
 def _json_value(value: Any) -> Any:

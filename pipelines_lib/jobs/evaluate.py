@@ -17,7 +17,8 @@ from mlflow.entities import Run
 from numpy.typing import NDArray
 
 from pipelines_lib.contracts import JobResult, ModelRef
-from pipelines_lib.data.snapshot import TEST, TRAIN, VALIDATION, Snapshot, load
+from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
+from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import metrics

@@ -4,6 +4,7 @@ from typing import Any
 
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data import snapshot
+from pipelines_lib.data.sides import sides_of_partitions
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
 
@@ -27,8 +28,8 @@ def snapshot_of(stage: Stage) -> DatasetRef:
 
 def _sides(stage: Stage, ref: DatasetRef) -> dict[str, Any] | None:
     """Which partition is on which side, where the newest judge; for whoever reads the result."""
-    by_partition = stage.use_case.split.by == "partition"
-    return dict(snapshot.sides_of_partitions(ref.partitions, stage.use_case.split)) if by_partition else None
+    use_case = stage.use_case
+    return dict(sides_of_partitions(ref.partitions, use_case.split, use_case.gap)) if use_case.split.by == "time" else None
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def plan(path: Path, survey: Survey, wanted: str) -> Plan:
         uses=uses,
         sizes=scaled,
         expectations=expectations(columns, {name: use.role for name, use in uses.items()}, survey.n_rows / scaled.partitions),
-        split_by="entity" if "entity" in names else "partition" if in_order else "row",
+        split_by="entity" if "entity" in names else "time" if in_order else "row",
         in_order=in_order,
         suspects={column.name: suspected for column in left if (suspected := suspect(column))},
     )

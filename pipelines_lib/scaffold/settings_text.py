@@ -136,7 +136,7 @@ def _label(plan: Plan) -> Iterator[str]:
 def _split(plan: Plan) -> Iterator[str]:
     why = {
         "entity": "all rows of one entity fall on one side",
-        "partition": "the newest partitions judge, since the rows follow time",
+        "time": "the newest partitions judge, since the rows follow time",
         "row": "each row by its own hash; `entity` where several rows belong to one",
     }
     yield "split:"

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipelines_lib.data.snapshot import TRAIN, VALIDATION, Snapshot, feature_columns
+from pipelines_lib.data.sides import TRAIN, VALIDATION
+from pipelines_lib.data.snapshot import Snapshot, feature_columns
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.use_case import UseCase
 

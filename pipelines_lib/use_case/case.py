@@ -132,6 +132,16 @@ class UseCase(Settings):
         return next(iter(self.columns_with("entity")), None)
 
     @property
+    def owner_column(self) -> str | None:
+        """The column whose values the split keeps together; None where it goes by row or time."""
+        return {"entity": self.entity, "group": self.split.group}.get(self.split.by)
+
+    @property
+    def gap(self) -> int:
+        """Partitions that a split by time leaves out before validation and before test."""
+        return self.label.horizon if self.split.gap is None else self.split.gap
+
+    @property
     def key_format(self) -> str:
         """`strftime` format of a partition key."""
         return "%Y-%m-%d" if self.partition == "day" else "%Y-%m-%dT%H"

@@ -76,10 +76,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
     for role in ("entity", "time"):
         if len(named := use_case.columns_with(role)) > 1:
             yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
-    if use_case.split.by == "entity" and use_case.entity is None:
-        yield ("split", "by"), "a split by entity needs a column with `role: entity`"
-    if use_case.split.validation + use_case.split.test >= 0.8:
-        yield ("split",), "validation and test together take 80 % of the rows or more, which leaves too few to train on; lower them"
+    yield from _splitting(use_case)
     if use_case.gate.metric not in use_case.metrics:
         yield (
             ("gate", "metric"),
@@ -96,6 +93,24 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
     yield from _protected_away(use_case)
+
+
+def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    split, columns = use_case.split, use_case.columns
+    if split.by == "entity" and use_case.entity is None:
+        yield ("split", "by"), "a split by entity needs a column with `role: entity`"
+    if split.group is not None and split.group not in columns:
+        yield ("split", "group"), f"column {split.group!r} is not declared; declared are: {', '.join(columns)}. Fix the name, or declare it"
+    elif split.group is not None and columns[split.group].role == "label":
+        yield ("split", "group"), f"column {split.group!r} makes the label, so each side would lack classes; name another column"
+    if split.stratify and use_case.task == "regression":
+        yield ("split", "stratify"), "a regression has no classes to share out; remove `stratify`"
+    if split.validation + split.test >= 0.8:
+        yield ("split",), "validation and test together take 80 % of the rows or more, which leaves too few to train on; lower them"
+    if split.gap is not None and split.gap < use_case.label.horizon:
+        horizon = use_case.label.horizon
+        message = f"labels are made of the {horizon} partitions after a row, so with a gap of {split.gap} the last training rows know days that judge"
+        yield ("split", "gap"), f"{message}; remove `gap`, or raise it to {horizon}"
 
 
 _TYPES_OF_STEPS: dict[str, tuple[str, ...]] = {

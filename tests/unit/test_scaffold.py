@@ -226,7 +226,7 @@ def test_rows_in_the_order_of_their_time_are_replayed_and_split_by_it(project):
     columns = {"at": [f"2026-01-{1 + i // 5:02d}" for i in range(N)], "age": AGES, "bought": YES_NO}
     use_case = new(project, table(columns), "bought")
 
-    assert use_case.split.by == "partition"
+    assert use_case.split.by == "time"
     assert use_case.source.replay.seed is None
 
 

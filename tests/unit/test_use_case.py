@@ -56,6 +56,23 @@ ROWS = {"split": {"by": "row"}, "columns": COLUMNS}
         ),
         ({"split": {"by": "entity"}, "columns": COLUMNS}, "split.by", "needs a column with `role: entity`"),
         ({"split": {"validation": 0.4, "test": 0.45}}, "split", "lower them"),
+        ({"split": {"by": "group", "group": "shop"}}, "split.group", "column 'shop' is not declared"),
+        ({"split": {"by": "group", "group": "action"}}, "split.group", "name another column"),
+        (
+            {
+                "split": {"by": "row", "stratify": True},
+                "task": "regression",
+                "label": {"column": "action"},
+                "gate": {"metric": "rmse", "floor": 1},
+            },
+            "split.stratify",
+            "no classes to share out",
+        ),
+        (
+            {"split": {"by": "time", "gap": 1}, "label": {"column": "action", "positive": "buy", "horizon": 2}},
+            "split.gap",
+            "remove `gap`, or raise it to 2",
+        ),
         ({"gate": {"metric": "rmse", "floor": 1}}, "gate.metric", "use one of roc_auc"),
         ({"clean": [{"deduplicate": ["idd"]}]}, "clean.0", "column 'idd' is not declared"),
         (
@@ -124,6 +141,12 @@ SQL = {"connection": "shop_db", "query": "SELECT * FROM t WHERE at < :end", "ord
         ({"clean": [{"fill": {"price": 0}, "deduplicate": ["id"]}]}, "a cleaning step does one thing"),
         ({"clean": [{}]}, "names none"),
         ({"monitoring": {"need": 3, "of": 2}}, "can never be met"),
+        ({"split": {"by": "group"}}, "needs `group`"),
+        ({"split": {"by": "entity", "group": "who"}}, "`group` goes with `by: group`"),
+        ({"split": {"by": "entity", "stratify": True}}, "their classes can't be shared out"),
+        ({"split": {"by": "row", "gap": 1}}, "`gap` goes with `by: time`"),
+        ({"split": {"by": "time", "test_from": "2026-02-01"}}, "go together"),
+        ({"split": {"by": "time", "validation_from": "2026-02-01", "test_from": "2026-02-01"}}, "no earlier than test"),
         ({"training": {"hidden": []}}, "at least 1 item"),
     ],
 )

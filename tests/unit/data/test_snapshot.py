@@ -3,34 +3,10 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from pipelines_lib.data.snapshot import _hash_of, choose, feature_columns, load, sides_of_partitions
+from pipelines_lib.data.snapshot import _hash_of, choose, feature_columns, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import Split
-
-
-@given(st.integers(3, 60), st.floats(0.01, 0.39), st.floats(0.01, 0.39))
-def test_the_newest_partitions_judge(n, validation, test):
-    partitions = [f"p{i:03d}" for i in range(n)]
-    sides = sides_of_partitions(partitions, Split(by="partition", validation=validation, test=test))
-    in_order = [sides[key] for key in partitions]
-    assert in_order == sorted(in_order, key=["train", "validation", "test"].index)
-    assert set(in_order) == {"train", "validation", "test"}
-    assert in_order.count("test") == max(1, round(test * n)) or in_order.count("train") <= n - 2
-
-
-def test_the_shares_are_met():
-    sides = sides_of_partitions([f"{i:02d}" for i in range(14)], Split(by="partition", validation=0.15, test=0.2))
-    assert [list(sides.values()).count(side) for side in ("train", "validation", "test")] == [9, 2, 3]
-
-
-def test_two_partitions_are_too_few():
-    with pytest.raises(DataError, match="three partitions"):
-        sides_of_partitions(["a", "b"], Split(by="partition"))
-
 
 ROWS = {"row_id": ["a", "b"], "x": [1.5, None], "n": [1, None], "flag": [True, None], "town": ["西安", None]}
 

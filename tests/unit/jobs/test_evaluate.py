@@ -183,7 +183,7 @@ def retrained(house, use_case, key):
 
 
 def test_a_wider_window_by_partition_compares_on_what_is_new_to_the_champion(more_days, make_credit):
-    split = {"by": "partition", "validation": 0.25, "test": 0.25}
+    split = {"by": "time", "validation": 0.25, "test": 0.25}
     narrow = make_credit(split=split)
     more_days.run("snapshot", "train", use_case=narrow, key="2026-01-12")  # of all twelve days, 10, 11 and 12 judge
     more_days.promote(use_case=narrow, key="2026-01-12")
