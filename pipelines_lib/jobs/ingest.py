@@ -5,14 +5,17 @@
 Columns about a person are protected before anything is written. Records that can't be read as rows are no loss either: they wait beside the result for `validate`, which quarantines them.
 """
 
+from dataclasses import replace
+
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.privacy import not_written, protect_batch
 from pipelines_lib.data.pseudonyms import pseudonyms
+from pipelines_lib.data.quality.upstream import Change, column_changes, conformed
 from pipelines_lib.data.raw import raw_rows, row_id
 from pipelines_lib.data.records import Unreadable
-from pipelines_lib.data.sources import Land, SourceContext, check_columns, land, source_path
+from pipelines_lib.data.sources import Land, SourceContext, land, source_path
 from pipelines_lib.data.sources.joins import open_rows
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError
@@ -31,13 +34,15 @@ def main(stage: Stage) -> JobResult:
     left_out: dict[str, None] = {}
     columns: dict[str, None] = {}
     unreadable: list[JsonValue] = []
+    changes: list[Change] = []
     facts: dict[str, JsonValue] = {}
     with Tables(stage.root).writer("raw", key) as raw:
         for records in open_rows(context):
-            check_columns(source.described(), records.names, stage.use_case)
+            changes += column_changes(f"{source.described()} {records.part}".rstrip(), records.names, stage.use_case)
             left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
             for read in records.batches:
                 batch = protect_batch(read, stage.use_case, names)
+                batch = replace(batch, rows=conformed(batch.rows, stage.use_case))
                 raw.add(raw_rows(batch, key, records.part))
                 columns |= dict.fromkeys(batch.rows.column_names)
                 unreadable += [_kept(record, key, records.part) for record in batch.unreadable]
@@ -48,7 +53,11 @@ def main(stage: Stage) -> JobResult:
         reason=f"read {raw.n_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
         figures={"n_rows": raw.n_rows, "n_unreadable": len(unreadable), "n_columns": len(columns), **facts}
         | ({"not_written": list(left_out)} if left_out else {}),
-        outputs={"raw_version": raw.version, "unreadable": "unreadable.json"},
+        outputs={
+            "raw_version": raw.version,
+            "unreadable": "unreadable.json",
+            "upstream": [{"kind": change.kind, "column": change.column, "said": change.said} for change in dict.fromkeys(changes)],
+        },
     )
 
 

@@ -8,9 +8,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
-from pipelines_lib.data.quality import Check, check, held_because, row_reasons
+from pipelines_lib.data.quality.findings import Findings
+from pipelines_lib.data.quality.history import quality_rows
+from pipelines_lib.data.quality.judge import Judge
+from pipelines_lib.data.quality.rejections import Rejections
+from pipelines_lib.data.quality.upstream import Change, TypeWatch
 from pipelines_lib.data.quality_page import quality_page
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
@@ -18,6 +23,7 @@ from pipelines_lib.data.typed import typed
 from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_text
+from pipelines_lib.use_case import UseCase
 
 
 def main(stage: Stage) -> JobResult:
@@ -27,46 +33,58 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     raw = tables.read("raw", [key], version=int(str(ingested.outputs["raw_version"])))
     unreadable = _unreadable(stage)
-    rows = typed(raw, stage.use_case)
-    checks = check(rows.rows.drop_columns(["row_id"]), stage.use_case.quality)
+    findings = _judged(stage.use_case, raw, unreadable, _changes(ingested))
 
-    reasons = _merged(
-        rows.reasons,
-        row_reasons(checks, rows.rows["row_id"].to_pylist()),
-        {row: {"unreadable: not the header's number of cells"} for row in unreadable},
-    )
-    n_rows = raw.num_rows + len(unreadable)
-    because = held_because(checks, reasons, n_rows, stage.use_case.quality)
-
-    version = tables.write("quarantine", key, _quarantine(raw, unreadable, reasons))
-    tables.write("quality", key, _quality_row(n_rows, reasons, checks, because))
-    page = _write_page(stage, n_rows, because, reasons, checks)
-    _show(stage, n_rows, len(reasons), because, page)
-    figures = {"n_rows": n_rows, "n_quarantined": len(reasons), "share_quarantined": round(len(reasons) / n_rows, 4) if n_rows else 0.0}
-    if because:
-        remedy = "Mend the source and run ingest again, or mend the rule and run validate again"
-        raise Held(f"partition {key} of {stage.use_case.name} is held: {because}. {remedy}", {**figures}, {"Data quality": page})
+    version = tables.write("quarantine", key, _quarantine(raw, unreadable, findings.rejections.rows))
+    tables.write("quality", key, quality_rows(findings))
+    page = _write_page(stage, findings)
+    _show(stage, findings, page)
+    figures: dict[str, JsonValue] = {
+        "n_rows": findings.n_rows,
+        "n_quarantined": findings.n_quarantined,
+        "share_quarantined": round(findings.share, 4),
+    }
+    if findings.changes:
+        figures["upstream"] = [f"{change.kind}: {change.column}" for change in findings.changes]
+    if because := findings.held_because:
+        name = stage.use_case.name
+        remedy = (
+            f"`sluice quarantine show {name} --partition {key}` lists the rows. Mend the source and run ingest again, or mend the rule and "
+            f"run validate again (`sluice quarantine release {name} --partition {key}` does it and prepares what passes)"
+        )
+        raise Held(f"partition {key} of {name} is held: {because}. {remedy}", figures, {"Data quality": page})
     return JobResult(
         stage="validate",
-        reason=f"{n_rows - len(reasons)} of {n_rows} rows of {key} pass, {len(reasons)} are quarantined",
-        figures={**figures},
+        reason=f"{findings.n_rows - findings.n_quarantined} of {findings.n_rows} rows of {key} pass, {findings.n_quarantined} are quarantined",
+        figures=figures,
         outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": version},
         links={"Data quality": page},
     )
+
+
+def _judged(use_case: UseCase, raw: pa.Table, unreadable: dict[str, str], changes: list[Change]) -> Findings:
+    rows = typed(raw, use_case)
+    judge, rejections, types = Judge(use_case.quality, use_case.private()), Rejections(use_case), TypeWatch(use_case)
+    rejections.add({row: {"unreadable: not the header's number of cells"} for row in unreadable})
+    rejections.add(rows.reasons, raw)
+    rejections.add(judge.add(rows.rows))
+    types.add(rows)
+    checks, reasons = judge.finish(rows.rows.select)
+    rejections.add(reasons)
+    n_rows = raw.num_rows + len(unreadable)
+    return Findings(use_case.quality, n_rows, rejections, checks, [*changes, *types.changes(rejections)])
+
+
+def _changes(ingested: JobResult) -> list[Change]:
+    """The columns that ingest found to be new or lost."""
+    found: Any = ingested.outputs.get("upstream", [])
+    return [Change(change["kind"], change["column"], change["said"]) for change in found]
 
 
 def _unreadable(stage: Stage) -> dict[str, str]:
     """`row_id` to text of the records that ingest could not read."""
     records: Any = read_json(stage.folder.parent / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
     return {record["row_id"]: record["text"] for record in records}
-
-
-def _merged(*parts: dict[str, set[str]]) -> dict[str, set[str]]:
-    merged: dict[str, set[str]] = {}
-    for part in parts:
-        for row, reasons in part.items():
-            merged.setdefault(row, set()).update(reasons)
-    return merged
 
 
 def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, set[str]]) -> pa.Table:
@@ -85,54 +103,22 @@ def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, se
     )
 
 
-def _quality_row(n_rows: int, reasons: dict[str, set[str]], checks: list[Check], because: str) -> pa.Table:
-    report = {
-        "held_because": because,
-        "expectations": [
-            {
-                "name": c.name,
-                "success": c.success,
-                "judges": "row" if c.of_rows else "partition",
-                "n_failed": len(c.rows),
-                "observed": c.observed,
-            }
-            for c in checks
-        ],
-    }
-    return pa.table(
-        {
-            "row_id": ["quality"],
-            "n_rows": pa.array([n_rows], pa.int64()),
-            "n_quarantined": pa.array([len(reasons)], pa.int64()),
-            "verdict": ["hold" if because else "pass"],
-            "report_json": [json.dumps(report, sort_keys=True, ensure_ascii=False)],
-        }
-    )
-
-
-def _write_page(stage: Stage, n_rows: int, because: str, reasons: dict[str, set[str]], checks: list[Check]) -> str:
+def _write_page(stage: Stage, findings: Findings) -> str:
     path = stage.folder / "quality.html"
-    page = quality_page(
-        use_case=stage.use_case.title,
-        partition_key=stage.spec.partition_key,
-        n_rows=n_rows,
-        held_because=because,
-        reasons=reasons,
-        checks=checks,
-    )
+    page = quality_page(use_case=stage.use_case.title, partition_key=stage.spec.partition_key, findings=findings, notes=[])
     write_text(path, page)
     return str(path.relative_to(stage.spec.store))
 
 
-def _show(stage: Stage, n_rows: int, n_quarantined: int, because: str, page: str) -> None:
+def _show(stage: Stage, findings: Findings, page: str) -> None:
     show(
         stage.root,
         {
             "partition_key": stage.spec.partition_key,
-            "n_rows": n_rows,
-            "n_quarantined": n_quarantined,
-            "verdict": "hold" if because else "pass",
-            "reason": because,
+            "n_rows": findings.n_rows,
+            "n_quarantined": findings.n_quarantined,
+            "verdict": "hold" if findings.held_because else "pass",
+            "reason": findings.held_because,
             "report": page,
             "updated_by": stage.spec.run_id,
         },

@@ -12,7 +12,7 @@ from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
 from pipelines_lib.use_case.privacy import Privacy
-from pipelines_lib.use_case.quality import Quality
+from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
@@ -52,5 +52,6 @@ __all__ = [
     "Statistic",
     "Task",
     "Training",
+    "Upstream",
     "UseCase",
 ]

@@ -64,14 +64,18 @@ def test_too_many_bad_rows_hold_the_partition_and_are_kept(sandbox, make_use_cas
         run(sandbox, make_use_case(), HEADER + lines(3) + "x,secret-person,2026-01-01,1,many,red,buy\n")
 
     root = sandbox.stage("validate", make_use_case(), KEY).root
-    assert "type: count is not an integer: 1 rows, such as 2026-01-01:000000005" in held.value.reason
+    assert "type: count is not an integer: 1 rows, such as 2026-01-01:000000005 ('many')" in held.value.reason
+    assert "`sluice quarantine show shop --partition 2026-01-01` lists the rows" in held.value.reason
     assert "secret-person" not in held.value.reason
     assert held.value.figures["n_quarantined"] == 1
     page = (sandbox.project.home / "store" / held.value.links["Data quality"]).read_text()
     assert "<strong>Held</strong>" in page
     assert "secret-person" not in page
     assert Tables(root).read("quarantine", [KEY]).num_rows == 1
-    assert Tables(root).read("quality", [KEY])["verdict"].to_pylist() == ["hold"]
+    history = {row["kind"]: row for row in Tables(root).read("quality", [KEY]).to_pylist()}
+    assert history["partition"]["success"] is False
+    assert (history["partition"]["n_checked"], history["partition"]["n_failed"], history["partition"]["share"]) == (4, 1, 0.25)
+    assert history["rule"]["name"] == "type: count is not an integer"
     assert read_json(root / "status" / "data.json")["verdict"] == "hold"
 
 
@@ -90,3 +94,48 @@ def test_no_rows_hold_the_partition(sandbox, make_use_case):
 def test_without_its_ingest_it_says_so(sandbox, make_use_case):
     with pytest.raises(DataError, match="run ingest for this run first"):
         sandbox.run(validate.main, "validate", make_use_case(), KEY)
+
+
+PERSONAL = {"type": "string", "role": "entity", "privacy": "sensitive"}
+
+
+def test_personal_values_are_in_no_message_page_or_status(sandbox, make_use_case):
+    columns = make_use_case().model_dump(exclude_defaults=True)["columns"]
+    columns["who"] = PERSONAL
+    columns["price"] = {"type": "number", "privacy": "sensitive"}
+    expectations = [
+        {"expect_column_values_to_be_in_set": {"column": "who", "value_set": ["u1"]}},
+        {"expect_column_values_to_be_in_set": {"column": "who", "value_set": ["u1"], "mostly": 0.9}},
+        {"expect_column_max_to_be_between": {"column": "price", "max_value": 5}},
+    ]
+    use_case = make_use_case(columns=columns, quality={"expectations": expectations})
+
+    with pytest.raises(Held) as held:
+        run(sandbox, use_case, HEADER + "e1,secret-person,2026-01-01,987654,1,red,buy\ne2,u1,2026-01-01,secret-price,1,red,buy\n")
+
+    root = sandbox.stage("validate", use_case, KEY).root
+    assert "(▒▒▒)" in held.value.reason
+    written = held.value.reason + str(Tables(root).read("quality", [KEY]).to_pylist())
+    written += "".join(path.read_text() for path in [*root.rglob("*.html"), *(root / "status").glob("*.json")])
+    assert "secret" not in written
+    assert "987654" not in written
+
+
+def test_columns_that_come_and_go_are_reported(sandbox, make_use_case):
+    use_case = make_use_case(quality={"upstream": {"lost_columns": "empty"}})
+    result = run(sandbox, use_case, HEADER.replace("price", "prize") + lines(3))
+
+    assert result.figures["upstream"] == ["new column: prize", "lost column: price"]
+    history = Tables(sandbox.stage("validate", use_case, KEY).root).read("quality", [KEY]).to_pylist()
+    assert [row["name"] for row in history if row["kind"] == "upstream"] == ["lost column: price", "new column: prize"]
+
+
+def test_a_column_whose_type_has_changed_holds_the_partition(sandbox, make_use_case):
+    use_case = make_use_case(quality={"max_quarantined": 1})
+
+    with pytest.raises(
+        Held, match=r"changed type 'price': 100.0% of its values are no number any more, such as 2026-01-01:000000002 \('€0'\)"
+    ):
+        run(sandbox, use_case, HEADER + "".join(line.replace("01-01,", "01-01,€") for line in lines(20).splitlines(keepends=True)))
+    rows_alone = make_use_case(quality={"max_quarantined": 1, "upstream": {"changed_types": "quarantine"}})
+    assert sandbox.run(validate.main, "validate", rows_alone, KEY).figures["n_quarantined"] == 20

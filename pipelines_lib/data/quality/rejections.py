@@ -1,0 +1,86 @@
+"""Which rows of a partition must not pass, and why."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipelines_lib.data.quality.judge import MASK, Check, Example
+from pipelines_lib.data.raw import raw_name
+from pipelines_lib.use_case import UseCase
+
+_SHOWN_ROWS, _SHOWN_CHARACTERS = 3, 40
+_OF_TYPING = re.compile(r"(?:type|label): (\w+) is ")
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why some rows must not pass."""
+
+    name: str
+    n_rows: int
+    examples: tuple[Example, ...]
+    """The first of them."""
+
+
+class Rejections:
+    """The rows that must not pass, with every reason each has; filled as the partition goes by."""
+
+    def __init__(self, use_case: UseCase) -> None:
+        self.rows: dict[str, set[str]] = {}
+        """`row_id` to the row's reasons."""
+        self._private = frozenset(use_case.private())
+        self._raw_names = {name: raw_name(column.source or name) for name, column in use_case.columns.items()}
+        self._examples: dict[str, list[Example]] = {}
+
+    def add(self, reasons: dict[str, set[str]], raw: pa.Table | None = None) -> None:
+        """Take in the reasons of further rows, or further reasons of rows; `raw` are the rows as they came, to show what stood there."""
+        for row, found in reasons.items():
+            known = self.rows.get(row)
+            if known is None:
+                self.rows[row] = set(found)
+            else:
+                known |= found
+            for reason in found:
+                examples = self._examples.setdefault(reason, [])
+                if len(examples) < _SHOWN_ROWS:
+                    examples.append(Example(row, self._text(raw, row, reason)))
+
+    def by_reason(self, checks: Iterable[Check] = ()) -> list[Reason]:
+        """The reasons, the most frequent first. What an expectation judged is shown as it judged it."""
+        judged = {check.name: check.examples[:_SHOWN_ROWS] for check in checks if check.of_rows and check.examples}
+        counts: dict[str, int] = {}
+        for reasons in self.rows.values():
+            for reason in reasons:
+                counts[reason] = counts.get(reason, 0) + 1
+        found = [Reason(name, n, judged.get(name) or tuple(self._examples[name])) for name, n in counts.items()]
+        return sorted(found, key=lambda reason: (-reason.n_rows, reason.name))
+
+    def _text(self, raw: pa.Table | None, row: str, reason: str) -> str | None:
+        """What stood in the column that the reason is about; nothing where it is about none, or about a value that is missing."""
+        found = _OF_TYPING.match(reason)
+        if raw is None or found is None:
+            return None
+        if found[1] in self._private:
+            return MASK
+        wanted = self._raw_names[found[1]].casefold()
+        column = next(name for name in raw.column_names if name.casefold() == wanted)
+        text: str | None = raw[column][pc.index(raw["row_id"], row).as_py()].as_py()
+        return text
+
+
+def such_as(examples: Iterable[Example]) -> str:
+    """Rows and what stood in them, in a sentence."""
+    return ", ".join(
+        example.row_id if example.value is None else f"{example.row_id} ({_short(example.value)})"
+        for example in list(examples)[:_SHOWN_ROWS]
+    )
+
+
+def _short(value: object) -> str:
+    if value == MASK:
+        return MASK
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
