@@ -52,7 +52,7 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
     if not partitions:
         raise DataError(
             f"{use_case.name}: no labelled partition up to {last}; run {use_case.name}__data for it or for earlier ones"
-            + (f" (labels are known {use_case.label.horizon} partitions later)" if use_case.label.horizon else "")
+            + (f" (labels are known {use_case.horizon} partitions later)" if use_case.horizon else "")
         )
     rows = _read(use_case, tables, partitions, version)
     ref = DatasetRef(

@@ -9,7 +9,7 @@ Over those characters Arrow accepts nothing that the rules refuse and means the 
 """
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +66,8 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
             note(f"type: {name} is not {_IS_NOT[column.type]}", failed)
         if not column.nullable:
             note(f"missing: {name}", pc.and_not(pc.is_null(values), failed))
-    note_label = _unknown_class(columns[use_case.label.column], use_case)
-    note(f"label: {use_case.label.column} is none of the values of label.map", note_label)
+    if (label := use_case.label).column is not None and label.map is not None:
+        note(f"label: {label.column} is none of the values of label.map", none_of(columns[label.column], label.map))
     return Typed(pa.table(columns), reasons)
 
 
@@ -292,8 +292,7 @@ def _markers(use_case: UseCase, name: str) -> list[str]:
     return [str(value) for step in use_case.clean for value in (step.to_missing or {}).get(name, [])]
 
 
-def _unknown_class(values: pa.Array, use_case: UseCase) -> pa.Array:
-    if use_case.label.map is None:
-        return pa.array([False] * len(values), pa.bool_())
-    known = pc.is_in(class_text(values), value_set=pa.array(list(use_case.label.map), pa.string()))
+def none_of(values: pa.Array, mapping: Collection[str]) -> pa.Array:
+    """Whether each value is there, and `label.map` does not list it."""
+    known = pc.is_in(class_text(values), value_set=pa.array(list(mapping), pa.string()))
     return pc.and_not(pc.is_valid(values), known)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from pipelines_lib.registry.package import Manifest
-from pipelines_lib.use_case import UseCase
+from pipelines_lib.use_case import Label, UseCase
 
 
 def model_card(
@@ -22,7 +22,7 @@ def model_card(
     lines = [
         f"# {use_case.title}",
         "",
-        use_case.description.strip() or f"Predicts `{use_case.label.column}`.",
+        use_case.description.strip() or f"Predicts {_predicted(use_case.label)}.",
         "",
         f"- Use case `{use_case.name}`, owner {use_case.owner}",
         f"- Task: {use_case.task}{_classes(manifest)}",
@@ -49,6 +49,14 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
+
+
+def _predicted(label: Label) -> str:
+    if label.event_within is not None:
+        return f"whether `{label.event_within.column}` follows within {label.event_within.within}"
+    if label.rules is not None:
+        return " or ".join(label.rules.classes)
+    return f"`{label.column if label.join is None else label.join.column}`"
 
 
 def _classes(manifest: Manifest) -> str:

@@ -163,6 +163,16 @@ class UseCase(Settings):
             raise ConfigError(f"{key!r} is not a partition of {self.name}, which has one a {self.partition}; write it like {example}")
         return moment
 
+    @property
+    def horizon(self) -> int:
+        """Partitions that must have passed before a label is known."""
+        return self.label.horizon_of(self.partition_step)
+
+    @property
+    def reach(self) -> int:
+        """How many partitions later something may still come that changes a label."""
+        return self.label.reach_of(self.partition_step)
+
     def shift(self, key: str, partitions: int) -> str:
         """The key `partitions` after `key` (before it, where negative)."""
         return (self.partition_time(key) + partitions * self.partition_step).strftime(self.key_format)
@@ -176,16 +186,23 @@ class UseCase(Settings):
 
     def connections(self, stage: str) -> list[str]:
         """Names of the connections that `stage` needs, sorted: what it reads from outside, and the key of the hashes it makes."""
-        reads: dict[str, list[Settings]] = {"ingest": [self.source, *self.joins], "prepare": [self.label]}
+        reads: dict[str, list[Settings]] = {"ingest": [self.source, *self.joins, self.label]}
         if self.hashed():
             # The service, which deploy starts, hashes what a request brings.
-            for hashing in ("ingest", "prepare", "deploy"):
+            for hashing in ("ingest", "deploy"):
                 reads.setdefault(hashing, []).append(self.privacy)
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:
-        """Hash of what decides the content of a training row: columns, cleaning, label, split, and whose hashes they are."""
-        parts = self.model_dump(mode="json", include={"columns", "clean", "label", "split", "task"})
+        """Hash of what decides the content of a training row: columns, cleaning, label, split, and whose hashes they are.
+
+        Where ground truth is read and whom people are asked about do not; what comes of it stands in the rows.
+        """
+        parts = self.model_dump(
+            mode="json",
+            include={"columns", "clean", "label", "split", "task"},
+            exclude={"label": {"review": True, "join": {"source"}}},
+        )
         if self.hashed():
             parts["domain"] = self.privacy.domain or self.name
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

@@ -12,7 +12,9 @@ ColumnType = Literal["integer", "number", "string", "text", "boolean", "timestam
 Role = Literal["feature", "entity", "time", "key", "label", "other"]
 PrivacyRole = Literal["identifier", "quasi_identifier", "sensitive"]
 
-RESERVED_COLUMNS = frozenset({"row_id", "partition_key", "label", "split", "reasons", "raw", "score", "prediction", "model_version"})
+RESERVED_COLUMNS = frozenset(
+    {"row_id", "partition_key", "label", "label_confidence", "split", "reasons", "raw", "score", "prediction", "model_version"}
+)
 
 
 class Protect(Settings):

@@ -1,6 +1,6 @@
 """The rules between two parts of a use case. A rule within one part stands with that part, in its module."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -45,27 +45,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
                 ("columns", name),
                 f"columns {other!r} and {name!r} differ in case alone, which tables can't tell apart; rename one of them",
             )
-    label = use_case.label
-    if label.column not in columns:
-        yield ("label", "column"), unknown(label.column)
-    elif columns[label.column].role != "label":
-        yield (
-            ("columns", label.column, "role"),
-            f"column {label.column!r} makes the label, so as a {columns[label.column].role} it would leak it; set `role: label`",
-        )
-    if use_case.task == "binary" and label.positive is None:
-        yield ("label",), "a binary task needs `positive`: the class whose probability is predicted"
-    if use_case.task != "binary" and label.positive is not None:
-        yield ("label", "positive"), f"`positive` is for binary tasks, and this one is {use_case.task}; remove it"
-    if label.map is not None and use_case.task == "regression":
-        yield ("label", "map"), "a regression predicts a number, so there are no classes to map to; remove `map`"
-    if label.map is not None and label.positive is not None and label.positive not in label.map.values():
-        yield ("label", "positive"), f"class {label.positive!r} is not among the classes of `map`: {sorted(set(label.map.values()))}"
-    if use_case.task == "regression" and label.column in columns and columns[label.column].type not in ("integer", "number"):
-        yield (
-            ("columns", label.column, "type"),
-            f"a regression predicts a number, and column {label.column!r} is a {columns[label.column].type}; set `type: number`",
-        )
+    yield from _label(use_case, unknown)
     if not use_case.features():
         yield ("columns",), "no column has `role: feature`, so there is nothing to learn from"
     for name in use_case.features("timestamp"):
@@ -245,6 +225,59 @@ _NOT_BY_PARTITION = {
     "sql": "the query names none of :partition, :start and :end, so every partition would have the same rows; select the partition's with them",
 }
 """What is wrong with a source that has the same records for every partition."""
+
+
+def _label(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple[tuple[str | int, ...], str]]:  # noqa: PLR0912 - a list of rules
+    """What the label needs of the task and of the columns."""
+    columns, label = use_case.columns, use_case.label
+    regression = use_case.task == "regression"
+    if label.column is not None and label.column not in columns:
+        yield ("label", "column"), unknown(label.column)
+    elif label.column is not None and columns[label.column].role != "label":
+        yield (
+            ("columns", label.column, "role"),
+            f"column {label.column!r} makes the label, so as a {columns[label.column].role} it would leak it; set `role: label`",
+        )
+    if use_case.task == "binary" and label.positive is None:
+        yield ("label",), "a binary task needs `positive`: the class whose probability is predicted"
+    if use_case.task != "binary" and label.positive is not None:
+        yield ("label", "positive"), f"`positive` is for binary tasks, and this one is {use_case.task}; remove it"
+    for way in ("map", "threshold", "event_within", "rules"):
+        if regression and getattr(label, way) is not None:
+            yield ("label", way), f"a regression predicts a number, so there are no classes to make; remove `{way}`"
+    if label.positive is not None and label.classes is not None and label.positive not in label.classes:
+        yield ("label", "positive"), f"class {label.positive!r} is not among the classes of the label: {sorted(label.classes)}"
+    numeric = None if label.column not in columns else columns[label.column].type in ("integer", "number")
+    if label.column in columns and not numeric and (regression or label.threshold is not None):
+        why = "a regression predicts a number" if regression else "a threshold splits numbers"
+        yield ("columns", label.column, "type"), f"{why}, and column {label.column!r} is a {columns[label.column].type}; set `type: number`"
+    if (event := label.event_within) is not None:
+        if event.column not in columns:
+            yield ("label", "event_within", "column"), unknown(event.column)
+        for role in ("entity", "time"):
+            if not use_case.columns_with(role):
+                yield (
+                    ("label", "event_within"),
+                    f"an event follows for the same entity, later in time, and no column has `role: {role}`; give one that role",
+                )
+        for name in use_case.columns_with("time"):
+            if columns[name].type != "timestamp":
+                yield (
+                    ("columns", name, "type"),
+                    f"`event_within` counts time, and column {name!r} is a {columns[name].type}; set `type: timestamp`",
+                )
+    if (join := label.join) is not None:
+        for name in join.keys:
+            if name not in columns:
+                yield ("label", "join", "on"), unknown(name)
+            elif columns[name].type == "text" or columns[name].role == "label":
+                yield ("label", "join", "on"), f"column {name!r} can't identify a row: it is the label, or text; name a key column"
+        if not join.source.by_partition():
+            yield ("label", "join", "source"), _NOT_BY_PARTITION[join.source.kind]
+        if join.missing is not None and regression:
+            yield ("label", "join", "missing"), "`missing` names a class, and a regression predicts a number; remove it"
+    if label.review is not None and regression:
+        yield ("label", "review"), "people are asked for a class, and a regression predicts a number; remove `review`"
 
 
 @cache
