@@ -14,7 +14,8 @@ import pyarrow as pa
 
 from pipelines_lib.config import Project, line_of
 from pipelines_lib.data.cleaning import clean
-from pipelines_lib.data.labelling import labelled
+from pipelines_lib.data.labelling import votes
+from pipelines_lib.data.labelling.values import labels_of
 from pipelines_lib.data.privacy import classes_for_people, names_for_people, protect_batch
 from pipelines_lib.data.pseudonyms import Pseudonyms
 from pipelines_lib.data.quality.judge import problems as expectation_problems
@@ -51,7 +52,7 @@ def check_use_case(project: Project, name: str) -> list[str]:
     rows, problems = (None, []) if path is None else _read(path, use_case, at)
     if path is not None and rows is not None:
         problems += _values(path, use_case, rows, at)
-    return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, at)]
+    return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 
 def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str]]:
@@ -126,11 +127,12 @@ def _values(path: Path, use_case: UseCase, rows: Typed, at: At) -> Iterator[str]
                     f"{share:.1%} of the rows of {path} would be quarantined ({kind.split(':')[0]}), and quality.max_quarantined allows {allowed:.1%}; {remedy}",
                     *("columns", name, key),
                 )
-    if use_case.task == "binary" and use_case.source.replay is not None and not rejected:
-        yield from _two_classes(path, use_case, labelled(clean(rows.rows, use_case.clean)[0], use_case)["label"], at)
+    if use_case.task == "binary" and use_case.source.replay is not None and not rejected and use_case.label.column is not None:
+        values = clean(rows.rows, use_case.clean)[0][use_case.label.column]
+        yield from _two_classes(path, use_case, labels_of(values.combine_chunks(), use_case).drop_null(), at)
 
 
-def _two_classes(path: Path, use_case: UseCase, labels: pa.ChunkedArray, at: At) -> Iterator[str]:
+def _two_classes(path: Path, use_case: UseCase, labels: pa.Array, at: At) -> Iterator[str]:
     """A finished file shows both classes of a binary task, and no other."""
     classes = sorted(labels.unique().to_pylist())
     if len(classes) != 2 or use_case.label.positive not in classes:
@@ -148,8 +150,10 @@ def _expectations(use_case: UseCase, rows: Typed | None, at: At) -> Iterator[str
         yield at(message, "quality", "expectations", index, name)
 
 
-def _hooks(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
+def _hooks(path: Path, use_case: UseCase, rows: Typed | None, at: At) -> Iterator[str]:
     if not path.exists():
+        if use_case.label.rules is not None:
+            yield at(f"there is no {path}; write it, with the functions that this names", "label", "rules", "functions")
         return
     try:
         module = _imported(path, use_case.name)
@@ -158,8 +162,35 @@ def _hooks(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
         line = place.lineno if place else getattr(error, "lineno", None) or 1
         yield f"{path}:{line}: hooks: can't be imported: {type(error).__name__}: {error}; mend it"
         return
-    if not use_case.source.land:
-        return
+    if use_case.source.land:
+        yield from _land(path, module, at)
+    if use_case.label.rules is not None:
+        yield from _labelling_functions(path, module, use_case, rows, at)
+
+
+def _labelling_functions(path: Path, module: ModuleType, use_case: UseCase, rows: Typed | None, at: At) -> Iterator[str]:
+    """Each is there, takes a table, and votes as it should on some rows of the source, where there are any."""
+    assert use_case.label.rules is not None
+    sample = None if rows is None else clean(rows.rows, use_case.clean)[0].slice(0, _SAMPLE)
+    for index, name in enumerate(use_case.label.rules.functions):
+        function = getattr(module, name, None)
+        if not callable(function):
+            yield at(f"{path} has no function {name}(rows); write it, or take the name out", "label", "rules", "functions", index)
+            continue
+        try:
+            inspect.signature(function).bind(sample)
+        except TypeError as error:
+            line = inspect.unwrap(function).__code__.co_firstlineno
+            yield f"{path}:{line}: {name}: must take (rows), a pyarrow Table ({error}); change its parameters"
+            continue
+        if sample is not None:
+            try:
+                votes.votes_of(name, function, sample, use_case.label.rules)
+            except ConfigError as error:
+                yield str(error)
+
+
+def _land(path: Path, module: ModuleType, at: At) -> Iterator[str]:
     land = getattr(module, "land", None)
     if not callable(land):
         yield at(f"{path} has no function land(partition_key, path, params); write it, or remove `land`", "source", "land")

@@ -70,7 +70,7 @@ def classes_for_people(classes: Sequence[str], use_case: UseCase) -> str:
     """Classes for a message, ten at most. Where rows are about people, a class that the use case does not name may be anything that stood there."""
     if not use_case.private():
         return str(list(classes[:10]))
-    named = {use_case.label.positive, *(use_case.label.map or {}).values()}
+    named = {use_case.label.positive, *(use_case.label.classes or ())}
     known = [name for name in classes if name in named]
     return f"{known[:10]}" + (f" and {len(classes) - len(known)} that the use case does not name" if len(known) < len(classes) else "")
 

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.data.labelling import truth
+from pipelines_lib.data.labelling.due import Marks
 from pipelines_lib.data.privacy import not_written, protect_batch
 from pipelines_lib.data.pseudonyms import pseudonyms
 from pipelines_lib.data.quality.upstream import Change, column_changes, conformed
@@ -36,7 +38,8 @@ def main(stage: Stage) -> JobResult:
     unreadable: list[JsonValue] = []
     changes: list[Change] = []
     facts: dict[str, JsonValue] = {}
-    with Tables(stage.root).writer("raw", key) as raw:
+    tables = Tables(stage.root)
+    with tables.writer("raw", key) as raw:
         for records in open_rows(context):
             changes += column_changes(f"{source.described()} {records.part}".rstrip(), records.names, stage.use_case)
             left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
@@ -48,11 +51,16 @@ def main(stage: Stage) -> JobResult:
                 unreadable += [_kept(record, key, records.part) for record in batch.unreadable]
             facts |= records.facts
     write_json(stage.folder / "unreadable.json", unreadable)
+    truths: dict[str, JsonValue] = {}
+    if stage.use_case.label.join is not None:
+        truths = truth.collect(context, tables, names)
+        Marks(stage.root).add("collected", key)
     return JobResult(
         stage="ingest",
         reason=f"read {raw.n_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
         figures={"n_rows": raw.n_rows, "n_unreadable": len(unreadable), "n_columns": len(columns), **facts}
-        | ({"not_written": list(left_out)} if left_out else {}),
+        | ({"not_written": list(left_out)} if left_out else {})
+        | ({"ground_truth": truths} if truths else {}),
         outputs={
             "raw_version": raw.version,
             "unreadable": "unreadable.json",

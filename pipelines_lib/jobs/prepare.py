@@ -5,15 +5,14 @@ python -m pipelines_lib.jobs.prepare --spec spec.json
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.cleaning import clean
-from pipelines_lib.data.labelling import due, labelled
-from pipelines_lib.data.splitting import with_split
+from pipelines_lib.data.labelling.due import Marks
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.data.typed import typed
 from pipelines_lib.errors import DataError
+from pipelines_lib.jobs.relabel import label, told
 from pipelines_lib.jobs.stage import Stage, run_stage
 
 
@@ -23,23 +22,22 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     rows, changes = clean(typed(_passed(stage, tables), stage.use_case).rows, stage.use_case.clean)
     clean_version = tables.write("clean", key, rows)
-    n_labelled: dict[str, JsonValue] = {}
-    for partition in due(stage.use_case, key, tables.partitions("clean"), tables.partitions("labelled")):
-        ready = with_split(labelled(tables.read("clean", [partition], version=clean_version), stage.use_case), stage.use_case)
-        tables.write("labelled", partition, ready)
-        n_labelled[partition] = ready.num_rows
+    Marks(stage.root).add("prepared", key)
+    done = label(stage, key, tables)
     return JobResult(
         stage="prepare",
-        reason=f"cleaned {rows.num_rows} rows of {key}; labelled {', '.join(f'{n} of {p}' for p, n in n_labelled.items()) or 'none yet'}",
+        reason=f"cleaned {rows.num_rows} rows of {key}; labelled {told(done)}",
         figures={
             "n_rows": rows.num_rows,
-            "n_labelled": n_labelled,
+            "n_labelled": {partition: one["n_labelled"] for partition, one in done.items()},
+            "labels": {partition: {**one} for partition, one in done.items()},
             "changes": {change.step: {"rows_dropped": change.rows_dropped, "values_changed": change.values_changed} for change in changes},
         },
         outputs={
             "clean_version": clean_version,
-            "labelled_version": tables.version("labelled") if n_labelled else None,
-            "labelled_partitions": list(n_labelled),
+            "labelled_version": tables.version("labelled") if done else None,
+            "labelled_partitions": list(done),
+            **({"n_for_review": sum(int(str(one["n_for_review"])) for one in done.values())} if stage.use_case.label.review else {}),
         },
     )
 

@@ -15,8 +15,8 @@ _UNITS = {"min": "minutes", "h": "hours", "d": "days"}
 
 def length(duration: str) -> dt.timedelta:
     """`30min`, `24h` or `7d` as a time difference."""
-    number, unit = re.fullmatch(r"(\d+)(min|h|d)", duration).groups()  # type: ignore[union-attr] - a `Duration` fits
-    return dt.timedelta(**{_UNITS[unit]: int(number)})
+    unit = next(unit for unit in _UNITS if duration.endswith(unit))
+    return dt.timedelta(**{_UNITS[unit]: int(duration.removesuffix(unit))})
 
 
 def _is_duration(value: str) -> str:
@@ -97,6 +97,8 @@ class Join(Settings):
     def _has_a_key(self) -> Self:
         if not self.on or len(set(self.keys.values())) < len(self.on):
             raise ValueError("`on` names the columns that identify a row, each once; write one or more")
+        if self.source.land:
+            raise ValueError("`land` is for the use case's own source; let something else bring the ground truth, and remove `land`")
         return self
 
 

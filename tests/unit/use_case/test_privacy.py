@@ -100,7 +100,6 @@ def test_the_stages_that_hash_get_the_key(make_use_case):
 
     assert [stage for stage in ("ingest", "validate", "prepare", "train", "deploy") if "house_key" in use_case.connections(stage)] == [
         "ingest",
-        "prepare",
         "deploy",
     ]
     assert make_use_case().connections("ingest") == []
