@@ -3,7 +3,7 @@
 from airflow.sdk import DAG, chain
 
 from pipelines_lib.contracts import Pipeline
-from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag
+from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag, row_review, runs_that_wait
 from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.use_case import UseCase
 
@@ -15,19 +15,26 @@ expectation and some row ids, the button *Data quality* opens the report. Mend t
 `ingest`, or mend the expectation and clear `validate`. `ingest` failed with bad input: the file is missing, unreadable or lost a column; the log says which. Clearing
 any task is safe: a partition is written whole or not at all, and writing the same rows again changes nothing.
 
+**Review.** Where the use case asks people, `review` waits for someone to say that the rows were reviewed, and `relabel` takes in
+what was said. Without an answer in time the run goes on without, and the answers may be imported later.
+
 **Backfill.** *Trigger → Backfill*, or `airflow backfill create --dag-id … --from-date … --to-date …`. Set the end to the end of
 the last day: a run is stamped with the hour of its schedule. Partitions may run in any order.
 """
 
 
 def data_dag(use_case: UseCase) -> DAG:
-    """ingest → validate → prepare, which publishes the labelled partition as an asset event."""
-    data = Pipeline.DATA
-    with pipeline_dag(use_case, data, cron=use_case.schedule.data, run_offset=-1, doc=DOC, max_active_runs=4) as dag:
+    """ingest → validate → prepare (→ review → relabel), which publish the labelled partition as an asset event."""
+    data, asset = Pipeline.DATA, labelled_asset(use_case)
+    asked = use_case.label.review is not None and use_case.label.review.in_airflow
+    # A run that waits for a person holds a place among the active ones.
+    n_runs = 4 + (runs_that_wait(use_case) if asked else 0)
+    with pipeline_dag(use_case, data, cron=use_case.schedule.data, run_offset=-1, doc=DOC, max_active_runs=n_runs) as dag:
         chain(
             run_job(use_case, data, "ingest"),
             run_job(use_case, data, "validate"),
-            run_job(use_case, data, "prepare", outlets=[labelled_asset(use_case)]),
+            run_job(use_case, data, "prepare", outlets=[asset]),
+            *([row_review(use_case), run_job(use_case, data, "relabel", outlets=[asset])] if asked else []),
         )
     return dag
 

@@ -9,7 +9,7 @@ import typer
 from pydantic import JsonValue
 
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import STAGES, ExitCode, JobSpec, Params, Pipeline
+from pipelines_lib.contracts import EXTRA_STAGES, STAGES, ExitCode, JobSpec, Params, Pipeline
 from pipelines_lib.errors import BadInput, SluiceError
 from pipelines_lib.store import read_json
 
@@ -19,6 +19,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="From raw data to a monitored model and back to retraining.",
 )
+
+label_app = typer.Typer(no_args_is_help=True, help="Ask people for labels: export tasks for Label Studio, import its answers.")
+app.add_typer(label_app, name="label")
 
 UseCaseName = Annotated[str, typer.Argument(help="Name of the use case: its folder's name.")]
 PartitionKey = Annotated[str, typer.Option("--partition", help="Partition key, such as 2026-01-15.")]
@@ -86,8 +89,8 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
     settings.partition_time(partition)
     params = _params(param or [])
     Params.checked(params)
-    if stage is not None and stage not in STAGES[pipeline]:
-        raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(STAGES[pipeline])}")
+    if stage is not None and stage not in (known := (*STAGES[pipeline], *EXTRA_STAGES[pipeline])):
+        raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(known)}")
     for name in STAGES[pipeline] if stage is None else (stage,):
         spec = JobSpec(
             stage=name,
@@ -131,6 +134,33 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             version = f"version {state['model_version']}" if "model_version" in state else None
             facts = (version, *(state.get(key) for key in ("verdict", "decision", "partition_key", "url", "reason")))
             typer.echo(f"  {part:<11}" + " · ".join(str(fact) for fact in facts if fact not in (None, "")))
+
+
+@label_app.command("export")
+def label_export(
+    use_case: UseCaseName,
+    out: Annotated[Path, typer.Option(help="The file to write; the labelling configuration goes beside it.")],
+    partition: Annotated[list[str] | None, typer.Option(help="Only this partition; may be repeated.")] = None,
+) -> None:
+    """Write the rows that wait for review as tasks for Label Studio."""
+    from pipelines_lib.data.review import export  # noqa: PLC0415
+
+    project = Project.from_environment()
+    settings = project.use_case(use_case)
+    n_tasks, config = export(Path(project.profile().store) / use_case, settings, partition, out)
+    typer.echo(
+        f"wrote {n_tasks} tasks to {out}, and {config}\nNext: make a project in Label Studio with that configuration, import the tasks"
+    )
+
+
+@label_app.command("import")
+def label_import(use_case: UseCaseName, answers: Annotated[Path, typer.Argument(help="What Label Studio exported as JSON.")]) -> None:
+    """Take in what people said, and label the partitions again that it is about."""
+    from pipelines_lib.data.review import deliver  # noqa: PLC0415
+
+    project = Project.from_environment()
+    partitions = deliver(answers, Path(project.profile().store) / use_case, project.use_case(use_case))
+    run(use_case, Pipeline.DATA, partitions[0], stage="relabel")
 
 
 @app.command()

@@ -43,6 +43,9 @@ STAGES: dict[Pipeline, tuple[str, ...]] = {
     Pipeline.MONITORING: ("profile", "measure", "decide", "report"),
 }
 
+# Stages that run where something asks for them, and not each time the pipeline does.
+EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pipeline.TRAINING: (), Pipeline.MONITORING: ()}
+
 Verdict = Literal["pass", "hold"]
 
 

@@ -163,6 +163,18 @@ def export(root: Path, use_case: UseCase, partitions: Sequence[str] | None, out:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
+def deliver(answers: Path, root: Path, use_case: UseCase) -> list[str]:
+    """Put an export of Label Studio where the data pipeline takes it in. Returns the partitions that it is about.
+
+    Raises `DataError` where it holds no answer that can be taken.
+    """
+    good, problems = read_answers(answers, use_case)
+    if not good:
+        raise DataError("\n".join(problems) or f"{answers}: holds no task; export the project as JSON in Label Studio")
+    write_text(inbox(root) / f"{hashlib.sha256(answers.read_bytes()).hexdigest()[:16]}.json", answers.read_text(encoding="utf-8-sig"))
+    return sorted({answer.partition_key for answer in good})
+
+
 @dataclass(frozen=True)
 class Answer:
     """What people said about a row, all together."""

@@ -2,9 +2,11 @@
 
     python -m pipelines_lib.jobs.relabel --spec spec.json
 
-Answers come as files of Label Studio in `review/answers` below the use case's folder in the store; each is removed once it is
-in the layer `reviews`.
+Answers come as files of Label Studio in `review/answers` below the use case's folder in the store. Each is removed when the
+labels follow it, and one that is no such file is put aside.
 """
+
+from pathlib import Path
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.labelling.due import Marks
@@ -12,17 +14,20 @@ from pipelines_lib.data.labelling.partition import Figures, label_due
 from pipelines_lib.data.labelling.votes import LabellingFunction
 from pipelines_lib.data.review import inbox, keep_answers, read_answers
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import ConfigError
+from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.jobs.stage import Stage, log, run_stage
 
 
 def main(stage: Stage) -> JobResult:
     """Read the answers, keep them, label the partitions that they are about."""
     tables = Tables(stage.root)
-    partitions, n_answers, problems = take_in(stage, tables)
+    files = sorted(inbox(stage.root).glob("*.json"))
+    partitions, n_answers, problems = _take_in(stage, tables, files)
     done: dict[str, Figures] = {}
     for key in sorted({stage.spec.partition_key, *partitions}):
         done |= label(stage, key, tables)
+    for path in files:
+        path.unlink(missing_ok=True)
     return JobResult(
         stage="relabel",
         reason=f"took in {n_answers} answers; labelled {told(done)}",
@@ -31,18 +36,22 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def take_in(stage: Stage, tables: Tables) -> tuple[list[str], int, list[str]]:
-    """Move the answers that wait into the layer `reviews`. Returns (partitions, answers kept, problems)."""
+def _take_in(stage: Stage, tables: Tables, files: list[Path]) -> tuple[list[str], int, list[str]]:
+    """Put the answers into the layer `reviews`. Returns (partitions, answers kept, problems)."""
     partitions: set[str] = set()
     problems: list[str] = []
     n_answers = 0
-    for path in sorted(inbox(stage.root).glob("*.json")):
-        answers, malformed = read_answers(path, stage.use_case)
+    for path in files:
+        try:
+            answers, malformed = read_answers(path, stage.use_case)
+        except DataError as error:
+            problems.append(str(error))
+            path.replace(path.with_suffix(".rejected"))
+            continue
         changed, outdated = keep_answers(tables, answers, stage.use_case)
         n_answers += len(answers) - len(outdated)
         partitions.update(changed)
         problems += [*malformed, *outdated]
-        path.unlink()
     for problem in problems:
         log.warning("%s", problem)
     return sorted(partitions), n_answers, problems

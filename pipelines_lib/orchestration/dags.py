@@ -1,5 +1,6 @@
 """What the DAGs of every family share; what follows what stands in `dags/`."""
 
+import math
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,6 +9,7 @@ from airflow.sdk import DAG, Asset, BaseOperator, CronPartitionTimetable, Param,
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline, dag_id
 from pipelines_lib.use_case import UseCase
+from pipelines_lib.use_case.label import length
 
 
 def good_use_cases() -> list[UseCase]:
@@ -31,6 +33,19 @@ def approval(use_case: UseCase) -> BaseOperator:
         body="The gate passed. Its figures stand in the log of the task `gate` and in the MLflow run.",
         response_timeout=timedelta(days=3),
     )
+
+
+def row_review(use_case: UseCase) -> BaseOperator:
+    """A person's word that the uncertain rows were reviewed, asked for where the use case wants it."""
+    from pipelines_lib.orchestration.review import ReviewOperator  # noqa: PLC0415 - slow to import, seldom needed
+
+    return ReviewOperator(task_id="review", use_case=use_case)
+
+
+def runs_that_wait(use_case: UseCase) -> int:
+    """How many daily (or hourly) runs may be waiting for a person at a time."""
+    assert use_case.label.review is not None
+    return math.ceil(length(use_case.label.review.timeout) / use_case.partition_step)
 
 
 def pipeline_dag(

@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import variable_of
-from pipelines_lib.contracts import STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
+from pipelines_lib.contracts import EXTRA_STAGES, STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
@@ -117,6 +117,6 @@ def run_job(
     use_case: UseCase, pipeline: Pipeline, stage: str, *, on_hold: OnHold = "fail", workers: int = 1, **kwargs: Any
 ) -> BaseOperator:
     """The task of `stage`. `kwargs` are Airflow's own task arguments."""
-    assert stage in STAGES[pipeline], f"{stage} is no stage of {pipeline}"
+    assert stage in (*STAGES[pipeline], *EXTRA_STAGES[pipeline]), f"{stage} is no stage of {pipeline}"
     kwargs = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0, **kwargs}
     return LocalJobOperator(use_case=use_case, pipeline=pipeline, stage=stage, workers=workers, on_hold=on_hold, **kwargs)

@@ -1,0 +1,144 @@
+import datetime as dt
+
+import pytest
+from pydantic import ValidationError
+
+from pipelines_lib.use_case import Label
+from pipelines_lib.use_case.label import length
+from pipelines_lib.use_case.rules import FieldErrors
+
+EVENT = {"column": "failure", "values": [1], "within": "24h"}
+JOIN = {"source": {"path": "truth/{partition}.csv"}, "on": ["id"], "column": "outcome"}
+RULES = {"functions": ["f", "g", "h"], "classes": ["yes", "no"]}
+THRESHOLD = {"at": 1, "above": "a", "below": "b"}
+
+
+@pytest.mark.parametrize(
+    ("label", "says"),
+    [
+        ({}, "names none. Keep one"),
+        ({"column": "a", "rules": RULES}, "names column and rules. Keep one"),
+        ({"rules": RULES, "map": {"a": "b"}}, "`rules` gives classes already; remove it"),
+        ({"column": "a", "map": {"a": "b"}, "threshold": THRESHOLD}, "keep one"),
+        ({"event_within": EVENT, "horizon": 2}, "follows from `within`; remove `horizon`"),
+        ({"event_within": EVENT | {"within": "a day"}}, "write a whole number above 0 and a unit, such as 30min, 24h or 7d"),
+        ({"event_within": EVENT | {"within": "0h"}}, "no length of time"),
+        ({"event_within": EVENT | {"yes": "x", "no": "x"}}, "name two classes"),
+        ({"column": "a", "threshold": THRESHOLD | {"below": "a"}}, "name two classes"),
+        ({"join": JOIN | {"on": []}}, "write one or more"),
+        ({"join": JOIN | {"on": ["id", "id"]}}, "each once"),
+        ({"join": JOIN | {"source": {"path": "{partition}.csv", "land": True}}}, "remove `land`"),
+        ({"rules": RULES | {"functions": ["f", "f"]}}, "names one twice"),
+        ({"rules": RULES | {"min_votes": 4}}, "no row would be labelled; lower it"),
+        ({"rules": RULES | {"functions": ["f", "g"], "aggregate": "dawid_skene"}}, "takes three of them or more"),
+        ({"column": "a", "review": {"below": 0.5}}, "a label of another kind has none; remove `below`"),
+    ],
+)
+def test_a_label_that_can_not_be_made_is_told(label, says):
+    with pytest.raises(ValidationError) as caught:
+        Label.model_validate(label)
+
+    assert says in str(caught.value)
+
+
+def problems(make_use_case, **changes):
+    with pytest.raises(ValidationError) as caught:
+        make_use_case(**changes)
+    cause = caught.value.errors()[0]["ctx"]["error"]
+    assert isinstance(cause, FieldErrors)
+    return {".".join(map(str, field)): message for field, message in cause.problems}
+
+
+COLUMNS = {
+    "id": {"type": "string", "role": "key"},
+    "who": {"type": "string", "role": "entity"},
+    "when": {"type": "timestamp", "role": "time"},
+    "note": {"type": "text"},
+    "failure": {"type": "integer", "role": "label"},
+}
+REGRESSION = {"task": "regression", "gate": {"metric": "rmse", "floor": 1}, "split": {}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "says"),
+    [
+        ({"label": {"rules": RULES, "positive": "maybe"}}, "label.positive", "not among the classes of the label: ['no', 'yes']"),
+        ({"label": {"event_within": EVENT | {"column": "fail"}, "positive": "yes"}}, "label.event_within.column", "'fail' is not declared"),
+        (
+            {
+                "label": {"event_within": EVENT, "positive": "yes"},
+                "columns": {k: v for k, v in COLUMNS.items() if k != "when"},
+            },
+            "label.event_within",
+            "no column has `role: time`",
+        ),
+        (
+            {
+                "label": {"event_within": EVENT, "positive": "yes"},
+                "columns": {**COLUMNS, "when": {"type": "integer", "role": "time"}},
+            },
+            "columns.when.type",
+            "set `type: timestamp`",
+        ),
+        ({"label": {"join": JOIN | {"on": ["claim"]}, "positive": "yes"}}, "label.join.on", "'claim' is not declared"),
+        ({"label": {"join": JOIN | {"on": ["note"]}, "positive": "yes"}}, "label.join.on", "can't identify a row"),
+        ({"label": {"column": "failure", "threshold": THRESHOLD, "positive": "c"}}, "label.positive", "not among the classes"),
+        (REGRESSION | {"label": {"rules": RULES}}, "label.rules", "no classes to make"),
+        (REGRESSION | {"label": {"column": "failure", "review": {}}}, "label.review", "remove `review`"),
+        (REGRESSION | {"label": {"join": JOIN | {"missing": "no"}}}, "label.join.missing", "names a class"),
+    ],
+)
+def test_a_label_that_does_not_fit_the_rest_is_told_with_the_remedy(make_use_case, changes, field, says):
+    assert says in problems(make_use_case, **{"columns": COLUMNS, **changes})[field]
+
+
+def test_a_threshold_needs_a_number(make_use_case):
+    columns = {**COLUMNS, "failure": {"type": "string", "role": "label"}}
+    found = problems(make_use_case, columns=columns, label={"column": "failure", "threshold": THRESHOLD, "positive": "a"})
+
+    assert found == {"columns.failure.type": "a threshold splits numbers, and column 'failure' is a string; set `type: number`"}
+
+
+@pytest.mark.parametrize(
+    ("within", "partition", "horizon"),
+    [("24h", "day", 1), ("25h", "day", 2), ("7d", "day", 7), ("30min", "hour", 1), ("24h", "hour", 24), ("1d", "hour", 24)],
+)
+def test_the_horizon_of_an_event_follows_from_its_window(make_use_case, within, partition, horizon):
+    use_case = make_use_case(columns=COLUMNS, partition=partition, label={"event_within": EVENT | {"within": within}, "positive": "yes"})
+
+    assert (use_case.horizon, use_case.reach) == (horizon, horizon)
+
+
+def test_ground_truth_reaches_beyond_its_horizon(make_use_case):
+    label = {"join": JOIN | {"late": 5}, "horizon": 7, "positive": "yes"}
+
+    assert (make_use_case(columns=COLUMNS, label=label).horizon, make_use_case(columns=COLUMNS, label=label).reach) == (7, 12)
+
+
+@pytest.mark.parametrize(
+    ("label", "classes"),
+    [
+        ({"column": "a"}, None),
+        ({"column": "a", "map": {"1": "x", "2": "y", "3": "x"}}, ["x", "y"]),
+        ({"column": "a", "threshold": THRESHOLD}, ["a", "b"]),
+        ({"event_within": EVENT}, ["yes", "no"]),
+        ({"rules": RULES}, ["yes", "no"]),
+        ({"join": JOIN}, None),
+        ({"join": JOIN | {"missing": "fine"}, "map": {"1": "fraud"}}, ["fraud", "fine"]),
+    ],
+)
+def test_the_classes_that_the_settings_name(label, classes):
+    assert Label.model_validate(label).classes == classes
+
+
+def test_what_decides_a_label_is_in_the_hash_and_where_it_comes_from_is_not(make_use_case):
+    def hash_of(review=None, **join):
+        return make_use_case(columns=COLUMNS, label={"join": JOIN | join, "positive": "yes", "review": review}).data_hash()
+
+    assert hash_of() == hash_of(source={"path": "elsewhere/{partition}.csv"}) == hash_of(review={})
+    assert len({hash_of(), hash_of(late=3), hash_of(missing="no"), hash_of(column="other")}) == 4
+
+
+@pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("24h", 86400), ("7d", 604800)])
+def test_a_length_of_time(written, seconds):
+    assert length(written) == dt.timedelta(seconds=seconds)
