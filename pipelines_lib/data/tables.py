@@ -6,6 +6,7 @@ Rows come back ordered by partition and `row_id`, whatever the number of files, 
 The log of a table is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
 """
 
+import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,7 +23,7 @@ from pipelines_lib.contracts import safe_name
 from pipelines_lib.data.partition_writer import PartitionWriter, PlacedFile, StagedFile, place, stats
 from pipelines_lib.errors import DataError
 
-Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift"]
+Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
 
 _ATTEMPTS = 20
 # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
@@ -137,6 +138,22 @@ class Tables:
     def schema(self, layer: Layer, version: int | None = None) -> pa.Schema:
         """Names and types of the table's columns. Raises `DataError` where there is no table."""
         return pa.schema(self._table(layer, version).schema().to_arrow())
+
+    @property
+    def root(self) -> Path:
+        """The use case's folder in the store."""
+        return self._root
+
+    def contents(self, layer: Layer, version: int | None = None) -> tuple[int | None, dict[str, str]]:
+        """(version, partition to its content): the content is another when the partition's rows are. For layers written whole.
+
+        The version is the newest where none is given, and None where there is no table.
+        """
+        table = self._open(layer, version)
+        if table is None:
+            return None, {}
+        named = {files[0].partition_key: "".join(file.path for file in files) for files in _by_partition(table, None)}
+        return int(table.version()), {key: hashlib.sha256(paths.encode()).hexdigest()[:16] for key, paths in named.items()}
 
     def partitions(self, layer: Layer, version: int | None = None) -> list[str]:
         """Keys of the partitions that hold rows, sorted; none where there is no table."""
