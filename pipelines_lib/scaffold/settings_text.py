@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+from pipelines_lib.scaffold.people import suggestion
 from pipelines_lib.scaffold.plan import Plan
 from pipelines_lib.scaffold.survey import Facts
 from pipelines_lib.scaffold.yaml_text import comment, flow, quoted, scalar
@@ -69,7 +70,8 @@ def _columns(plan: Plan) -> Iterator[str]:
     yield "# Without a role, a column is a feature. Roles: key (names the row), entity (whose row it is), time, label, other (kept, not used)."
     yield "columns:"
     for column in plan.columns:
-        yield f"  {scalar(column.name)}: {flow(_column(plan, column))}{comment(_why(plan, column))}"
+        why = "; ".join(part for part in (_why(plan, column), suggestion(column)) if part)
+        yield f"  {scalar(column.name)}: {flow(_column(plan, column))}{comment(why)}"
 
 
 def _column(plan: Plan, column: Facts) -> dict[str, Any]:
