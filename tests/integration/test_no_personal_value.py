@@ -179,9 +179,6 @@ def _everything_that_goes_wrong(clinic: Clinic) -> dict[str, str | None]:
         "distinct values that are not in a set": clinic.data(
             "2026-01-05", good, **expects(expect_column_distinct_values_to_be_in_set={"column": "drug", "value_set": ["aspirin"]})
         ),
-        "the commonest value": clinic.data(
-            "2026-01-05", good, **expects(expect_column_most_common_value_to_be_in_set={"column": "outcome", "value_set": ["none"]})
-        ),
         "an expectation that can't judge": clinic.data(
             "2026-01-05", good, **expects(expect_column_values_to_be_between={"column": "drug", "min_value": 1, "max_value": 2})
         ),
