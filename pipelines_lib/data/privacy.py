@@ -37,8 +37,9 @@ def protect_batch(batch: Batch, use_case: UseCase, pseudonyms: Pseudonyms | None
 def protect(batch: pa.Table, use_case: UseCase, pseudonyms: Pseudonyms | None) -> pa.Table:
     """Texts under the source's names, as they may be written.
 
-    Where any column is about a person, so may be one that nobody has declared (a name, a telephone number): it is left out. See
-    `not_written`. Where none is, the batch is as it was.
+    Where any column is about a person, so may be one that nobody has declared (a name, a telephone number): it is left out (see
+    `not_written`). And what is none of its column's type may have slipped there from another column: its shape stays. Where no column
+    is about a person, the batch is as it was.
     """
     if not use_case.private():
         return batch
@@ -85,12 +86,12 @@ def protected(texts: pa.Array | pa.ChunkedArray, name: str, use_case: UseCase, p
 def generalised(texts: pa.Array, column: Column, pseudonyms: Pseudonyms | None, markers: list[str]) -> pa.Array:
     """Texts of a column as its protection leaves them. `markers` mean "missing", say nothing of anyone, and stay.
 
-    What is no value of the column's type becomes its `shape`, since what fell into the wrong column may be a name; it goes on to
-    quarantine as what it is, no value. Where the column is dropped there is nothing to ask for.
+    What is no value of the column's type becomes its `shape`, protected or not, since what fell into the wrong column may be a name; it
+    goes on to quarantine as what it is, no value. Where the column is dropped there is nothing to ask for.
     """
     done = column.protection
     if done is None:
-        return texts
+        return _of_type(texts, column, markers)
     assert not done.drop
     texts = pc.utf8_trim_whitespace(texts)
     texts = pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
@@ -112,6 +113,12 @@ def generalised(texts: pa.Array, column: Column, pseudonyms: Pseudonyms | None, 
 def _by_source(use_case: UseCase) -> dict[str, str]:
     """A source's column name, its case folded, to the name of the column that is made of it and written."""
     return {(column.source or name).casefold(): name for name, column in use_case.written.items()}
+
+
+def _of_type(texts: pa.Array, column: Column, markers: list[str]) -> pa.Array:
+    """The texts as they came, but for those that are no value of the column's type: of these their shape."""
+    _, failed = cast(texts, column.type, markers)
+    return _without_values(texts, failed, [])
 
 
 def _cut(words: pa.Array, keep: int) -> pa.Array:
@@ -145,5 +152,5 @@ def _without_values(words: pa.Array, failed: pa.Array, kept: list[str]) -> pa.Ar
     failed = pc.and_not(failed, pc.is_in(words, value_set=pa.array(kept, pa.string())))
     if not pc.any(failed).as_py():
         return words
-    shapes = [shape(word) if wrong else word for word, wrong in zip(words.to_pylist(), failed.to_pylist(), strict=True)]
-    return pa.array(shapes, pa.string())
+    shapes = pa.array([shape(word) for word in words.filter(failed).to_pylist()], pa.string())
+    return pc.replace_with_mask(words, failed, shapes)

@@ -79,6 +79,8 @@ def rows(day: str, n: int = 90, spoil: Callable[[dict[str, str]], None] = lambda
         }
         if number % 30 == 1:  # cells that slipped into their neighbours' columns
             row["age"], row["dose"] = row["mail"], row["drug"]
+        if number % 30 == 4:
+            row["dose"] = row["patient"]
         if number % 30 == 2:
             row["outcome"] = f"{SECRET}else{number}"
         spoil(row)
@@ -161,7 +163,7 @@ def _everything_that_goes_wrong(clinic: Clinic) -> dict[str, str | None]:
         row["age"] = row["mail"]
 
     def unheard_of(row: dict[str, str]) -> None:
-        row["outcome"] = f"{SECRET}unheard of {row['dose']}"
+        row["outcome"] = f"{SECRET}unheard of {row['drug']}"
 
     day = "2026-01-04"
     good = rows(day)
@@ -178,6 +180,9 @@ def _everything_that_goes_wrong(clinic: Clinic) -> dict[str, str | None]:
         ),
         "distinct values that are not in a set": clinic.data(
             "2026-01-05", good, **expects(expect_column_distinct_values_to_be_in_set={"column": "drug", "value_set": ["aspirin"]})
+        ),
+        "the commonest value": clinic.data(
+            "2026-01-05", good, **expects(expect_column_most_common_value_to_be_in_set={"column": "outcome", "value_set": ["none"]})
         ),
         "an expectation that can't judge": clinic.data(
             "2026-01-05", good, **expects(expect_column_values_to_be_between={"column": "drug", "min_value": 1, "max_value": 2})

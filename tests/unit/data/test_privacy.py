@@ -66,6 +66,10 @@ def test_what_is_no_value_stays_none_and_tells_nothing(use_case):
     assert found(use_case, "seen", "Mr 7", "2026-02-30", "n/a") == ["xx 9", "9999-99-99", "n/a"]
 
 
+def test_what_slipped_into_any_typed_column_tells_nothing(use_case):
+    assert found(use_case, "price", "1.50", " 2", "zoe@a.de", "N/A", None) == ["1.50", " 2", "xxx@x.xx", "N/A", None]
+
+
 def test_a_mask_hides_how_long_the_rest_is(use_case):
     assert found(use_case, "zip", "10115", "10", "1", " 94107-1234 ", "上海市黄浦区", "****") == ["10*", "10", "1", "94*", "上海*", "****"]
 
