@@ -12,6 +12,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
+from pipelines_lib.check_sources import column_problems, made_of_several
 from pipelines_lib.config import Project, line_of
 from pipelines_lib.data.cleaning import clean
 from pipelines_lib.data.labelling import votes
@@ -49,7 +50,10 @@ def check_use_case(project: Project, name: str) -> list[str]:
         return f"{settings}:{line_of(settings, *field)}: {'.'.join(map(str, field))}: {message}"
 
     path = _file(project, use_case)
-    rows, problems = (None, []) if path is None else _read(path, use_case, at)
+    if made_of_several(use_case):
+        rows, problems = None, list(column_problems(project, path, use_case, at))
+    else:
+        rows, problems = (None, []) if path is None else _read(path, use_case, at)
     if path is not None and rows is not None:
         problems += _values(path, use_case, rows, at)
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]

@@ -62,6 +62,7 @@ def new(
 def check(names: Annotated[list[str] | None, typer.Argument(help="Use cases to check; all when none is named.")] = None) -> None:
     """Check use cases: settings, columns against the data file, expectations against Great Expectations."""
     from pipelines_lib.check import check_use_case  # noqa: PLC0415
+    from pipelines_lib.check_sources import not_checked  # noqa: PLC0415
 
     project = Project.from_environment()
     wrong = 0
@@ -69,6 +70,8 @@ def check(names: Annotated[list[str] | None, typer.Argument(help="Use cases to c
         problems = check_use_case(project, name)
         wrong += bool(problems)
         typer.echo(f"{'✗' if problems else '✓'} {name}" + "".join(f"\n{problem}" for problem in problems))
+        for what in not_checked(project, name):
+            typer.echo(f"    not checked: {what}")
     raise typer.Exit(ExitCode.BAD_INPUT if wrong else 0)
 
 

@@ -160,11 +160,13 @@ def line_of(path: Path, *location: str | int) -> int:
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """Safe YAML that refuses a key written twice instead of dropping the first."""
+    """Safe YAML that refuses a key written twice instead of dropping the first, and takes the keys `on`, `off`, `yes` and `no` for the words they are."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:bool" and key.value.casefold() not in ("true", "false"):
+                key.tag = "tag:yaml.org,2002:str"
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is written twice; remove one", key.start_mark)
             seen.add(key.value)

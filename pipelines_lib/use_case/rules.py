@@ -210,6 +210,14 @@ def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]
                 ("joins", index, "asof"),
                 "no column has `role: time`, so a row has no time to compare with; set `row`, or give one the role",
             )
+    if (sensors := use_case.source.sensors) is not None:
+        made = [sensors.entity, sensors.time, *sensors.columns, *(name for join in use_case.joins for name in join.columns.values())]
+        for name, column in use_case.columns.items():
+            if (wanted := column.source or name) not in made:
+                yield (
+                    ("columns", name),
+                    f"the rows made of readings have no column {wanted!r}; they have {', '.join(made)}. List it under source.sensors.columns, or join it",
+                )
     placed = [(("source",), use_case.source), *((("joins", index, "source"), join.source) for index, join in enumerate(use_case.joins))]
     for place, source in placed:
         if source.sensors is not None and use_case.partition_step % source.sensors.every:

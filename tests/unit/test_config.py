@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.config import Profile, Project, line_of, load, load_use_case
 from pipelines_lib.errors import ConfigError
+from pipelines_lib.use_case import Settings
 
 GOOD = """\
 name: shop
@@ -226,3 +227,13 @@ def test_the_project_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.setenv("SLUICE_USE_CASES", str(tmp_path / "u"))
     monkeypatch.setenv("SLUICE_PROFILE", "cluster")
     assert Project.from_environment() == Project(tmp_path, tmp_path / "h", tmp_path / "u", "cluster")
+
+
+def test_the_keys_on_off_yes_and_no_are_words(tmp_path):
+    class Words(Settings):
+        on: dict[str, str]
+        value: bool
+
+    (tmp_path / "x.yaml").write_text("on: {yes: a, No: b, off: c}\nvalue: yes\n")
+
+    assert load(tmp_path / "x.yaml", Words) == Words(on={"yes": "a", "No": "b", "off": "c"}, value=True)

@@ -306,7 +306,9 @@ def test_a_series_is_not_shuffled(make_use_case):
 
     with pytest.raises(ValidationError, match="tears a series apart"):
         make_use_case(source={**source, "replay": {}})
-    make_use_case(source={**source, "replay": {"seed": None}})
+    columns = {"heat": {"type": "number", "role": "label"}, "machine": {"type": "string"}}
+    task = {"task": "regression", "label": {"column": "heat"}, "gate": {"metric": "rmse", "floor": 1}, "split": {}}
+    make_use_case(source={**source, "replay": {"seed": None}}, columns=columns, **task)
 
 
 def test_readings_reach_raw(sandbox, make_use_case):

@@ -1,0 +1,99 @@
+"""The part of `sluice check` about where rows come from: what can be told without asking a database or an API, and what was not."""
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from pipelines_lib.config import Project
+from pipelines_lib.connections import variable_of
+from pipelines_lib.data.sources import csvfile
+from pipelines_lib.errors import BadInput
+from pipelines_lib.use_case import Join, Source, UseCase
+from pipelines_lib.use_case.base import connections_in
+
+At = Callable[..., str]
+Field = tuple[str | int, ...]
+
+
+def made_of_several(use_case: UseCase) -> bool:
+    """Whether the rows are not those of a file as they stand there: something is joined, or they are made of readings."""
+    return bool(use_case.joins) or use_case.source.sensors is not None
+
+
+def column_problems(project: Project, path: Path | None, use_case: UseCase, at: At) -> Iterator[str]:
+    """Columns that the source's file `path`, or a joined one's, lacks. `path` is None where there is no file to look at yet."""
+    if path is not None:
+        yield from _of_the_rows(path, use_case, at)
+    for index, join in enumerate(use_case.joins):
+        lookup = _file_of_all(project, join.source)
+        if lookup is not None:
+            yield from _lacks(lookup, join.source, _of_a_join(index, join), at, ("joins", index, "source"))
+
+
+def not_checked(project: Project, name: str) -> list[str]:
+    """What `check_use_case` can't know without the outside world, one sentence each; nothing of a use case whose settings are wrong."""
+    try:
+        use_case = project.use_case(name)
+    except BadInput:
+        return []
+    sources = [("source", use_case.source), *((f"joins.{join.name}", join.source) for join in use_case.joins)]
+    return [
+        *(f"{where}: {source.described()} was not asked{_with_what(source)}" for where, source in sources if source.kind != "path"),
+        *(["the values of the rows, since they are made of several sources"] if made_of_several(use_case) else []),
+    ]
+
+
+def _with_what(source: Source) -> str:
+    """Whether a run by hand would find its connections here."""
+    parts = []
+    for name in dict.fromkeys(connections_in(source)):
+        variable = variable_of(name)
+        parts.append(
+            f"; connection {name!r} is {'set' if os.environ.get(variable) else 'not set'} here ({variable}), and Airflow may have one"
+        )
+    return "".join(parts)
+
+
+def _of_the_rows(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
+    """What the rows' own file must have: what sensors are made of, or the declared columns that nothing joins; and the keys."""
+    source = use_case.source
+    needed: list[tuple[str, Field]]
+    joined = {name for join in use_case.joins for name in join.columns.values()}
+    if source.sensors is not None:
+        sensors = source.sensors
+        own = [sensors.entity, sensors.time, *([sensors.name, sensors.value] if sensors.layout == "long" else sensors.columns)]
+        needed = [(str(name), ("source", "sensors")) for name in own]
+    else:
+        declared: list[tuple[str, Field]] = [(column.source or name, ("columns", name)) for name, column in use_case.written.items()]
+        keys: list[tuple[str, Field]] = [(key, ("joins", index, "on")) for index, join in enumerate(use_case.joins) for key in join.on]
+        needed = [(name, field) for name, field in [*declared, *keys] if name not in joined]
+    yield from _lacks(path, source, needed, at, ("source", "path"))
+
+
+def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
+    times = [] if join.asof is None else [(join.asof.time, ("joins", index, "asof", "time"))]
+    needed = [*((name, "on") for name in join.on.values()), *((name, "columns") for name in join.columns)]
+    return [*((name, ("joins", index, part)) for name, part in needed), *times]
+
+
+def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: At, place: Field) -> Iterator[str]:
+    try:
+        there = csvfile.read(path, source.csv).rows.column_names
+    except BadInput as error:
+        yield at(str(error), *place)
+        return
+    for name, field in needed:
+        if name not in there:
+            near = difflib.get_close_matches(name, there, n=1)
+            yield at(
+                f"{path} has no column {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}Correct the name, or the source", *field
+            )
+
+
+def _file_of_all(project: Project, source: Source) -> Path | None:
+    """The one file of a joined source that every partition is given, where it is there already."""
+    if not source.path or source.by_partition():
+        return None
+    path = project.folder / source.path.replace("{home}", str(project.home))
+    return path if path.is_file() else None
