@@ -189,6 +189,22 @@ def replay(use_case: UseCaseName, partition: PartitionKey) -> None:
 
 
 @app.command()
+def vacuum(
+    use_case: UseCaseName,
+    days: Annotated[int, typer.Option(help="Keep every version that is younger.")] = 30,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would go, and leave it.")] = False,
+) -> None:
+    """Remove old versions of a use case's tables; what a model was trained on always stays."""
+    from pipelines_lib.retention import vacuum as remove  # noqa: PLC0415
+
+    project = Project.from_environment()
+    project.use_case(use_case)
+    for part in remove(Path(project.profile().store) / use_case, days, dry_run=dry_run):
+        kept = f"; kept for models: version {', '.join(map(str, part.kept_versions))}" if part.kept_versions else ""
+        typer.echo(f"{part.layer:<13}{'would remove' if dry_run else 'removed'} {part.n_files} files, {part.n_bytes / 2**20:.1f} MiB{kept}")
+
+
+@app.command()
 def doctor() -> None:
     """Look for what would keep Sluice from running here, and say what to do about it."""
     from pipelines_lib.local.doctor import examine  # noqa: PLC0415

@@ -125,7 +125,7 @@ class JobResult(Contract):
 
 
 class DatasetRef(Contract):
-    """An immutable dataset: training reads this, never "the latest"."""
+    """An immutable dataset: training reads this, never "the latest". It says all that reading the rows again takes."""
 
     use_case: str
     table: str
@@ -133,6 +133,10 @@ class DatasetRef(Contract):
     """Version of the Delta table."""
     partitions: tuple[str, ...]
     """The partitions in the window, oldest first."""
+    columns: tuple[str, ...] = ()
+    """The columns of its rows beside `row_id` and `partition_key`."""
+    sides: dict[str, str] | None = None
+    """Partition to side, where the split goes by time; the rows say it themselves where it does not."""
     n_rows: int
     config_hash: str
     """Hash of the label, split and feature settings."""

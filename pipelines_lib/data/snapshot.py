@@ -1,17 +1,17 @@
 """A dataset snapshot: which labelled rows a training reads, chosen once and read the same by everyone after.
 
-`choose` decides, `load` reads. A row's side (train, validation, test) stands in the table, except where the split goes
+`choose` decides; `load` reads for a training, `read` for whoever has nothing but the reference. A row's side (train, validation, test) stands in the table, except where the split goes
 by time: which partitions judge depends on the window, so it is worked out here (`data.sides`).
 """
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from deltalake.exceptions import DeltaError
 from numpy.typing import NDArray
 
 from pipelines_lib.contracts import DatasetRef
@@ -54,35 +54,49 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
             f"{use_case.name}: no labelled partition up to {last}; run {use_case.name}__data for it or for earlier ones"
             + (f" (labels are known {use_case.horizon} partitions later)" if use_case.horizon else "")
         )
-    rows = _read(use_case, tables, partitions, version)
-    ref = DatasetRef(
+    owners = [name for name in (use_case.entity, use_case.owner_column) if name is not None]
+    unread = DatasetRef(
         use_case=use_case.name,
         table="labelled",
         version=version,
         partitions=tuple(partitions),
-        n_rows=rows.num_rows,
+        columns=tuple(dict.fromkeys([*use_case.features(), *owners, "label", "split"])),
+        sides=sides_of_partitions(partitions, use_case.split, use_case.gap) if use_case.split.by == "time" else None,
+        n_rows=0,
         config_hash=use_case.data_hash(),
-        content_hash=_content_hash(use_case, partitions, rows),
+        content_hash="",
     )
-    snapshot = Snapshot(ref, rows)
+    rows = _read(tables, unread)
+    snapshot = Snapshot(unread.model_copy(update={"n_rows": rows.num_rows, "content_hash": _content_hash(unread, rows)}), rows)
     _check(use_case, snapshot)
     return snapshot
 
 
 def load(use_case: UseCase, tables: Tables, ref: DatasetRef) -> Snapshot:
-    """Read a snapshot again. Raises `DataError` where the settings or the rows are no longer those it was taken of."""
+    """Read a snapshot again to train on. Raises `DataError` where the settings or the rows are no longer those it was taken of."""
     if ref.config_hash != use_case.data_hash():
         raise DataError(
             f"{use_case.name}: columns, cleaning, label or split were changed after the snapshot was taken; run the stage snapshot again"
         )
-    rows = _read(use_case, tables, ref.partitions, ref.version)
+    return read(tables, ref)
+
+
+def read(tables: Tables, ref: DatasetRef) -> Snapshot:
+    """Read a snapshot again from its reference alone, whatever the use case has become since. Raises `DataError` where its rows are lost or changed."""
+    try:
+        rows = _read(tables, ref)
+    except (FileNotFoundError, DeltaError) as error:
+        raise DataError(
+            f"{ref.use_case}: version {ref.version} of table {ref.table} can't be read any more ({str(error).splitlines()[0]}); "
+            "its files were removed by something else than `sluice vacuum`, which keeps what a model was trained on. Restore them from a backup"
+        ) from error
     if rows.num_rows != ref.n_rows:
         raise DataError(
-            f"{use_case.name}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {rows.num_rows}; run the stage snapshot again"
+            f"{ref.use_case}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {rows.num_rows}; run the stage snapshot again"
         )
-    if _content_hash(use_case, ref.partitions, rows) != ref.content_hash:
+    if _content_hash(ref, rows) != ref.content_hash:
         raise DataError(
-            f"{use_case.name}: version {ref.version} of table labelled gives other values than the snapshot was taken of, so its files "
+            f"{ref.use_case}: version {ref.version} of table {ref.table} gives other values than the snapshot was taken of, so its files "
             "were changed by something else than a pipeline; run the data pipeline for these partitions again, then the stage snapshot"
         )
     return Snapshot(ref, rows)
@@ -104,20 +118,19 @@ def _numbers(column: pa.ChunkedArray) -> Any:
     return pc.cast(column, pa.float64(), safe=False).to_numpy() if is_number else column.to_pylist()
 
 
-def _read(use_case: UseCase, tables: Tables, partitions: Sequence[str], version: int) -> pa.Table:
-    owners = [name for name in (use_case.entity, use_case.owner_column) if name is not None]
-    columns = list(dict.fromkeys([*use_case.features(), *owners, "label", "split"]))
+def _read(tables: Tables, ref: DatasetRef) -> pa.Table:
     try:
-        rows = tables.read("labelled", partitions, version=version, columns=columns)
+        rows = tables.read("labelled", ref.partitions, version=ref.version, columns=ref.columns)
     except (pa.ArrowException, KeyError) as error:
         first_line = str(error).partition("\n")[0]
         raise DataError(
-            f"{use_case.name}: the labelled table lacks a declared column ({first_line}); run the data pipeline again for {partitions[0]} … {partitions[-1]}"
+            f"{ref.use_case}: the labelled table lacks a declared column ({first_line}); "
+            f"run the data pipeline again for {ref.partitions[0]} … {ref.partitions[-1]}"
         ) from error
-    if use_case.split.by == "time":
-        sides = sides_of_partitions(partitions, use_case.split, use_case.gap)
-        places = pc.index_in(rows["partition_key"], value_set=pa.array(list(sides), pa.string()))
-        rows = rows.set_column(rows.column_names.index("split"), "split", pa.array(list(sides.values()), pa.string()).take(places))
+    if ref.sides is not None:
+        places = pc.index_in(rows["partition_key"], value_set=pa.array(list(ref.sides), pa.string()))
+        sides = pa.array(list(ref.sides.values()), pa.string()).take(places)
+        rows = rows.set_column(rows.column_names.index("split"), "split", sides)
     return rows
 
 
@@ -152,9 +165,9 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
         )
 
 
-def _content_hash(use_case: UseCase, partitions: Sequence[str], rows: pa.Table) -> str:
+def _content_hash(ref: DatasetRef, rows: pa.Table) -> str:
     """Of the rows of a snapshot, and of the settings that made them; half a second for 300 000 rows of 20 columns."""
-    parts = [use_case.name, "labelled", *partitions, str(rows.num_rows), use_case.data_hash(), _hash_of(rows)]
+    parts = [ref.use_case, ref.table, *ref.partitions, str(rows.num_rows), ref.config_hash, _hash_of(rows)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 

@@ -1,10 +1,7 @@
 """Choose the labelled rows that this training reads, and pin them: the first stage of the training pipeline."""
 
-from typing import Any
-
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data import snapshot
-from pipelines_lib.data.sides import sides_of_partitions
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
 
@@ -17,19 +14,13 @@ def main(stage: Stage) -> JobResult:
         stage="snapshot",
         reason=f"{ref.n_rows:,} rows of {ref.partitions[0]} … {ref.partitions[-1]}",
         figures={"partitions": len(ref.partitions), "rows": ref.n_rows, **{f"{side}_rows": n for side, n in sizes.items()}},
-        outputs={"snapshot": ref.model_dump(mode="json"), "sides": _sides(stage, ref)},
+        outputs={"snapshot": ref.model_dump(mode="json")},
     )
 
 
 def snapshot_of(stage: Stage) -> DatasetRef:
     """The snapshot that the first stage of this run pinned."""
     return DatasetRef.model_validate(stage.result_of("snapshot").outputs["snapshot"])
-
-
-def _sides(stage: Stage, ref: DatasetRef) -> dict[str, Any] | None:
-    """Which partition is on which side, where the newest judge; for whoever reads the result."""
-    use_case = stage.use_case
-    return dict(sides_of_partitions(ref.partitions, use_case.split, use_case.gap)) if use_case.split.by == "time" else None
 
 
 if __name__ == "__main__":

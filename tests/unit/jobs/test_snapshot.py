@@ -47,7 +47,7 @@ def test_the_hash_follows_the_rows_and_settings_and_nothing_else(house, write_da
 def test_the_last_partitions_judge_where_the_use_case_says_so(house, make_credit):
     use_case = make_credit(split={"by": "time", "validation": 0.25, "test": 0.25})
     result = house.run("snapshot", use_case=use_case)
-    assert result.outputs["sides"] == {
+    assert result.outputs["snapshot"]["sides"] == {
         "2026-01-01": "train",
         "2026-01-02": "train",
         "2026-01-03": "validation",

@@ -1,0 +1,67 @@
+"""`sluice vacuum`: remove old versions of a use case's tables, and never one that a model was trained on.
+
+Every write of a partition leaves its former rows behind, readable under the version that held them. What no model and no
+training run names goes once it is old enough. The present rows of every partition stay, however old.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pipelines_lib.contracts import DatasetRef, Pipeline
+from pipelines_lib.data.partition_writer import STAGING
+from pipelines_lib.data.tables import Layer, Tables
+from pipelines_lib.errors import BadInput
+from pipelines_lib.store import read_json
+
+_DAY = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Removed:
+    """What went from one layer, or would go."""
+
+    layer: str
+    n_files: int
+    n_bytes: int
+    kept_versions: tuple[int, ...]
+    """Versions that a model or a training run names."""
+
+
+def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
+    """Remove, from every table below the use case's folder `root`, files that only versions older than `days` name.
+
+    Raises `BadInput` for less than a day: a run that is at work reads the version that it began with.
+    """
+    if days < 1:
+        raise BadInput(f"days is {days}; versions are kept for a day at least, since a run reads the version that it began with")
+    tables = Tables(root)
+    pinned = pinned_versions(root)
+    removed = []
+    for layer in get_args(Layer):
+        folder = tables.path(layer)
+        if not (folder / "_delta_log").is_dir():
+            continue
+        kept = tuple(version for version in sorted(pinned.get(layer, ())) if version <= tables.version(layer))
+        paths = [folder / path for path in tables.vacuum(layer, hours=days * 24, keep_versions=kept, dry_run=True)]
+        paths += [path for path in (folder / STAGING).glob("*") if time.time() - path.stat().st_mtime > days * _DAY]
+        n_bytes = sum(path.stat().st_size for path in paths if path.exists())
+        if not dry_run:
+            tables.vacuum(layer, hours=days * 24, keep_versions=kept)
+            for path in paths:
+                path.unlink(missing_ok=True)
+        removed.append(Removed(layer, len(paths), n_bytes, kept))
+    return removed
+
+
+def pinned_versions(root: Path) -> dict[str, set[int]]:
+    """Table to the versions that a registered model's package, or a training run that has not been cleaned away, names."""
+    pinned: dict[str, set[int]] = {}
+    for path in (*root.glob("packages/*/manifest.json"), *root.glob(f"runs/{Pipeline.TRAINING}/*/snapshot/result.json")):
+        document: Any = read_json(path)
+        found = document.get("snapshot") or document.get("outputs", {}).get("snapshot")
+        if found is not None:
+            ref = DatasetRef.model_validate(found)
+            pinned.setdefault(ref.table, set()).add(ref.version)
+    return pinned
