@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.data.anonymity import Groups, held_because
 from pipelines_lib.data.quality.findings import Findings
 from pipelines_lib.data.quality.history import quality_rows
 from pipelines_lib.data.quality.judge import Judge
@@ -44,6 +45,8 @@ def main(stage: Stage) -> JobResult:
         "n_quarantined": findings.n_quarantined,
         "share_quarantined": round(findings.share, 4),
     }
+    if findings.anonymity is not None:
+        figures["k_anonymity"] = findings.anonymity.k
     if findings.changes:
         figures["upstream"] = [f"{change.kind}: {change.column}" for change in findings.changes]
     if because := findings.held_because:
@@ -65,14 +68,20 @@ def main(stage: Stage) -> JobResult:
 def _judged(use_case: UseCase, raw: pa.Table, unreadable: dict[str, str], changes: list[Change]) -> Findings:
     rows = typed(raw, use_case)
     judge, rejections, types = Judge(use_case.quality, use_case.private()), Rejections(use_case), TypeWatch(use_case)
+    groups = Groups.of(use_case)
     rejections.add({row: {"unreadable: not the header's number of cells"} for row in unreadable})
     rejections.add(rows.reasons, raw)
     rejections.add(judge.add(rows.rows))
+    if groups is not None:
+        # Of what passes; rows that only the whole partition tells to be wrong (the second of a pair) are still among them.
+        groups.add(rows.rows.filter(pc.invert(pc.is_in(rows.rows["row_id"], value_set=pa.array(list(rejections.rows), pa.string())))))
     types.add(rows)
     checks, reasons = judge.finish(rows.rows.select)
     rejections.add(reasons)
     n_rows = raw.num_rows + len(unreadable)
-    return Findings(use_case.quality, n_rows, rejections, checks, [*changes, *types.changes(rejections)])
+    found = None if groups is None else groups.figures()
+    telling = "" if found is None else held_because(found, use_case)
+    return Findings(use_case.quality, n_rows, rejections, checks, [*changes, *types.changes(rejections)], found, telling)
 
 
 def _changes(ingested: JobResult) -> list[Change]:
@@ -105,9 +114,13 @@ def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, se
 
 def _write_page(stage: Stage, findings: Findings) -> str:
     path = stage.folder / "quality.html"
-    page = quality_page(use_case=stage.use_case.title, partition_key=stage.spec.partition_key, findings=findings, notes=[])
+    page = quality_page(use_case=stage.use_case.title, partition_key=stage.spec.partition_key, findings=findings, notes=_notes(findings))
     write_text(path, page)
     return str(path.relative_to(stage.spec.store))
+
+
+def _notes(findings: Findings) -> list[str]:
+    return [] if findings.anonymity is None else [f"k-anonymity: {findings.anonymity.sentence()}."]
 
 
 def _show(stage: Stage, findings: Findings, page: str) -> None:

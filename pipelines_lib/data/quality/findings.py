@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from pipelines_lib.data.anonymity import Anonymity
 from pipelines_lib.data.quality.judge import Check
 from pipelines_lib.data.quality.rejections import Reason, Rejections, such_as
 from pipelines_lib.data.quality.upstream import Change
@@ -22,6 +23,10 @@ class Findings:
     rejections: Rejections
     checks: Sequence[Check] = ()
     changes: Sequence[Change] = ()
+    anonymity: Anonymity | None = None
+    """Of the rows that pass, where the use case has quasi-identifiers."""
+    too_telling: str = ""
+    """Why they must not pass, where the use case holds a partition whose rows are too telling."""
 
     @property
     def n_quarantined(self) -> int:
@@ -45,6 +50,8 @@ class Findings:
             return "it has no rows"
         because = [f"{change.kind} {change.column!r}: {change.said}" for change in self.changes if change.holds]
         because += [_failure(check) for check in self.checks if not check.success and not check.of_rows]
+        if self.too_telling:
+            because.append(self.too_telling)
         if self.share > self.quality.max_quarantined:
             shown = [f"{reason.name}: {reason.n_rows} rows, such as {such_as(reason.examples)}" for reason in self.reasons[:_SHOWN_REASONS]]
             if len(self.reasons) > _SHOWN_REASONS:

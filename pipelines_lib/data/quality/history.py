@@ -5,8 +5,8 @@ one each change of the source's columns. All have the same columns, whatever a u
 
 | column | meaning |
 |---|---|
-| `kind` | `partition`, `expectation`, `rule` (types, missing values, labels, unreadable records) or `upstream` (the source's columns) |
-| `name` | the expectation with its columns, the rule, or the change |
+| `kind` | `partition`, `expectation`, `rule` (types, missing values, labels, unreadable records), `upstream` (the source's columns) or `privacy` |
+| `name` | the expectation with its columns, the rule, the change, or `k-anonymity` |
 | `judges` | `row` where a failure costs rows, `partition` where it holds the partition |
 | `success` | whether it was met; of the partition: whether it passed |
 | `n_checked`, `n_failed`, `share` | rows that were judged, rows that failed, and the one divided by the other |
@@ -72,6 +72,18 @@ def quality_rows(findings: Findings) -> pa.Table:
                 observed=change.said,
             )
             for change in findings.changes
+        ),
+        *(
+            _row(
+                "privacy",
+                "k-anonymity",
+                judges="partition",
+                success=not findings.too_telling,
+                counts=(found.n_rows, found.n_below),
+                observed=found.sentence(),
+            )
+            for found in [findings.anonymity]
+            if found is not None
         ),
     ]
     return pa.Table.from_pylist(rows, schema=_SCHEMA)
