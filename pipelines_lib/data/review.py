@@ -16,10 +16,10 @@ from xml.sax.saxutils import quoteattr
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from pipelines_lib.data.hashing import hash_rows
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import DataError
+from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.store import write_text
 from pipelines_lib.use_case import UseCase
 
@@ -35,7 +35,14 @@ REVIEWS = pa.schema(
 """The layer `reviews`: one row a reviewed row; `agreement` is the share of the people who said `label`."""
 
 
+_SAMPLE_SEED = 0x5EED
+"""Of the hash that decides whose turn it is: another than the splits', or people would see rows of one side first."""
+
+
 # --- which rows people are asked about ----------------------------------------------------------------------------
+
+
+_ORDER = [("certain", "ascending"), ("turn", "ascending"), ("row_id", "ascending")]
 
 
 class Pending:
@@ -58,27 +65,17 @@ class Pending:
         else:
             certain = pa.chunked_array([np.zeros(rows.num_rows)])
         rows = rows.append_column("certain", certain).filter(open_)
-        rows = rows.append_column("turn", pa.array(_turns(rows["row_id"])))
+        rows = rows.append_column("turn", pa.array(hash_rows([rows["row_id"].combine_chunks()], _SAMPLE_SEED)))
         picked = rows if self._picked is None else pa.concat_tables([self._picked, rows])
-        order = [("certain", "ascending"), ("turn", "ascending"), ("row_id", "ascending")]
-        self._picked = picked.take(pc.select_k_unstable(picked, k=min(self._review.per_partition, picked.num_rows), sort_keys=order))
+        if picked.num_rows > self._review.per_partition:
+            picked = picked.take(pc.select_k_unstable(picked, k=self._review.per_partition, sort_keys=_ORDER))
+        self._picked = picked
 
     def rows(self) -> pa.Table | None:
         """What was picked, in the order to ask; None where no row passed by."""
         if self._picked is None:
             return None
-        order = [("certain", "ascending"), ("turn", "ascending"), ("row_id", "ascending")]
-        return self._picked.sort_by(order).drop_columns(["certain", "turn"])
-
-
-def _turns(row_ids: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """A number for each row that nothing but its record number decides: a sample that is always the same (SplitMix64)."""
-    digits = pc.utf8_slice_codeunits(row_ids, -9)
-    z = digits.cast(pa.int64()).to_numpy().astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    turns: NDArray[np.uint64] = z ^ (z >> np.uint64(31))
-    return turns
+        return self._picked.sort_by(_ORDER).drop_columns(["certain", "turn"])
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------
@@ -202,8 +199,8 @@ def read_answers(path: Path, use_case: UseCase) -> tuple[list[Answer], list[str]
     problems = []
     for index, task in enumerate(exported):
         try:
-            row = _row_of(task, use_case)
-            said.setdefault(row, []).extend(_choices(task, use_case))
+            row, choices = _row_of(task, use_case), list(_choices(task, use_case))
+            said.setdefault(row, []).extend(choices)
         except _Malformed as error:
             problems.append(f"{path}: task {index}: {error}")
     answers = []
@@ -231,6 +228,10 @@ def _row_of(task: Any, use_case: UseCase) -> tuple[str, str, str]:
         raise _Malformed(f"is not a task of use case {use_case.name}; import it there")
     if not data["row_id"].startswith(f"{data['partition_key']}:"):
         raise _Malformed("its row_id is none of its partition; leave the task's data as it was exported")
+    try:
+        use_case.partition_time(data["partition_key"])
+    except ConfigError as error:
+        raise _Malformed(str(error)) from error
     return data["partition_key"], data["row_id"], data["fingerprint"]
 
 
@@ -268,7 +269,6 @@ def keep_answers(tables: Tables, answers: Iterable[Answer], use_case: UseCase) -
     for answer in answers:
         by_partition.setdefault(answer.partition_key, []).append(answer)
     for key, given in sorted(by_partition.items()):
-        use_case.partition_time(key)
         shown = _fingerprints_now(tables, key, [answer.row_id for answer in given], use_case)
         good = [answer for answer in given if shown.get(answer.row_id) == answer.fingerprint]
         problems += [

@@ -139,7 +139,7 @@ class UseCase(Settings):
     @property
     def gap(self) -> int:
         """Partitions that a split by time leaves out before validation and before test."""
-        return self.label.horizon if self.split.gap is None else self.split.gap
+        return self.horizon if self.split.gap is None else self.split.gap
 
     @property
     def key_format(self) -> str:

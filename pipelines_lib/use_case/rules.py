@@ -284,6 +284,12 @@ def _label(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple
             yield ("label", "join", "source"), _NOT_BY_PARTITION[join.source.kind]
         if join.missing is not None and regression:
             yield ("label", "join", "missing"), "`missing` names a class, and a regression predicts a number; remove it"
+    if use_case.split.stratify and (label.join is not None or label.review is not None):
+        message = (
+            "a row's side follows from the labels before it, and late truth or people's answers change labels, so rows that a model has learned "
+            "from would come to judge it; remove `stratify`"
+        )
+        yield ("split", "stratify"), message
     if label.review is not None and regression:
         yield ("label", "review"), "people are asked for a class, and a regression predicts a number; remove `review`"
 

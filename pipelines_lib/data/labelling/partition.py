@@ -12,7 +12,7 @@ from pipelines_lib.data import review
 from pipelines_lib.data.labelling import events, truth, votes
 from pipelines_lib.data.labelling.due import Marks, Seen, due, inputs, missing, new_truths, window
 from pipelines_lib.data.labelling.values import label_type, labels_of
-from pipelines_lib.data.splitting import with_split
+from pipelines_lib.data.splitting import Splitter
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.use_case import UseCase
@@ -55,6 +55,7 @@ def label_partition(use_case: UseCase, key: str, tables: Tables, seen: Seen, fun
     figures: Figures = {}
     reviews = review.reviews_of(tables, key, seen.versions["reviews"]) if use_case.label.review is not None else {}
     pending = review.Pending(use_case, reviews) if use_case.label.review is not None else None
+    splitter = Splitter(use_case, key)
     n_rows = n_reviewed = 0
     with tables.writer("labelled", key) as writer:
         writer.add(_nothing(use_case, tables, seen))
@@ -64,7 +65,7 @@ def label_partition(use_case: UseCase, key: str, tables: Tables, seen: Seen, fun
                 pending.add(batch)
             rows, n = review.with_reviews(batch, reviews, use_case)
             n_reviewed += n
-            writer.add(with_split(rows.filter(pc.is_valid(rows["label"])), use_case))
+            writer.add(splitter.apply(rows.filter(pc.is_valid(rows["label"]))))
     figures |= {"n_rows": n_rows, "n_labelled": writer.n_rows}
     if pending is not None:
         n_waiting = review.write_tasks(tables.root, key, pending.rows(), use_case)

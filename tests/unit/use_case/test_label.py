@@ -83,6 +83,11 @@ REGRESSION = {"task": "regression", "gate": {"metric": "rmse", "floor": 1}, "spl
         ({"label": {"join": JOIN | {"on": ["claim"]}, "positive": "yes"}}, "label.join.on", "'claim' is not declared"),
         ({"label": {"join": JOIN | {"on": ["note"]}, "positive": "yes"}}, "label.join.on", "can't identify a row"),
         ({"label": {"column": "failure", "threshold": THRESHOLD, "positive": "c"}}, "label.positive", "not among the classes"),
+        (
+            {"label": {"join": JOIN, "positive": "yes"}, "split": {"stratify": True}},
+            "split.stratify",
+            "come to judge it; remove `stratify`",
+        ),
         (REGRESSION | {"label": {"rules": RULES}}, "label.rules", "no classes to make"),
         (REGRESSION | {"label": {"column": "failure", "review": {}}}, "label.review", "remove `review`"),
         (REGRESSION | {"label": {"join": JOIN | {"missing": "no"}}}, "label.join.missing", "names a class"),
