@@ -12,6 +12,7 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.anonymity import Groups, held_because
+from pipelines_lib.data.quality.docs import data_docs
 from pipelines_lib.data.quality.findings import Findings
 from pipelines_lib.data.quality.history import quality_rows
 from pipelines_lib.data.quality.judge import Judge
@@ -38,8 +39,8 @@ def main(stage: Stage) -> JobResult:
 
     version = tables.write("quarantine", key, _quarantine(raw, unreadable, findings.rejections.rows))
     tables.write("quality", key, quality_rows(findings))
-    page = _write_page(stage, findings)
-    _show(stage, findings, page)
+    links = _write_pages(stage, findings)
+    _show(stage, findings, links["Data quality"])
     figures: dict[str, JsonValue] = {
         "n_rows": findings.n_rows,
         "n_quarantined": findings.n_quarantined,
@@ -55,21 +56,21 @@ def main(stage: Stage) -> JobResult:
             f"`sluice quarantine show {name} --partition {key}` lists the rows. Mend the source and run ingest again, or mend the rule and "
             f"run validate again (`sluice quarantine release {name} --partition {key}` does it and prepares what passes)"
         )
-        raise Held(f"partition {key} of {name} is held: {because}. {remedy}", figures, {"Data quality": page})
+        raise Held(f"partition {key} of {name} is held: {because}. {remedy}", figures, links)
     return JobResult(
         stage="validate",
         reason=f"{findings.n_rows - findings.n_quarantined} of {findings.n_rows} rows of {key} pass, {findings.n_quarantined} are quarantined",
         figures=figures,
         outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": version},
-        links={"Data quality": page},
+        links=links,
     )
 
 
-def _judged(use_case: UseCase, raw: pa.Table, unreadable: dict[str, str], changes: list[Change]) -> Findings:
+def _judged(use_case: UseCase, raw: pa.Table, unreadable: list[dict[str, str]], changes: list[Change]) -> Findings:
     rows = typed(raw, use_case)
     judge, rejections, types = Judge(use_case.quality, use_case.private()), Rejections(use_case), TypeWatch(use_case)
     groups = Groups.of(use_case)
-    rejections.add({row: {"unreadable: not the header's number of cells"} for row in unreadable})
+    rejections.add({record["row_id"]: {f"unreadable: {record['why']}"} for record in unreadable})
     rejections.add(rows.reasons, raw)
     rejections.add(judge.add(rows.rows))
     if groups is not None:
@@ -90,15 +91,15 @@ def _changes(ingested: JobResult) -> list[Change]:
     return [Change(change["kind"], change["column"], change["said"]) for change in found]
 
 
-def _unreadable(stage: Stage) -> dict[str, str]:
-    """`row_id` to text of the records that ingest could not read."""
+def _unreadable(stage: Stage) -> list[dict[str, str]]:
+    """`row_id`, `text` and `why` of the records that ingest could not read."""
     records: Any = read_json(stage.folder.parent / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
-    return {record["row_id"]: record["text"] for record in records}
+    return list(records)
 
 
-def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, set[str]]) -> pa.Table:
+def _quarantine(raw: pa.Table, unreadable: list[dict[str, str]], reasons: dict[str, set[str]]) -> pa.Table:
     bad = raw.filter(pc.is_in(raw["row_id"], value_set=pa.array(sorted(reasons), pa.string())))
-    texts = dict(unreadable)
+    texts = {record["row_id"]: record["text"] for record in unreadable}
     for row in bad.drop_columns(["partition_key"]).to_pylist():
         name = row.pop("row_id")
         texts[name] = json.dumps(row, ensure_ascii=False)
@@ -112,11 +113,22 @@ def _quarantine(raw: pa.Table, unreadable: dict[str, str], reasons: dict[str, se
     )
 
 
-def _write_page(stage: Stage, findings: Findings) -> str:
-    path = stage.folder / "quality.html"
-    page = quality_page(use_case=stage.use_case.title, partition_key=stage.spec.partition_key, findings=findings, notes=_notes(findings))
-    write_text(path, page)
-    return str(path.relative_to(stage.spec.store))
+def _write_pages(stage: Stage, findings: Findings) -> dict[str, str]:
+    """The pages of the partition, as links."""
+    title, key, docs = stage.use_case.title, stage.spec.partition_key, stage.folder / "data_docs.html"
+    paths = {"Data quality": stage.folder / "quality.html"}
+    if findings.checks:
+        paths["Data Docs"] = docs
+        write_text(docs, data_docs(title, key, findings.checks))
+    page = quality_page(
+        use_case=title,
+        partition_key=key,
+        findings=findings,
+        notes=_notes(findings),
+        data_docs=docs.name if findings.checks else None,
+    )
+    write_text(paths["Data quality"], page)
+    return {text: str(path.relative_to(stage.spec.store)) for text, path in paths.items()}
 
 
 def _notes(findings: Findings) -> list[str]:

@@ -38,4 +38,4 @@ def page_url(path: str) -> str:
     return f"{base.rstrip('/')}/sluice/{path}"
 
 
-LINKS = (ResultLink(text="Data quality"), ResultLink(text="MLflow run"), ResultLink(text="Drift report"), ResultLink(text="Service"))
+LINKS = tuple(ResultLink(text=text) for text in ("Data quality", "Data Docs", "MLflow run", "Drift report", "Service"))

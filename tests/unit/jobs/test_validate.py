@@ -38,6 +38,8 @@ def test_bad_rows_go_to_quarantine_with_every_reason(sandbox, make_use_case):
     }  # fmt: skip
     assert result.figures == {"n_rows": 42, "n_quarantined": 2, "share_quarantined": 0.0476}
     assert (sandbox.project.home / "store" / result.links["Data quality"]).read_text().startswith("<!doctype html>")
+    assert '<a href="data_docs.html">' in (sandbox.project.home / "store" / result.links["Data quality"]).read_text()
+    assert "unexpected" in (sandbox.project.home / "store" / result.links["Data Docs"]).read_text()
     assert read_json(stage.root / "status" / "data.json")["verdict"] == "pass"
 
 
