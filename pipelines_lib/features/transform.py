@@ -5,8 +5,9 @@ words, never code, and needs numpy alone.
 """
 
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -15,11 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines_lib.errors import DataError
+from pipelines_lib.features.fitted import Fitted, fit_steps
+from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numbers, row_steps
 from pipelines_lib.features.text import PADDING, token_id, tokens
-from pipelines_lib.features.values import Column, as_booleans, as_numbers, as_strings
-from pipelines_lib.use_case import ColumnType
+from pipelines_lib.features.values import Column, as_strings
+from pipelines_lib.use_case import CleaningStep, ColumnType
 
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had no cleaning steps; it is read still."""
 MAX_SCALED = 10.0
 """A standardised number is moved to within ±this: an outlier must not drown the rest."""
 MIN_SEEN = 2
@@ -45,7 +49,7 @@ class Scale:
     @classmethod
     def fit(cls, name: str, type_: ColumnType, column: Column) -> Self:
         """Median of the values there are; mean and deviation after the missing are filled in."""
-        numbers = _read_numbers(type_, column)
+        numbers = read_numbers(type_, column)
         known = numbers[~np.isnan(numbers)]
         if known.size == 0:
             return cls(name=name, type=type_, median=0.0, mean=0.0, deviation=1.0)
@@ -58,7 +62,7 @@ class Scale:
 
     def apply(self, column: Column) -> NDArray[np.float32]:
         """float32 [n] within ±MAX_SCALED."""
-        numbers = _read_numbers(self.type, column)
+        numbers = read_numbers(self.type, column)
         with np.errstate(over="ignore"):
             scaled = (np.where(np.isnan(numbers), self.median, numbers) - self.mean) / self.deviation
         return np.clip(scaled, -MAX_SCALED, MAX_SCALED).astype(np.float32)
@@ -125,24 +129,51 @@ class FeatureTransform:
 
     columns: dict[str, ColumnType]
     """Feature names and types, in the use case's order."""
+    rows: tuple[RowStep, ...] = ()
+    """What the cleaning of the training rows did to single values, in order."""
+    fitted: tuple[Fitted, ...] = ()
+    """Outliers and imputation, in order, after those."""
     numeric: tuple[Scale, ...] = ()
+    """The numbers and booleans among the features, then the flags of outliers."""
     categorical: tuple[Categories, ...] = ()
     text: tuple[Tokens, ...] = ()
     buckets: int = 2
     """How many ids the tokens are hashed into."""
 
     @classmethod
-    def fit(cls, columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> Self:
-        """Fit on the training rows. `types` names the features. Raises `DataError` where a column is absent or too short."""
+    def fit(cls, columns: Mapping[str, Column], types: Mapping[str, ColumnType], steps: Sequence[CleaningStep] = ()) -> Self:
+        """Fit on the training rows. `types` names the features, `steps` are the use case's cleaning steps.
+
+        Raises `DataError` where a column is absent or too short.
+        """
         _length(columns, types)
+        rows = row_steps(steps, types)
+        cleaned = _after(rows, columns, types)
+        fitted = fit_steps(steps, types, cleaned)
+        made = _made(fitted, cleaned, types)
+        flags: dict[str, ColumnType] = {part.output: "boolean" for part in fitted if part.kind == "flag"}
         text = _of(types, "text")
+        numbers = {**{name: types[name] for name in _of(types, "integer", "number", "boolean")}, **flags}
         return cls(
             columns=dict(types),
-            numeric=tuple(Scale.fit(name, types[name], columns[name]) for name in _of(types, "integer", "number", "boolean")),
-            categorical=tuple(Categories.fit(name, columns[name]) for name in _of(types, "string")),
-            text=tuple(Tokens.fit(name, columns[name]) for name in text),
-            buckets=_buckets([columns[name] for name in text]),
+            rows=rows,
+            fitted=fitted,
+            numeric=tuple(Scale.fit(name, type_, made[name]) for name, type_ in numbers.items()),
+            categorical=tuple(Categories.fit(name, made[name]) for name in _of(types, "string")),
+            text=tuple(Tokens.fit(name, made[name]) for name in text),
+            buckets=_buckets([made[name] for name in text]),
         )
+
+    def cleaned(self, columns: Mapping[str, Column]) -> dict[str, Column]:
+        """The features as the `clean` layer would hold them: lists with None where a value is missing, for the columns that a
+        cleaning step of the training rows touched, and the others as they are. Done again it changes nothing.
+
+        Raises `DataError` as `apply` does.
+        """
+        _length(columns, self.columns)
+        after = _after(self.rows, columns, self.columns)
+        touched = {step.name for step in self.rows}
+        return {name: _as_list(after[name], self.columns[name]) if name in touched else columns[name] for name in self.columns}
 
     def apply(self, columns: Mapping[str, Column]) -> Arrays:
         """The model's inputs, those that are not empty: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L].
@@ -151,17 +182,18 @@ class FeatureTransform:
         Raises `DataError` where a column is absent or the columns differ in length.
         """
         n = _length(columns, self.columns)
+        made = _made(self.fitted, _after(self.rows, columns, self.columns), self.columns)
         arrays: Arrays = {}
         if self.numeric:
             arrays["numeric"] = np.empty((n, len(self.numeric)), np.float32)
             for place, scale in enumerate(self.numeric):
-                arrays["numeric"][:, place] = scale.apply(columns[scale.name])
+                arrays["numeric"][:, place] = scale.apply(made[scale.name])
         if self.categorical:
             arrays["categorical"] = np.empty((n, len(self.categorical)), np.int64)
             for place, categories in enumerate(self.categorical):
-                arrays["categorical"][:, place] = categories.apply(columns[categories.name])
+                arrays["categorical"][:, place] = categories.apply(made[categories.name])
         if self.text:
-            arrays["text"] = np.concatenate([part.apply(columns[part.name], self.buckets) for part in self.text], axis=1)
+            arrays["text"] = np.concatenate([part.apply(made[part.name], self.buckets) for part in self.text], axis=1)
         return arrays
 
     def to_json(self) -> str:
@@ -173,10 +205,15 @@ class FeatureTransform:
         """Raises `DataError` where `text` is not what `to_json` writes."""
         try:
             document = json.loads(text)
-            if document["format"] != FORMAT:
-                raise DataError(f"this feature transform has format {document['format']!r}, and format {FORMAT} is read here; train again")
+            if document["format"] not in (1, FORMAT):
+                raise DataError(
+                    f"this feature transform has format {document['format']!r}, and formats 1 and {FORMAT} are read here; train again"
+                )
+            rows, fitted = ([], []) if document["format"] == 1 else (document["rows"], document["fitted"])
             return cls(
                 columns=dict(document["columns"]),
+                rows=tuple(RowStep(name=part["name"], kind=part["kind"], values=tuple(part["values"])) for part in rows),
+                fitted=tuple(Fitted(**part) for part in fitted),
                 numeric=tuple(Scale(**part) for part in document["numeric"]),
                 categorical=tuple(Categories(name=part["name"], words=tuple(part["words"])) for part in document["categorical"]),
                 text=tuple(Tokens(**part) for part in document["text"]),
@@ -190,8 +227,25 @@ def _of(types: Mapping[str, ColumnType], *wanted: ColumnType) -> list[str]:
     return [name for name, type_ in types.items() if type_ in wanted]
 
 
-def _read_numbers(type_: ColumnType, column: Column) -> NDArray[np.float64]:
-    return as_booleans(column) if type_ == "boolean" else as_numbers(column)
+def _after(steps: Sequence[RowStep], columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> dict[str, Column]:
+    """The features after the row steps. A column that none of them names is as it was."""
+    by_name = {name: [step for step in steps if step.name == name] for name in types}
+    return {name: after_row_steps(columns[name], types[name], mine) if mine else columns[name] for name, mine in by_name.items()}
+
+
+def _made(steps: Sequence[Fitted], columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> dict[str, Column]:
+    """The features after the fitted steps, and the flags."""
+    made = dict(columns)
+    for step in steps:
+        made[step.output] = step.apply(made[step.name], types[step.name])
+    return made
+
+
+def _as_list(column: Column, type_: ColumnType) -> list[Any]:
+    if type_ in ("string", "text"):
+        return list(column)
+    kind = bool if type_ == "boolean" else float
+    return [None if math.isnan(value) else kind(value) for value in column]
 
 
 def _length(columns: Mapping[str, Column], names: Iterable[str]) -> int:

@@ -37,8 +37,9 @@ def as_booleans(column: Column) -> NDArray[np.float64]:
 
 
 def as_strings(column: Column) -> list[str | None]:
-    """The column as text, None where a value is missing or neither text nor a number."""
-    return [value if type(value) is str else _string(value) for value in _plain(column)]
+    """The column as text without blanks around it, as in the `clean` layer; None where a value is missing, blank, or neither
+    text nor a number."""
+    return [value.strip() or None if type(value) is str else _string(value) for value in _plain(column)]
 
 
 def _plain(column: Column) -> Sequence[Any]:
@@ -67,7 +68,7 @@ def _string(value: Any) -> str | None:
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, str):
-        return str(value)
+        return str(value).strip() or None
     if isinstance(value, float) and math.isnan(value):
         return None
     try:

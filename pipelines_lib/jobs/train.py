@@ -10,6 +10,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import load
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import write_bytes, write_json, write_text
@@ -76,6 +77,7 @@ def _result(stage: Stage, data: Prepared, progress: Progress, ranks: World) -> J
             "validation_loss": progress.best_loss,
             "train_rows": len(data.train),
             "workers": ranks.size,
+            "cleaned": [*changes(data.transform.fitted)],
         },
         outputs={"folder": str(stage.folder.relative_to(stage.spec.store))},
     )

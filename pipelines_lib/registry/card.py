@@ -38,6 +38,7 @@ def model_card(
         *(f"| `{feature.name}` | {feature.type} |" for feature in manifest.features),
         "",
         "A missing number counts as the training rows' median; a category seen less than twice in training counts as unknown.",
+        *_fitted(use_case),
         "",
         "## On the hold-out",
         "",
@@ -57,6 +58,20 @@ def _predicted(label: Label) -> str:
     if label.rules is not None:
         return " or ".join(label.rules.classes)
     return f"`{label.column if label.join is None else label.join.column}`"
+
+
+def _fitted(use_case: UseCase) -> list[str]:
+    """What the fitted cleaning steps do instead, a sentence each."""
+    sentences = []
+    for step in use_case.clean:
+        for name, statistic in (step.impute or {}).items():
+            sentences.append(f"A missing `{name}` counts as the training rows' {statistic}.")
+        if step.outliers is not None:
+            done = {"clip": "are moved to the bound", "flag": "are flagged to the model", "to_missing": "count as missing"}[
+                step.outliers.action
+            ]
+            sentences.append(f"Outliers of {', '.join(f'`{name}`' for name in step.outliers.columns)} ({step.outliers.method}) {done}.")
+    return sentences
 
 
 def _classes(manifest: Manifest) -> str:

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Service:
     def infer(self, body: bytes) -> Document:
         """Answer a v2 inference request. Raises `RequestError`."""
         served = self.served()
-        rows = served.guard.protected(read_v2(read_body(body), served.shape))
+        rows = _cleaned(served, read_v2(read_body(body), served.shape))
         scores, predictions, single = self._predict(served, rows)
         classes = isinstance(predictions[0], str)
         outputs = [
@@ -66,7 +67,7 @@ class Service:
     def invoke(self, body: bytes) -> Document:
         """Answer a request to MLflow's `/invocations`. Raises `RequestError`."""
         served = self.served()
-        rows = served.guard.protected(read_invocation(read_body(body), served.shape))
+        rows = _cleaned(served, read_invocation(read_body(body), served.shape))
         _, predictions, single = self._predict(served, rows)
         self._log(served, rows, predictions, single)
         return {"predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)]}
@@ -137,3 +138,9 @@ class Service:
                 model_version=served.version,
             )
         )
+
+
+def _cleaned(served: Served, rows: Rows) -> Rows:
+    """The rows as training rows were made: protected, then cleaned. So they are logged, too, and compared with those."""
+    rows = served.guard.protected(rows)
+    return replace(rows, columns={name: list(column) for name, column in served.package.transform.cleaned(rows.columns).items()})

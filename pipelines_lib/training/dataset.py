@@ -71,7 +71,7 @@ def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
     types = {name: use_case.columns[name].type for name in use_case.features()}
     sides = {side: snapshot.side(side) for side in (TRAIN, VALIDATION)}
     columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
-    transform = FeatureTransform.fit(columns[TRAIN], types)
+    transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean)
     arrays = {side: transform.apply(columns[side]) for side in sides}
     classes = [] if use_case.task == "regression" else snapshot.classes()
     scale = None if classes else _scale(sides[TRAIN])

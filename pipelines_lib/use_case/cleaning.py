@@ -5,7 +5,10 @@ Two kinds of steps share the list. Row steps make the `clean` layer and need not
 and go wherever it goes: training, evaluation, service, edge.
 """
 
-from typing import Annotated, Literal, Self
+import math
+import unicodedata
+from collections.abc import Collection, Iterable
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -130,3 +133,55 @@ class CleaningStep(Settings):
                 return outliers.columns
             case names:
                 return list(names)
+
+
+def normal(text: str, wanted: Collection[str]) -> str:
+    """`text` after what is `wanted` of `nfkc`, `lower` and `blanks`, without blanks around it. Twice is the same as once.
+
+    Python's own, so that the `clean` layer and a served row mean the same by it.
+    """
+    if "nfkc" in wanted:
+        text = unicodedata.normalize("NFKC", text)
+    if "lower" in wanted:
+        text = text.lower()
+        if "nfkc" in wanted:  # a lower-case letter may have another normal form
+            text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.split()) if "blanks" in wanted else text.strip()
+
+
+def undone(steps: Iterable[CleaningStep], name: str, whole: bool) -> list[Any]:
+    """A value, None for a missing one, that the steps make in column `name` (`whole`: of whole numbers) and don't leave alone
+    when it comes again; empty where there is none.
+
+    Between the constants of the steps a value is left alone or moved to one of them, so the constants and their
+    neighbours are all there is to try.
+    """
+    steps = [step for step in steps if step.kind in ("to_missing", "normalise", "fill", "clip") and name in step.columns()]
+    constants = [value for step in steps for value in _constants(getattr(step, step.kind)[name])]
+    spellings = [way(value) for value in constants if isinstance(value, str) for way in (str.lower, str.upper, str.title)]
+    beside = [value + by for value in constants if isinstance(value, int | float) for by in (-1, 1)]
+    for tried in [None, *constants, *spellings, *beside]:
+        made = _after(steps, name, tried, whole)
+        if _after(steps, name, made, whole) != made:
+            return [made]
+    return []
+
+
+def _constants(setting: Any) -> list[Any]:
+    return list(setting) if isinstance(setting, list | tuple) else [setting]
+
+
+def _after(steps: list[CleaningStep], name: str, value: Any, whole: bool) -> Any:
+    """`value` after the steps, None where it is missing."""
+    for step in steps:
+        setting: Any = getattr(step, step.kind)[name]
+        if step.kind == "fill":
+            value = setting if value is None else value
+        elif step.kind == "to_missing":
+            value = None if value in setting else value
+        elif step.kind == "normalise":
+            value = normal(value, setting) or None if isinstance(value, str) else value
+        elif isinstance(value, int | float):
+            low, high = (math.ceil(setting[0]), math.floor(setting[1])) if whole else setting
+            value = min(max(value, low), high)
+    return value

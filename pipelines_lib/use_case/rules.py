@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from croniter import croniter
 
+from pipelines_lib.use_case.cleaning import undone
+
 if TYPE_CHECKING:
     from pipelines_lib.use_case.case import UseCase
     from pipelines_lib.use_case.cleaning import CleaningStep
@@ -87,8 +89,8 @@ def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str
         yield ("split", "stratify"), "a regression has no classes to share out; remove `stratify`"
     if split.validation + split.test >= 0.8:
         yield ("split",), "validation and test together take 80 % of the rows or more, which leaves too few to train on; lower them"
-    if split.gap is not None and split.gap < use_case.label.horizon:
-        horizon = use_case.label.horizon
+    if split.gap is not None and split.gap < use_case.horizon:
+        horizon = use_case.horizon
         message = f"labels are made of the {horizon} partitions after a row, so with a gap of {split.gap} the last training rows know days that judge"
         yield ("split", "gap"), f"{message}; remove `gap`, or raise it to {horizon}"
 
@@ -128,6 +130,14 @@ def _cleaning(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]
                 yield where, f"column {name!r} has `role: {column.role}` and is needed after cleaning; set `role: other`, or keep it"
         gone |= dict.fromkeys(step.drop_columns or [], index)
         yield from ((where, message) for message in _within_step(use_case, step))
+    flagged = [name for step in use_case.clean if step.outliers and step.outliers.action == "flag" for name in step.outliers.columns]
+    for name in sorted({name for name in flagged if flagged.count(name) > 1}):
+        yield ("clean",), f"outliers of {name!r} are flagged twice, and there is one flag a column; remove one of the two"
+    for name in use_case.features():
+        for made in undone(use_case.clean, name, columns[name].type == "integer"):
+            again = f"make {'a missing value' if made is None else repr(made)} in column {name!r} and change it when it comes again"
+            remedy = "put to_missing before fill and clip, with none of the values that these make, and normalise before all three"
+            yield ("clean",), f"the steps {again}, so a served row would not be cleaned as the training rows were; {remedy}"
 
 
 def _within_step(use_case: "UseCase", step: "CleaningStep") -> Iterator[str]:

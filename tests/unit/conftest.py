@@ -14,21 +14,21 @@ TYPES = {"amount": "number", "age": "integer", "member": "boolean", "country": "
 
 @pytest.fixture
 def make_package() -> Callable[..., str]:
-    """Returns `make(root, bias=0.0, rows=None, **manifest)`: writes a binary model below `root` and returns its path below the store.
+    """Returns `make(root, bias=0.0, rows=None, steps=())`: writes a binary model below `root` and returns its path below the store.
 
     Its probability of "yes" is sigmoid(bias + the standardised numbers' sum + 0.1 × the category's index).
     """
     return _make_package
 
 
-def _make_package(root: Path, bias: float = 0.0, rows: dict[str, list] | None = None, wrong_scores: float = 0.0) -> str:
+def _make_package(root: Path, bias: float = 0.0, rows: dict[str, list] | None = None, wrong_scores: float = 0.0, steps: tuple = ()) -> str:
     from pipelines_lib.contracts import DatasetRef
     from pipelines_lib.features.transform import FeatureTransform
     from pipelines_lib.monitoring.sketch import profile_columns
     from pipelines_lib.registry.package import Feature, Holdout, Manifest, Package
 
     rows = rows or training_rows()
-    transform = FeatureTransform.fit(rows, TYPES)
+    transform = FeatureTransform.fit(rows, TYPES, steps)
     manifest = Manifest(
         use_case=root.name,
         task="binary",

@@ -213,7 +213,7 @@ def test_spellings_are_made_alike(wanted, text, made):
 
 @given(st.lists(st.text(), max_size=5), st.sets(st.sampled_from(["nfkc", "lower", "blanks"]), min_size=1))
 def test_spellings_made_alike_stay(texts, wanted):
-    from pipelines_lib.data.normal_text import normal
+    from pipelines_lib.use_case.cleaning import normal
 
     steps = [step(normalise={"key": sorted(wanted)})]
     once, _ = clean(pa.table({"key": pa.array(texts, pa.string())}), steps)

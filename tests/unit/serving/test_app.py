@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.serving.app import MAX_BODY, create_app
+from pipelines_lib.use_case import CleaningStep
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette's test client asks for a fork of httpx that nothing else here uses
@@ -53,6 +54,23 @@ def test_the_model_answers_in_both_dialects(client):
     ):
         [mine] = client.post("/invocations", json=body).json()["predictions"]
         assert mine == {"prediction": prediction["data"][0], "score": pytest.approx(score["data"][0])}
+
+
+def test_served_rows_are_cleaned_as_the_training_rows_were_and_logged_so(root, make_package, deploy):
+    steps = [
+        {"to_missing": {"amount": [-1]}},
+        {"normalise": {"country": ["lower"]}},
+        {"clip": {"age": [18, 70]}},
+        {"impute": {"amount": "mean"}},
+    ]
+    deploy(root, 3, package=make_package(root, steps=tuple(map(CleaningStep.model_validate, steps))))
+    sent = [RECORD | {"amount": -1, "age": 99, "country": " DE "}, RECORD | {"amount": None, "age": 70}]
+    with TestClient(create_app(root, poll_seconds=0.02, flush_seconds=0.02)) as client:
+        odd, plain = client.post("/invocations", json={"dataframe_records": sent}).json()["predictions"]
+
+    assert odd == plain
+    logged = Tables(root).read("predictions").select(["amount", "age", "member", "country"]).to_pylist()
+    assert logged == [{"amount": None, "age": 70.0, "member": True, "country": "de"}] * 2
 
 
 def test_only_the_outputs_asked_for_are_sent(client):

@@ -93,3 +93,32 @@ def test_steps_that_fit(make_use_case):
     assert rules(make_use_case, *steps) == {}
     assert [step.fitted for step in make_use_case(clean=steps).clean] == [False, False, False, True, True]
     assert make_use_case(clean=steps).clean[1].columns() == ["price", "count", "who", "when"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "made"),
+    [
+        ([{"clip": {"price": [0, 10]}}, {"to_missing": {"price": [10]}}, {"fill": {"price": 3}}], None),
+        ([{"to_missing": {"price": [5]}}, {"clip": {"price": [5, 9]}}], "5.0"),
+        ([{"fill": {"price": 5}}, {"to_missing": {"price": [0]}}], "a missing value"),
+        ([{"to_missing": {"price": [-1]}}, {"fill": {"price": -1}}], None),
+        ([{"fill": {"price": 99}}, {"clip": {"price": [0, 10]}}], None),
+        ([{"to_missing": {"colour": ["none"]}}, {"normalise": {"colour": ["lower"]}}], "'none'"),
+        ([{"normalise": {"colour": ["lower"]}}, {"to_missing": {"colour": ["none"]}}], None),
+        ([{"normalise": {"colour": ["lower"]}}, {"fill": {"colour": "Unknown"}}], "'Unknown'"),
+        ([{"fill": {"colour": "Unknown"}}, {"normalise": {"colour": ["lower"]}}], None),
+        ([{"clip": {"count": [0.5, 9.5]}}, {"to_missing": {"count": [1]}}], None),
+        ([{"to_missing": {"count": [1]}}, {"clip": {"count": [0.5, 9.5]}}], "1"),
+    ],
+)
+def test_a_served_row_is_cleaned_as_the_training_rows_were(make_use_case, steps, made):
+    found = rules(make_use_case, *steps)
+
+    assert (f"the steps make {made} in column" in found.get("clean", "")) if made is not None else found == {}
+
+
+def test_a_column_has_one_flag(make_use_case):
+    assert (
+        "'price' are flagged twice"
+        in rules(make_use_case, {"outliers": {"columns": ["price"], **IQR}}, {"outliers": {"columns": ["price"], **IQR}})["clean"]
+    )
