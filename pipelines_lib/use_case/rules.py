@@ -109,6 +109,11 @@ def _cleaning(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]
     columns = use_case.columns
     row_steps = [index for index, step in enumerate(use_case.clean) if not step.fitted]
     gone: dict[str, int] = {}
+    needed = {name: f"role: {column.role}" for name, column in columns.items() if column.role != "other"}
+    if use_case.split.group is not None:
+        needed[use_case.split.group] = "split.group"
+    if use_case.label.event_within is not None:
+        needed[use_case.label.event_within.column] = "label.event_within"
     for index, step in enumerate(use_case.clean):
         where = ("clean", index)
         if step.fitted and row_steps and index < row_steps[-1]:
@@ -126,8 +131,8 @@ def _cleaning(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]
                 yield where, f"{step.kind} works on {wanted} columns, and {name!r} is a {column.type}; remove it from the step"
             if step.fitted and column.role != "feature":
                 yield where, f"{step.kind} is part of the feature transform, and {name!r} is no feature; remove it, or set `role: feature`"
-            if step.drop_columns and column.role != "other":
-                yield where, f"column {name!r} has `role: {column.role}` and is needed after cleaning; set `role: other`, or keep it"
+            if step.drop_columns and name in needed:
+                yield where, f"column {name!r} is needed after cleaning ({needed[name]}), so it can't be dropped; remove it from the step"
         gone |= dict.fromkeys(step.drop_columns or [], index)
         yield from ((where, message) for message in _within_step(use_case, step))
     flagged = [name for step in use_case.clean if step.outliers and step.outliers.action == "flag" for name in step.outliers.columns]

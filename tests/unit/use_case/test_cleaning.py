@@ -52,7 +52,7 @@ IQR = {"method": "iqr", "action": "flag"}
         ([{"outliers": {"columns": ["colour"], **IQR}}], "clean.0", "works on integer or number columns"),
         ([{"normalise": {"price": ["lower"]}}], "clean.0", "works on string or text columns"),
         ([{"clip": {"colour": [0, 1]}}], "clean.0", "works on integer or number columns"),
-        ([{"drop_columns": ["price"]}], "clean.0", "is needed after cleaning; set `role: other`"),
+        ([{"drop_columns": ["price"]}], "clean.0", "is needed after cleaning (role: feature), so it can't be dropped"),
         ([{"fill_forward": {"columns": ["price"], "by": "who", "order": "colour"}}], "clean.0", "which has no order in time"),
         ([{"fill_forward": {"columns": ["price", "who"], "by": "who"}}], "clean.0", "['who'] can't both be filled and say whose row"),
         ([{"fill_forward": {"columns": ["price"], "by": "owner"}}], "clean.0", "column 'owner' is not declared"),
@@ -79,6 +79,17 @@ def test_a_column_that_was_dropped_is_gone(make_use_case):
 
     assert "was dropped by clean.0; move that step behind this one" in str(caught.value)
     assert "the flag would be called 'price_outlier', as a column is already" in str(caught.value)
+
+
+def test_a_column_that_keeps_groups_together_is_kept(make_use_case):
+    columns = {"price": {"type": "number"}, "site": {"type": "string", "role": "other"}, "y": {"type": "string", "role": "label"}}
+    with pytest.raises(ValidationError, match=r"'site' is needed after cleaning \(split.group\)"):
+        make_use_case(
+            columns=columns,
+            label={"column": "y", "positive": "1"},
+            split={"by": "group", "group": "site"},
+            clean=[{"drop_columns": ["site"]}],
+        )
 
 
 def test_steps_that_fit(make_use_case):
