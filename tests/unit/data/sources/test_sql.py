@@ -1,6 +1,5 @@
 """SQL against a PostgreSQL that the test starts, and against SQLite."""
 
-import datetime as dt
 import json
 import os
 import pwd
@@ -363,11 +362,3 @@ def test_sqlite_makes_no_file(tmp_path, read):
 def test_a_connection_that_is_no_database(read, kind, says):
     with pytest.raises(ConfigError, match=says):
         read(json.dumps({"conn_type": kind, "host": "h"}), "SELECT 1 AS id")
-
-
-def test_an_aware_time_is_written_in_utc():
-    zone = dt.timezone(dt.timedelta(hours=8))
-
-    assert module.texts([dt.datetime(2026, 1, 1, 3, tzinfo=zone), None], "at").to_pylist() == ["2025-12-31T19:00:00", None]
-    with pytest.raises(DataError, match=r"column 'x' holds values of type object.*CAST"):
-        module.texts([object()], "x")
