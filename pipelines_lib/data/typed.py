@@ -56,11 +56,9 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
             for name in columns["row_id"].filter(failed).to_pylist():
                 reasons.setdefault(name, set()).add(reason)
 
-    # The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
-    found = {name.casefold(): name for name in raw.column_names}
+    names = raw_names(raw.column_names, use_case)
     for name, column in use_case.written.items():
-        texts = raw[found[raw_name(column.source or name).casefold()]].combine_chunks()
-        values, failed = cast(texts, column.type, _markers(use_case, name))
+        values, failed = _cast_column(raw, names[name], use_case, name)
         columns[name] = values
         if column.type in _IS_NOT:
             note(f"type: {name} is not {_IS_NOT[column.type]}", failed)
@@ -69,6 +67,27 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
     if (label := use_case.label).column is not None and label.map is not None:
         note(f"label: {label.column} is none of the values of label.map", none_of(columns[label.column], label.map))
     return Typed(pa.table(columns), reasons)
+
+
+def typed_columns(raw: pa.Table, use_case: UseCase, columns: Iterable[str]) -> pa.Table:
+    """`row_id` and some of the columns of `typed(raw, use_case).rows`; `raw` needs no more than what these are made of."""
+    names = raw_names(raw.column_names, use_case)
+    made = {name: _cast_column(raw, names[name], use_case, name)[0] for name in columns if name != "row_id"}
+    return pa.table({"row_id": raw["row_id"].combine_chunks(), **made})
+
+
+def raw_names(there: Iterable[str], use_case: UseCase) -> dict[str, str]:
+    """What each column that is written is called among the names of the raw layer.
+
+    The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
+    """
+    found = {name.casefold(): name for name in there}
+    wanted = {name: raw_name(column.source or name).casefold() for name, column in use_case.written.items()}
+    return {name: found[source] for name, source in wanted.items() if source in found}
+
+
+def _cast_column(raw: pa.Table, source: str, use_case: UseCase, name: str) -> tuple[pa.Array, pa.Array]:
+    return cast(raw[source].combine_chunks(), use_case.columns[name].type, _markers(use_case, name))
 
 
 def class_text(values: pa.Array) -> pa.Array:

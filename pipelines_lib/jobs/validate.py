@@ -3,29 +3,22 @@
 python -m pipelines_lib.jobs.validate --spec spec.json
 """
 
-import json
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
-from pipelines_lib.data.anonymity import Groups, held_because
 from pipelines_lib.data.quality.docs import data_docs
 from pipelines_lib.data.quality.findings import Findings
 from pipelines_lib.data.quality.history import quality_rows
-from pipelines_lib.data.quality.judge import Judge
-from pipelines_lib.data.quality.rejections import Rejections
-from pipelines_lib.data.quality.upstream import Change, TypeWatch
+from pipelines_lib.data.quality.partition import judge_partition
+from pipelines_lib.data.quality.upstream import Change
 from pipelines_lib.data.quality_page import quality_page
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.data.typed import typed
 from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_text
-from pipelines_lib.use_case import UseCase
 
 
 def main(stage: Stage) -> JobResult:
@@ -33,11 +26,17 @@ def main(stage: Stage) -> JobResult:
     ingested = stage.result_of("ingest")
     key = stage.spec.partition_key
     tables = Tables(stage.root)
-    raw = tables.read("raw", [key], version=int(str(ingested.outputs["raw_version"])))
-    unreadable = _unreadable(stage)
-    findings = _judged(stage.use_case, raw, unreadable, _changes(ingested))
-
-    version = tables.write("quarantine", key, _quarantine(raw, unreadable, findings.rejections.rows))
+    raw_version = int(str(ingested.outputs["raw_version"]))
+    with tables.writer("quarantine", key) as quarantine:
+        findings = judge_partition(
+            stage.use_case,
+            lambda columns: tables.scan("raw", key, version=raw_version, columns=columns),
+            tables.schema("raw", raw_version).names,
+            int(str(ingested.figures["n_rows"])),
+            unreadable=_unreadable(stage),
+            changes=_changes(ingested),
+            quarantine=quarantine.add,
+        )
     tables.write("quality", key, quality_rows(findings))
     links = _write_pages(stage, findings)
     _show(stage, findings, links["Data quality"])
@@ -61,28 +60,9 @@ def main(stage: Stage) -> JobResult:
         stage="validate",
         reason=f"{findings.n_rows - findings.n_quarantined} of {findings.n_rows} rows of {key} pass, {findings.n_quarantined} are quarantined",
         figures=figures,
-        outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": version},
+        outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": quarantine.version},
         links=links,
     )
-
-
-def _judged(use_case: UseCase, raw: pa.Table, unreadable: list[dict[str, str]], changes: list[Change]) -> Findings:
-    rows = typed(raw, use_case)
-    judge, rejections, types = Judge(use_case.quality, use_case.private()), Rejections(use_case), TypeWatch(use_case)
-    groups = Groups.of(use_case)
-    rejections.add({record["row_id"]: {f"unreadable: {record['why']}"} for record in unreadable})
-    rejections.add(rows.reasons, raw)
-    rejections.add(judge.add(rows.rows))
-    if groups is not None:
-        # Of what passes; rows that only the whole partition tells to be wrong (the second of a pair) are still among them.
-        groups.add(rows.rows.filter(pc.invert(pc.is_in(rows.rows["row_id"], value_set=pa.array(list(rejections.rows), pa.string())))))
-    types.add(rows)
-    checks, reasons = judge.finish(rows.rows.select)
-    rejections.add(reasons)
-    n_rows = raw.num_rows + len(unreadable)
-    found = None if groups is None else groups.figures()
-    telling = "" if found is None else held_because(found, use_case)
-    return Findings(use_case.quality, n_rows, rejections, checks, [*changes, *types.changes(rejections)], found, telling)
 
 
 def _changes(ingested: JobResult) -> list[Change]:
@@ -91,26 +71,10 @@ def _changes(ingested: JobResult) -> list[Change]:
     return [Change(change["kind"], change["column"], change["said"]) for change in found]
 
 
-def _unreadable(stage: Stage) -> list[dict[str, str]]:
-    """`row_id`, `text` and `why` of the records that ingest could not read."""
+def _unreadable(stage: Stage) -> dict[str, tuple[str, str]]:
+    """`row_id` to (text, why) of the records that ingest could not read."""
     records: Any = read_json(stage.folder.parent / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
-    return list(records)
-
-
-def _quarantine(raw: pa.Table, unreadable: list[dict[str, str]], reasons: dict[str, set[str]]) -> pa.Table:
-    bad = raw.filter(pc.is_in(raw["row_id"], value_set=pa.array(sorted(reasons), pa.string())))
-    texts = {record["row_id"]: record["text"] for record in unreadable}
-    for row in bad.drop_columns(["partition_key"]).to_pylist():
-        name = row.pop("row_id")
-        texts[name] = json.dumps(row, ensure_ascii=False)
-    rows = sorted(reasons)
-    return pa.table(
-        {
-            "row_id": pa.array(rows, pa.string()),
-            "reasons": pa.array([sorted(reasons[row]) for row in rows], pa.list_(pa.string())),
-            "raw": pa.array([texts[row] for row in rows], pa.string()),
-        }
-    )
+    return {record["row_id"]: (record["text"], record["why"]) for record in records}
 
 
 def _write_pages(stage: Stage, findings: Findings) -> dict[str, str]:

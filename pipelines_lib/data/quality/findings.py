@@ -31,7 +31,7 @@ class Findings:
     @property
     def n_quarantined(self) -> int:
         """Rows that must not pass."""
-        return len(self.rejections.rows)
+        return self.rejections.n_rows
 
     @property
     def share(self) -> float:

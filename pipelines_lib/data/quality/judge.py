@@ -89,18 +89,31 @@ class Judge:
         return reasons
 
     def finish(self, read: Read) -> tuple[list[Check], dict[str, set[str]]]:
-        """Judge what needs the whole partition. Returns every finding, in the order written, and the reasons that came last."""
+        """Judge what needs the whole partition, after its batches. Returns every finding and the reasons that came last."""
+        reasons = self.whole(self._columns, self._n_rows, read)
+        return self.checks(), reasons
+
+    def whole(self, columns: Sequence[str], n_rows: int, read: Read) -> dict[str, set[str]]:
+        """Judge what needs the whole partition of `n_rows` typed rows with `columns`; before its batches or after.
+
+        Returns `row_id` to the reasons found. Raises `ConfigError` as `add` does.
+        """
         reasons: dict[str, set[str]] = {}
-        if self._n_rows == 0:
-            return [], reasons
-        for columns, judges in _by_columns([judge for judge in self._judges if not judge.row_local], self._columns):
-            rows = read(columns).select(columns) if columns else None
+        self._columns = [name for name in columns if name != "row_id"]
+        if n_rows == 0:
+            return reasons
+        for wanted, judges in _by_columns([judge for judge in self._judges if not judge.row_local], self._columns):
+            rows = read(wanted).select(wanted) if wanted else None
             for judge in judges:
                 if rows is None:
-                    self._tallies[judge.index] = gx.tally_of_shape(judge, self._columns, self._n_rows)
+                    self._tallies[judge.index] = gx.tally_of_shape(judge, self._columns, n_rows)
                 else:
                     self._note(judge, rows, lambda: read(["row_id"])["row_id"], reasons)
-        return [self._check(judge) for judge in self._judges], reasons
+        return reasons
+
+    def checks(self) -> list[Check]:
+        """Every finding, in the order written; none where there were no rows."""
+        return [self._check(judge) for judge in self._judges] if self._n_rows else []
 
     def _note(self, judge: gx.Expectation, rows: pa.Table, row_ids: Callable[[], pa.ChunkedArray], reasons: dict[str, set[str]]) -> None:
         """Count the expectation's findings in `rows`, keep the first as examples, and add its name to the reasons of rows that failed."""

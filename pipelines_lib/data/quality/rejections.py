@@ -26,24 +26,22 @@ class Reason:
 
 
 class Rejections:
-    """The rows that must not pass, with every reason each has; filled as the partition goes by."""
+    """How many rows must not pass, and why; filled as the partition goes by. It keeps counts and examples, never the rows."""
 
     def __init__(self, use_case: UseCase) -> None:
-        self.rows: dict[str, set[str]] = {}
-        """`row_id` to the row's reasons."""
+        self.n_rows = 0
+        """Rows that must not pass."""
         self._private = frozenset(use_case.private())
         self._raw_names = {name: raw_name(column.source or name) for name, column in use_case.columns.items()}
+        self._counts: dict[str, int] = {}
         self._examples: dict[str, list[Example]] = {}
 
     def add(self, reasons: dict[str, set[str]], raw: pa.Table | None = None) -> None:
-        """Take in the reasons of further rows, or further reasons of rows; `raw` are the rows as they came, to show what stood there."""
+        """Take in further rows, each with all its reasons; `raw` are the rows as they came, to show what stood there."""
+        self.n_rows += len(reasons)
         for row, found in reasons.items():
-            known = self.rows.get(row)
-            if known is None:
-                self.rows[row] = set(found)
-            else:
-                known |= found
             for reason in found:
+                self._counts[reason] = self._counts.get(reason, 0) + 1
                 examples = self._examples.setdefault(reason, [])
                 if len(examples) < _SHOWN_ROWS:
                     examples.append(Example(row, self._text(raw, row, reason)))
@@ -51,11 +49,7 @@ class Rejections:
     def by_reason(self, checks: Iterable[Check] = ()) -> list[Reason]:
         """The reasons, the most frequent first. What an expectation judged is shown as it judged it."""
         judged = {check.name: check.examples[:_SHOWN_ROWS] for check in checks if check.of_rows and check.examples}
-        counts: dict[str, int] = {}
-        for reasons in self.rows.values():
-            for reason in reasons:
-                counts[reason] = counts.get(reason, 0) + 1
-        found = [Reason(name, n, judged.get(name) or tuple(self._examples[name])) for name, n in counts.items()]
+        found = [Reason(name, n, judged.get(name) or tuple(self._examples[name])) for name, n in self._counts.items()]
         return sorted(found, key=lambda reason: (-reason.n_rows, reason.name))
 
     def _text(self, raw: pa.Table | None, row: str, reason: str) -> str | None:
