@@ -21,6 +21,7 @@ class Shell:
         self.use_cases = folder / "use_cases"
         self._environment = {
             **os.environ,
+            "PYTHONPATH": str(ROOT),
             "SLUICE_PROJECT": str(ROOT),
             "SLUICE_HOME": str(self.home),
             "SLUICE_USE_CASES": str(self.use_cases),
@@ -29,7 +30,10 @@ class Shell:
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         """What `sluice <arguments>` prints; asserts its exit code."""
-        return self._run([sys.executable, "-c", "from pipelines_lib.cli import main; main()", *arguments], code)
+        # A file, since PySpark, which Great Expectations imports where it is installed, ends an interpreter that runs `-c`.
+        script = self.home.with_name("command.py")
+        script.write_text("from pipelines_lib.cli import main\n\nmain()\n", encoding="utf-8")
+        return self._run([sys.executable, str(script), *arguments], code)
 
     def replay(self, partition: str) -> str:
         """Send the partition's rows to the service."""
