@@ -57,7 +57,7 @@ class Splitter:
             mine = np.flatnonzero(codes == code)
             first = self._seen.get(name, 0)
             ranks = np.arange(first, first + len(mine), dtype=np.uint64)
-            points[mine] = ranks * np.uint64(_STEP) + np.uint64(_point(f"{self._partition_key}\x1f{name}", self._use_case.split.seed))
+            points[mine] = ranks * np.uint64(_STEP) + _points([f"{self._partition_key}\x1f{name}"], self._use_case.split.seed)
             self._seen[name] = first + len(mine)
         return _sides(points, self._use_case.split)
 
@@ -73,7 +73,7 @@ def with_split(rows: pa.Table, use_case: UseCase) -> pa.Table:
 
 def side(owner: str, split: Split) -> str:
     """The side of an entity, or of a group, by its name."""
-    place: str = _sides(np.array([_point(owner, split.seed)], np.uint64), split)[0].as_py()
+    place: str = _sides(_points([owner], split.seed), split)[0].as_py()
     return place
 
 
@@ -85,13 +85,14 @@ def _by_hash(rows: pa.Table, use_case: UseCase) -> pa.Array:
         return _sides(hash_rows([ids], split.seed), split)
     owners: pa.Array = pc.coalesce(rows[column].combine_chunks().cast(pa.string()), ids)
     distinct = owners.dictionary_encode()
-    points = np.array([_point(owner, split.seed) for owner in distinct.dictionary.to_pylist()], np.uint64)
-    return _sides(points, split).take(distinct.indices)
+    return _sides(_points(distinct.dictionary.to_pylist(), split.seed), split).take(distinct.indices)
 
 
-def _point(name: str, seed: int) -> int:
-    """A place on a circle of 2⁶⁴ points."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=8).digest())
+def _points(names: list[str], seed: int) -> NDArray[np.uint64]:
+    """Each name's place [n] on a circle of 2⁶⁴ points."""
+    prefix, blake2b = f"{seed}:".encode(), hashlib.blake2b
+    digests = b"".join([blake2b(prefix + name.encode(), digest_size=8).digest() for name in names])
+    return np.frombuffer(digests, ">u8").astype(np.uint64)
 
 
 def _sides(points: NDArray[np.uint64], split: Split) -> pa.Array:
