@@ -106,43 +106,44 @@ _TYPES_OF_STEPS: dict[str, tuple[str, ...]] = {
 
 def _cleaning(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Steps that fit their columns, and each other."""
-    columns = use_case.columns
     row_steps = [index for index, step in enumerate(use_case.clean) if not step.fitted]
     gone: dict[str, int] = {}
-    needed = {name: f"role: {column.role}" for name, column in columns.items() if column.role != "other"}
-    if use_case.split.group is not None:
-        needed[use_case.split.group] = "split.group"
-    if use_case.label.event_within is not None:
-        needed[use_case.label.event_within.column] = "label.event_within"
     for index, step in enumerate(use_case.clean):
         where = ("clean", index)
         if step.fitted and row_steps and index < row_steps[-1]:
             last = f"clean.{row_steps[-1]} ({use_case.clean[row_steps[-1]].kind})"
-            yield (
-                where,
-                f"{step.kind} is fitted on the training rows, which the row steps make, so it can't come before {last}; move it to the end",
-            )
-        for name in (name for name in step.columns() if name in columns):
-            column = columns[name]
-            if name in gone:
-                yield where, f"column {name!r} was dropped by clean.{gone[name]}; move that step behind this one"
-            if column.type not in _TYPES_OF_STEPS.get(step.kind, (column.type,)):
-                wanted = " or ".join(_TYPES_OF_STEPS[step.kind])
-                yield where, f"{step.kind} works on {wanted} columns, and {name!r} is a {column.type}; remove it from the step"
-            if step.fitted and column.role != "feature":
-                yield where, f"{step.kind} is part of the feature transform, and {name!r} is no feature; remove it, or set `role: feature`"
-            if step.drop_columns and name in needed:
-                yield where, f"column {name!r} is needed after cleaning ({needed[name]}), so it can't be dropped; remove it from the step"
+            message = f"{step.kind} is fitted on the training rows, which the row steps make, so it can't come before {last}"
+            yield where, f"{message}; move it to the end"
+        for name in (name for name in step.columns() if name in gone):
+            yield where, f"column {name!r} was dropped by clean.{gone[name]}; move that step behind this one"
         gone |= dict.fromkeys(step.drop_columns or [], index)
+        for name in (name for name in step.columns() if name in use_case.columns):
+            yield from ((where, message) for message in _does_not_fit(use_case, step, name))
         yield from ((where, message) for message in _within_step(use_case, step))
     flagged = [name for step in use_case.clean if step.outliers and step.outliers.action == "flag" for name in step.outliers.columns]
     for name in sorted({name for name in flagged if flagged.count(name) > 1}):
         yield ("clean",), f"outliers of {name!r} are flagged twice, and there is one flag a column; remove one of the two"
     for name in use_case.features():
-        for made in undone(use_case.clean, name, columns[name].type == "integer"):
+        for made in undone(use_case.clean, name, use_case.columns[name].type == "integer"):
             again = f"make {'a missing value' if made is None else repr(made)} in column {name!r} and change it when it comes again"
             remedy = "put to_missing before fill and clip, with none of the values that these make, and normalise before all three"
             yield ("clean",), f"the steps {again}, so a served row would not be cleaned as the training rows were; {remedy}"
+
+
+def _does_not_fit(use_case: "UseCase", step: "CleaningStep", name: str) -> Iterator[str]:
+    """Why a step can't be done on one of its columns."""
+    column = use_case.columns[name]
+    event = use_case.label.event_within
+    needed_for = {use_case.split.group: "split.group", event.column if event else None: "label.event_within"}
+    if column.type not in _TYPES_OF_STEPS.get(step.kind, (column.type,)):
+        yield f"{step.kind} works on {' or '.join(_TYPES_OF_STEPS[step.kind])} columns, and {name!r} is a {column.type}; remove it from the step"
+    if step.normalise and name in use_case.hashed():
+        yield f"column {name!r} holds hashes, which differ where spellings do; make them alike at the source, or remove the step"
+    if step.fitted and column.role != "feature":
+        yield f"{step.kind} is part of the feature transform, and {name!r} is no feature; remove it, or set `role: feature`"
+    if step.drop_columns and (column.role != "other" or name in needed_for):
+        reason = needed_for.get(name, f"role: {column.role}")
+        yield f"column {name!r} is needed after cleaning ({reason}), so it can't be dropped; remove it from the step"
 
 
 def _within_step(use_case: "UseCase", step: "CleaningStep") -> Iterator[str]:

@@ -98,3 +98,31 @@ def test_the_light_stages_import_nothing_heavy():
         "print([m for m in ('pandas', 'torch', 'mlflow', 'great_expectations', 'sklearn') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_steps_that_look_at_the_whole_partition_go_through_the_stages(sandbox, make_use_case):
+    steps = [
+        {"normalise": {"colour": ["lower"]}},
+        {"fill_forward": {"columns": ["price"], "by": "who", "order": "when"}},
+        {"deduplicate": ["who", "colour"]},
+        {"drop": {"colour": ["grey"]}},
+        {"outliers": {"columns": ["price"], "method": "iqr", "action": "flag"}},
+    ]
+    rows = ["e1,u1,2026-01-01T10:00,5,1,Red,buy", "e2,u1,2026-01-01T11:00,,1,red,view", "e3,u1,2026-01-01T09:00,,1,blue,view"]
+    rows += ["e4,u2,2026-01-01T12:00,,1,GREY,view", "e5,u2,2026-01-01T13:00,,1,blue,buy", "e6,u1,2026-01-01T12:00,,1,green,buy"]
+
+    result = run(sandbox, make_use_case(clean=steps), "2026-01-01", HEADER + "\n".join(rows) + "\n")
+
+    clean = tables(sandbox, make_use_case()).read("clean")
+    assert clean.select(["id", "price", "colour"]).to_pylist() == [
+        {"id": "e1", "price": 5.0, "colour": "red"},
+        {"id": "e3", "price": None, "colour": "blue"},
+        {"id": "e5", "price": None, "colour": "blue"},
+        {"id": "e6", "price": 5.0, "colour": "green"},
+    ]
+    assert result.figures["changes"] == {
+        "0: normalise": {"rows_dropped": 0, "values_changed": 2},
+        "1: fill_forward": {"rows_dropped": 0, "values_changed": 2},
+        "2: deduplicate": {"rows_dropped": 1, "values_changed": 0},
+        "3: drop": {"rows_dropped": 1, "values_changed": 0},
+    }

@@ -92,6 +92,16 @@ def test_a_column_that_keeps_groups_together_is_kept(make_use_case):
         )
 
 
+def test_hashes_have_no_spelling(make_use_case):
+    columns = {
+        "price": {"type": "number"},
+        "who": {"type": "string", "role": "entity", "privacy": "identifier"},
+        "y": {"type": "string", "role": "label"},
+    }
+    with pytest.raises(ValidationError, match="'who' holds hashes, which differ where spellings do"):
+        make_use_case(columns=columns, label={"column": "y", "positive": "1"}, clean=[{"normalise": {"who": ["lower"]}}])
+
+
 def test_steps_that_fit(make_use_case):
     steps = [
         {"normalise": {"colour": ["lower"]}},
