@@ -8,6 +8,7 @@ from typing import Annotated, NoReturn
 import typer
 from pydantic import JsonValue
 
+from pipelines_lib import quarantine_cli
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import EXTRA_STAGES, STAGES, ExitCode, JobSpec, Params, Pipeline
 from pipelines_lib.errors import BadInput, SluiceError
@@ -22,6 +23,7 @@ app = typer.Typer(
 
 label_app = typer.Typer(no_args_is_help=True, help="Ask people for labels: export tasks for Label Studio, import its answers.")
 app.add_typer(label_app, name="label")
+app.add_typer(quarantine_cli.app, name="quarantine")
 
 UseCaseName = Annotated[str, typer.Argument(help="Name of the use case: its folder's name.")]
 PartitionKey = Annotated[str, typer.Option("--partition", help="Partition key, such as 2026-01-15.")]

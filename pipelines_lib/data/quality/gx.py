@@ -14,6 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -193,15 +194,30 @@ def great_expectations() -> Any:
     """Import it late and quietly: it takes seconds, would send usage statistics, and logs each step."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     _import_on_first_use("scipy.stats")
-    with warnings.catch_warnings():
-        # Its own of what it will drop, and PySpark's, which it imports where there is one, of the pandas here.
+    with warnings.catch_warnings(), _out_of_reach("pyspark"):
         warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
         import great_expectations as gx  # noqa: PLC0415
         import great_expectations.expectations as _  # noqa: F401, PLC0415 - registers the expectations
     # After the import, which sets levels of its own.
     logging.getLogger("great_expectations").setLevel(logging.WARNING)
     return gx
+
+
+@contextmanager
+def _out_of_reach(name: str) -> Iterator[None]:
+    """Let an import of a module that is not loaded yet fail, as where it is not installed.
+
+    GX would import PySpark for an engine that is not used here: it takes seconds, warns of the pandas here, and ends the process
+    with code 0 where that has no main file (`python -c`).
+    """
+    if name in sys.modules:
+        yield
+        return
+    sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[name]
 
 
 def _import_on_first_use(name: str) -> None:

@@ -1,4 +1,6 @@
 import datetime as dt
+import subprocess
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -153,6 +155,16 @@ def test_times_are_compared_with_days_and_beyond_what_nanoseconds_hold():
         assert list(reasons) == ["a"]
         _, reasons = judged(late, {"expect_column_values_to_be_between": {"column": "at", "max_value": bound}})
         assert list(reasons) == ["a"]
+
+
+def test_it_imports_without_spark_and_leaves_spark_importable():
+    code = (
+        "import sys; from pipelines_lib.data.quality.gx import great_expectations; great_expectations(); "
+        "assert 'pyspark' not in sys.modules; import importlib.util; importlib.util.find_spec('pyspark'); print('still here')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert done.stdout == "still here\n", done.stderr
 
 
 N = 60
