@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
-from pipelines_lib.check_sources import column_problems, made_of_several
+from pipelines_lib.check_sources import column_problems, made_of_several, truth_problems
 from pipelines_lib.config import Project, line_of
 from pipelines_lib.data.cleaning import clean
 from pipelines_lib.data.labelling import votes
@@ -25,7 +25,7 @@ from pipelines_lib.data.records import Batch
 from pipelines_lib.data.sources import csvfile
 from pipelines_lib.data.typed import Typed, typed
 from pipelines_lib.errors import BadInput, ConfigError
-from pipelines_lib.use_case import UseCase
+from pipelines_lib.use_case import Source, UseCase
 
 At = Callable[..., str]
 """Makes a line of the report from a message and the setting it is about."""
@@ -49,13 +49,15 @@ def check_use_case(project: Project, name: str) -> list[str]:
     def at(message: str, *field: str | int) -> str:
         return f"{settings}:{line_of(settings, *field)}: {'.'.join(map(str, field))}: {message}"
 
-    path = _file(project, use_case)
+    path = _file(project, use_case.source)
     if made_of_several(use_case):
         rows, problems = None, list(column_problems(project, path, use_case, at))
     else:
         rows, problems = (None, []) if path is None else _read(path, use_case, at)
     if path is not None and rows is not None:
         problems += _values(path, use_case, rows, at)
+    if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
+        problems += truth_problems(truths, use_case.label.join, at)
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 
@@ -84,9 +86,8 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
     return typed(raw_rows(batch, "check"), use_case), []
 
 
-def _file(project: Project, use_case: UseCase) -> Path | None:
+def _file(project: Project, source: Source) -> Path | None:
     """The replayed file; otherwise the newest file of any partition; None where there is none yet, `land` makes it, or there is no file."""
-    source = use_case.source
     if not source.path:
         return None
     path = source.path.replace("{home}", str(project.home))

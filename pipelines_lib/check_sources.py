@@ -11,6 +11,7 @@ from pipelines_lib.data.sources import csvfile
 from pipelines_lib.errors import BadInput
 from pipelines_lib.use_case import Join, Source, UseCase
 from pipelines_lib.use_case.base import connections_in
+from pipelines_lib.use_case.label import Join as TruthJoin
 
 At = Callable[..., str]
 Field = tuple[str | int, ...]
@@ -31,6 +32,13 @@ def column_problems(project: Project, path: Path | None, use_case: UseCase, at: 
             yield from _lacks(lookup, join.source, _of_a_join(index, join), at, ("joins", index, "source"))
 
 
+def truth_problems(path: Path, join: TruthJoin, at: At) -> Iterator[str]:
+    """Columns that the label's key and outcome need, and the ground truth in `path` lacks."""
+    on: Field = ("label", "join", "on")
+    needed: list[tuple[str, Field]] = [*((name, on) for name in join.keys.values()), (join.column, ("label", "join", "column"))]
+    yield from _lacks(path, join.source, needed, at, ("label", "join", "source"))
+
+
 def not_checked(project: Project, name: str) -> list[str]:
     """What `check_use_case` can't know without the outside world, one sentence each; nothing of a use case whose settings are wrong."""
     try:
@@ -38,6 +46,8 @@ def not_checked(project: Project, name: str) -> list[str]:
     except BadInput:
         return []
     sources = [("source", use_case.source), *((f"joins.{join.name}", join.source) for join in use_case.joins)]
+    if use_case.label.join is not None:
+        sources.append(("label.join", use_case.label.join.source))
     return [
         *(f"{where}: {source.described()} was not asked{_with_what(source)}" for where, source in sources if source.kind != "path"),
         *(["the values of the rows, since they are made of several sources"] if made_of_several(use_case) else []),

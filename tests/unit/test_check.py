@@ -167,6 +167,50 @@ def test_hooks(project, hooks, start, says):
     assert all(says in problem for problem in problems)
 
 
+RULES = SETTINGS.replace("  action: {type: string, role: label}\n", "").replace(
+    "  column: action\n  positive: buy\n",
+    "  rules:\n    functions: [cheap, red]\n    classes: [buy, view]\n  positive: buy\n",
+)
+CHEAP = "def cheap(rows):\n    return ['buy'] * rows.num_rows\n"
+
+
+@pytest.mark.parametrize(
+    ("hooks", "start", "says"),
+    [
+        (CHEAP + "def red(rows):\n    return rows['colour'].to_pylist() and [None] * len(rows)\n", None, ""),
+        (CHEAP, "use_case.yaml:18: label.rules.functions.1: ", "has no function red(rows); write it, or take the name out"),
+        (CHEAP + "def red():\n    pass\n", "hooks.py:3: red: ", "must take (rows), a pyarrow Table"),
+        (CHEAP + "def red(rows):\n    return [None]\n", "hooks.py: labelling function red ", "returned 1 votes for 40 rows"),
+        (CHEAP + "def red(rows):\n    return rows['color']\n", "hooks.py:4: labelling function red ", "failed with KeyError"),
+        (
+            CHEAP + "def red(rows):\n    return rows['colour']\n",
+            "hooks.py: labelling function red ",
+            "for 40 of 40 rows; the classes are buy, view",
+        ),
+        (None, "use_case.yaml:18: label.rules.functions: ", "hooks.py; write it, with the functions that this names"),
+    ],
+)
+def test_labelling_functions(project, hooks, start, says):
+    problems = check(project, RULES, hooks=hooks)
+
+    assert [problem.startswith(start) for problem in problems] == ([True] if start else [])
+    assert all(says in problem for problem in problems)
+
+
+def test_the_columns_of_ground_truth(project):
+    truth = "  join: {source: {path: 'truth/{partition}.csv'}, on: [action], column: outcome}\n"
+    settings = SETTINGS.replace("  action: {type: string, role: label}", "  action: {type: string, role: key}").replace(
+        "  column: action\n", truth
+    )
+    assert check(project, settings) == []
+
+    (project.folder / "truth").mkdir()
+    (project.folder / "truth" / "2026-01-01.csv").write_text("deed,outcomes\n")
+    [key, outcome] = [problem.rpartition("shop/")[2] for problem in check_use_case(project, "shop")]
+    assert key.startswith("use_case.yaml:18: label.join.on: ")
+    assert "has no column 'outcome'; did you mean 'outcomes'?" in outcome
+
+
 def test_land_without_hooks_is_told_with_the_settings(project):
     [problem] = check(project, LAND, data=None)
 

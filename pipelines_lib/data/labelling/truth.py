@@ -6,6 +6,7 @@ A row of the layer is one truth: the key columns under the use case's names and 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
@@ -63,7 +64,7 @@ def joined(batches: Iterable[pa.Table], truths: pa.Table, use_case: UseCase) -> 
     labels = labels_of(truths["label"].combine_chunks(), use_case)
     truths = truths.set_column(truths.column_names.index("label"), "label", labels)
     for rows in batches:
-        keys = rows.select(list(join.keys)).append_column("place", pa.array(range(rows.num_rows), pa.int64()))
+        keys = rows.select(list(join.keys)).append_column("place", pa.array(np.arange(rows.num_rows)))
         found = keys.join(truths, keys=list(join.keys)).sort_by("place")["label"].combine_chunks()
         yield rows.append_column("label", found if join.missing is None else pc.fill_null(found, join.missing))
 

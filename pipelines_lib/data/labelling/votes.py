@@ -25,7 +25,9 @@ LabellingFunction = Callable[[pa.Table], Sequence[str | None] | pa.Array]
 
 _ABSTAINS = -1
 _FITTED_TASKS = 10_000
-_ITERATIONS = 100
+_ITERATIONS = 200
+_MOVED = 1e-5
+"""Steps end when no probability moves further."""
 _LEAST = 1e-10
 """No probability is smaller, as in crowd-kit: what was never seen is not impossible."""
 _EQUAL = 1e-9
@@ -171,26 +173,28 @@ def _vote_shares(votes: Votes, rules: Rules) -> NDArray[np.float64]:
 
 
 def _dawid_skene(votes: Votes, rules: Rules) -> tuple[NDArray[np.float64], list[float]]:
-    """([C, K] probability of each class, [F] estimated accuracy).
+    """([C, K] probability of each class, [F] probability that a function is right when it speaks).
 
-    Crowd-kit's EM takes one vote a line and no weights, so it is fitted on rows that stand for the partition: each combination as
+    To be silent is an answer of its own. Most functions know one class alone (a word that angry people use), and whether
+    such a one speaks is all that it says; a model of what is said where something is said would learn nothing from it.
+
+    Crowd-kit takes one answer a line and no weights, so the model is fitted on rows that stand for the partition: each combination as
     often as it occurs or, where there are more than 10 000 rows, in proportion. Then every combination, also one too rare to
-    be among them, gets its probabilities from the fitted error rates. That a function is silent is taken to say nothing.
+    be among them, gets its probabilities from the fitted rates.
     """
     n_functions, n_classes = len(rules.functions), len(rules.classes)
-    speaking = (votes.combinations != _ABSTAINS).any(axis=1)
-    weights = _representatives(np.where(speaking, votes.counts, 0), _FITTED_TASKS)
-    priors = np.full(n_classes, 1 / n_classes)
-    rates = np.full((n_functions, n_classes, n_classes), 1 / n_classes)
-    if weights.sum():
-        priors, rates = _fitted(np.repeat(votes.combinations, weights, axis=0), n_functions, n_classes)
-    log_rates, log_likelihood = np.log(rates), np.tile(np.log(priors), (len(votes.combinations), 1))
+    said = np.where(votes.combinations == _ABSTAINS, n_classes, votes.combinations).astype(np.int64)
+    priors, rates = np.full(n_classes, 1 / n_classes), np.full((n_functions, n_classes + 1, n_classes), 1 / (n_classes + 1))
+    if len(said):
+        weights = _representatives(votes.counts, _FITTED_TASKS)
+        priors, rates = _fitted(np.repeat(said, weights, axis=0), np.repeat(_vote_shares(votes, rules), weights, axis=0))
+    log_likelihood = np.tile(np.log(priors), (len(said), 1))
     for place in range(n_functions):
-        said = votes.combinations[:, place]
-        log_likelihood += np.where((said == _ABSTAINS)[:, None], 0.0, log_rates[place][said])
+        log_likelihood += np.log(rates[place])[said[:, place]]
     likelihood = np.exp(log_likelihood - log_likelihood.max(axis=1, keepdims=True, initial=-np.inf))
-    accuracy = [float(priors @ np.diagonal(rates[place])) for place in range(n_functions)]
-    return likelihood / likelihood.sum(axis=1, keepdims=True), accuracy
+    right = [priors @ np.diagonal(rates[place]) for place in range(n_functions)]
+    speaks = [priors @ rates[place][:n_classes].sum(axis=0) for place in range(n_functions)]
+    return likelihood / likelihood.sum(axis=1, keepdims=True), [float(r / s) for r, s in zip(right, speaks, strict=True)]
 
 
 def _representatives(counts: NDArray[np.int64], at_most: int) -> NDArray[np.int64]:
@@ -204,21 +208,30 @@ def _representatives(counts: NDArray[np.int64], at_most: int) -> NDArray[np.int6
     return rounded
 
 
-def _fitted(tasks: NDArray[np.int16], n_functions: int, n_classes: int) -> tuple[NDArray[np.float64], Any]:
-    """([K] priors, [F, K, K] probability that a function says the one class where the other is true: [f, said, true])."""
+def _fitted(said: NDArray[np.int64], shares: NDArray[np.float64]) -> tuple[NDArray[np.float64], Any]:
+    """([K] priors, [F, K + 1, K] probability of each answer where a class is true: [f, answer, true]), from [n, F] answers.
+
+    The EM steps are crowd-kit's. Its `fit` would take silence for a class to be found as well, so the start and the loop are here:
+    the classes' shares of the votes, [n, K], and steps until nothing moves.
+    """
     import pandas as pd  # noqa: PLC0415 - half a second, for this alone
     from crowdkit.aggregation import DawidSkene  # noqa: PLC0415 - four seconds: it brings scikit-learn and NLTK
 
-    rows, functions = np.nonzero(tasks != _ABSTAINS)
-    said = pd.DataFrame({"task": rows, "worker": functions, "label": tasks[rows, functions].astype(np.int64)})
+    (n, n_functions), n_classes = said.shape, shares.shape[1]
+    answers = pd.DataFrame(
+        {"task": np.repeat(np.arange(n), n_functions), "worker": np.tile(np.arange(n_functions), n), "label": said.ravel()}
+    )
+    # Where nobody spoke every class is as likely, to begin with.
+    start = np.where(shares.sum(axis=1, keepdims=True) > 0, shares, 1 / n_classes)
+    probabilities = pd.DataFrame(start, pd.RangeIndex(n, name="task"), pd.RangeIndex(n_classes, name="label"))
     with warnings.catch_warnings():
         # Crowd-kit 1.4 calls pandas in ways that pandas 4 will refuse.
         warnings.simplefilter("ignore", DeprecationWarning)
-        model = DawidSkene(n_iter=_ITERATIONS).fit(said)
-    assert model.priors_ is not None
-    assert model.errors_ is not None
-    classes = range(n_classes)
-    priors = model.priors_.reindex(classes, fill_value=0.0).to_numpy()
-    index = pd.MultiIndex.from_product([range(n_functions), classes])
-    rates = model.errors_.reindex(index=index, columns=classes, fill_value=0.0).to_numpy().reshape(n_functions, n_classes, n_classes)
-    return np.maximum(priors, _LEAST), np.maximum(rates, _LEAST)
+        for _ in range(_ITERATIONS):
+            priors, rates = probabilities.mean(), DawidSkene._m_step(answers, probabilities)
+            before, probabilities = probabilities, DawidSkene._e_step(answers, priors, rates)
+            if np.abs(probabilities.to_numpy() - before.to_numpy()).max() < _MOVED:
+                break
+    index = pd.MultiIndex.from_product([range(n_functions), range(n_classes + 1)])
+    every = rates.reindex(index=index, fill_value=0.0).to_numpy().reshape(n_functions, n_classes + 1, n_classes)
+    return np.maximum(priors.to_numpy(), _LEAST), np.maximum(every, _LEAST)

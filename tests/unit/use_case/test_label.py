@@ -1,6 +1,9 @@
 import datetime as dt
+import re
+from pathlib import Path
 
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from pipelines_lib.use_case import Label
@@ -147,3 +150,10 @@ def test_what_decides_a_label_is_in_the_hash_and_where_it_comes_from_is_not(make
 @pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("24h", 86400), ("7d", 604800)])
 def test_a_length_of_time(written, seconds):
     assert length(written) == dt.timedelta(seconds=seconds)
+
+
+def test_the_documented_settings_are_right():
+    text = (Path(__file__).parents[3] / "docs" / "data" / "label.md").read_text(encoding="utf-8")
+    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+
+    assert len([Label.model_validate(example["label"]) for example in examples]) == 5
