@@ -59,15 +59,15 @@ class EventWithin(Settings):
     """Its values that mean: the event happened at this row's time."""
     within: Duration
     """How far ahead is looked, such as 24h or 7d. The horizon in partitions follows from it."""
-    yes: str = "yes"
+    follows: str
     """Class of the rows that the event follows."""
-    no: str = "no"
+    otherwise: str
     """Class of the others."""
 
     @model_validator(mode="after")
     def _two_classes(self) -> Self:
-        if self.yes == self.no:
-            raise ValueError(f"`yes` and `no` are both {self.yes!r}, so there is nothing to tell apart; name two classes")
+        if self.follows == self.otherwise:
+            raise ValueError(f"`follows` and `otherwise` are both {self.follows!r}, so there is nothing to tell apart; name two classes")
         return self
 
 
@@ -200,7 +200,7 @@ class Label(Settings):
         elif self.threshold is not None:
             named = [self.threshold.above, self.threshold.below]
         elif self.event_within is not None:
-            named = [self.event_within.yes, self.event_within.no]
+            named = [self.event_within.follows, self.event_within.otherwise]
         elif self.rules is not None:
             named = self.rules.classes
         else:

@@ -84,7 +84,7 @@ def follows(rows: pa.Table, use_case: UseCase, known: Events) -> pa.Array:
     yes = is_there & (next_time - moments <= within)
     covered = (moments >= known.first) & (moments + within < known.end)
     given = covered & pc.and_(pc.is_valid(rows[entity]), pc.is_valid(rows[time])).to_numpy()
-    return pc.if_else(pa.array(given), pc.if_else(pa.array(yes), event.yes, event.no), pa.scalar(None, pa.string()))
+    return pc.if_else(pa.array(given), pc.if_else(pa.array(yes), event.follows, event.otherwise), pa.scalar(None, pa.string()))
 
 
 _MICROSECOND = dt.timedelta(microseconds=1)

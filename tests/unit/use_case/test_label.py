@@ -6,11 +6,12 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+from pipelines_lib.config import _Loader
 from pipelines_lib.use_case import Label
 from pipelines_lib.use_case.label import length
 from pipelines_lib.use_case.rules import FieldErrors
 
-EVENT = {"column": "failure", "values": [1], "within": "24h"}
+EVENT = {"column": "failure", "values": [1], "within": "24h", "follows": "yes", "otherwise": "no"}
 JOIN = {"source": {"path": "truth/{partition}.csv"}, "on": ["id"], "column": "outcome"}
 RULES = {"functions": ["f", "g", "h"], "classes": ["yes", "no"]}
 THRESHOLD = {"at": 1, "above": "a", "below": "b"}
@@ -26,7 +27,7 @@ THRESHOLD = {"at": 1, "above": "a", "below": "b"}
         ({"event_within": EVENT, "horizon": 2}, "follows from `within`; remove `horizon`"),
         ({"event_within": EVENT | {"within": "a day"}}, "write a whole number above 0 and a unit, such as 30min, 24h or 7d"),
         ({"event_within": EVENT | {"within": "0h"}}, "no length of time"),
-        ({"event_within": EVENT | {"yes": "x", "no": "x"}}, "name two classes"),
+        ({"event_within": EVENT | {"follows": "x", "otherwise": "x"}}, "name two classes"),
         ({"column": "a", "threshold": THRESHOLD | {"below": "a"}}, "name two classes"),
         ({"join": JOIN | {"on": []}}, "write one or more"),
         ({"join": JOIN | {"on": ["id", "id"]}}, "each once"),
@@ -154,6 +155,6 @@ def test_a_length_of_time(written, seconds):
 
 def test_the_documented_settings_are_right():
     text = (Path(__file__).parents[3] / "docs" / "data" / "label.md").read_text(encoding="utf-8")
-    examples = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    examples = [yaml.load(block, Loader=_Loader) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 
     assert len([Label.model_validate(example["label"]) for example in examples]) == 5

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.data.labelling.due import Marks, Seen, due, inputs, missing, new_truths
 
-EVENT = {"event_within": {"column": "count", "values": [1], "within": "36h"}, "positive": "yes"}
+EVENT = {"event_within": {"column": "count", "values": [1], "within": "36h", "follows": "yes", "otherwise": "no"}, "positive": "yes"}
 JOIN = {
     "join": {"source": {"path": "truth/{partition}.csv"}, "on": ["id"], "column": "outcome", "late": 2},
     "horizon": 1,

@@ -19,7 +19,10 @@ FIRST, LAST = "2026-01-01", "2026-01-03"
 
 @pytest.fixture
 def machines(make_use_case):
-    label = {"event_within": {"column": "failure", "values": [1], "within": "36h", "yes": "fails", "no": "runs"}, "positive": "fails"}
+    label = {
+        "event_within": {"column": "failure", "values": [1], "within": "36h", "follows": "fails", "otherwise": "runs"},
+        "positive": "fails",
+    }
     return make_use_case(columns=COLUMNS, label=label)
 
 
@@ -83,7 +86,11 @@ def test_no_event_at_all(machines):
 def test_an_event_is_told_by_values_of_any_type(make_use_case, type_, values, column, expected):
     columns = {**COLUMNS, "failure": {"type": type_, "role": "label"}}
     use_case = make_use_case(
-        columns=columns, label={"event_within": {"column": "failure", "values": values, "within": "1d"}, "positive": "yes"}
+        columns=columns,
+        label={
+            "event_within": {"column": "failure", "values": values, "within": "1d", "follows": "yes", "otherwise": "no"},
+            "positive": "yes",
+        },
     )
     rows = table([("a", 0, 0), ("a", 1, 0)]).set_column(2, "failure", column)
 

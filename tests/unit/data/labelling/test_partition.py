@@ -12,7 +12,10 @@ from pipelines_lib.data.labelling.partition import label_due
 from pipelines_lib.data.tables import Tables
 
 START = dt.datetime(2026, 1, 1)
-EVENT = {"event_within": {"column": "failure", "values": [1], "within": "24h", "yes": "fails", "no": "runs"}, "positive": "fails"}
+EVENT = {
+    "event_within": {"column": "failure", "values": [1], "within": "24h", "follows": "fails", "otherwise": "runs"},
+    "positive": "fails",
+}
 JOIN = {
     "join": {"source": {"path": "truth/{partition}.csv"}, "on": ["claim"], "column": "outcome", "late": 3},
     "horizon": 1,
