@@ -17,7 +17,7 @@ class Split(Settings):
     group: str | None = None
     """The column that `by: group` goes by (a site, a household, a machine)."""
     stratify: bool = False
-    """With `by: row`: every class of a partition has its share of each side, to within two or three rows. Left to chance, a
+    """With `by: row`: every class of a partition has its share of each side, to within three rows in 10,000. Left to chance, a
     class of ten rows has no test row in one partition of ten."""
     validation: float = Field(default=0.15, gt=0, lt=0.5)
     test: float = Field(default=0.2, gt=0, lt=0.5)
