@@ -4,6 +4,8 @@ ifeq ($(origin PYTHON),undefined)
 PYTHON := $(firstword $(foreach python,python3 python3.14 python3.13 python3.12 python3.11,$(shell $(python) -c 'import sys; sys.version_info >= (3, 11) and print("$(python)")' 2>/dev/null)) python3)
 endif
 BIN := .venv/bin
+# Where this is set, Python compiles every library anew in each of the many processes: starting them takes three times as long.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock
