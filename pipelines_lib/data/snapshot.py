@@ -38,8 +38,9 @@ class Snapshot:
         return {side: self.side(side).num_rows for side in SIDES}
 
     def classes(self) -> list[str]:
-        """The classes that occur, sorted; for classifications."""
-        return sorted(pc.unique(self.rows["label"]).to_pylist())
+        """The classes that occur on any side, sorted; for classifications."""
+        on_a_side = pc.is_in(self.rows["split"], pa.array(SIDES))
+        return sorted(pc.unique(self.rows["label"].filter(on_a_side)).to_pylist())
 
 
 def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapshot:
