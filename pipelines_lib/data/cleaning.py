@@ -221,21 +221,22 @@ _BLANK = "\t\n\v\f\r\x1c\x1d\x1e\x1f "
 
 
 def _normalise(rows: pa.Table, wanted: dict[str, list[str]]) -> tuple[pa.Table, int]:
-    """Arrow does what is ASCII, for which NFKC changes nothing; Python does the distinct others."""
-
     def normalise(column: pa.ChunkedArray, what: list[str]) -> pa.ChunkedArray:
-        texts = column.combine_chunks()
-        plain = pc.ascii_lower(texts) if "lower" in what else texts
-        plain = pc.replace_substring_regex(plain, r"[\t-\r\x1c-\x20]+", " ") if "blanks" in what else plain
-        plain = pc.ascii_trim(plain, characters=_BLANK)
-        other = pc.fill_null(pc.invert(pc.string_is_ascii(texts)), False)
-        if other.true_count:
-            distinct = texts.filter(other).dictionary_encode()
-            made = pa.array([normal(text, what) for text in distinct.dictionary.to_pylist()], texts.type)
-            plain = pc.replace_with_mask(plain, other, made.take(distinct.indices))
-        return pa.chunked_array([pc.if_else(pc.equal(plain, ""), pa.scalar(None, texts.type), plain)])
+        distinct = column.combine_chunks().dictionary_encode()
+        return pa.chunked_array([_made_alike(distinct.dictionary, what).take(distinct.indices)])
 
     return _each(rows, wanted, normalise)
+
+
+def _made_alike(texts: pa.Array, what: list[str]) -> pa.Array:
+    """Arrow does what is ASCII, for which NFKC changes nothing; Python does the others."""
+    made = pc.ascii_lower(texts) if "lower" in what else texts
+    made = pc.replace_substring_regex(made, r"[\t-\r\x1c-\x20]+", " ") if "blanks" in what else made
+    made = pc.ascii_trim(made, characters=_BLANK)
+    other = pc.invert(pc.string_is_ascii(texts))
+    if other.true_count:
+        made = pc.replace_with_mask(made, other, pa.array([normal(text, what) for text in texts.filter(other).to_pylist()], texts.type))
+    return pc.if_else(pc.equal(made, ""), pa.scalar(None, texts.type), made)
 
 
 _STEPS: dict[str, Callable[[pa.Table, Any], tuple[pa.Table, int]]] = {
