@@ -236,3 +236,35 @@ def test_a_labelled_table_that_was_removed_is_made_again(house):
     shutil.rmtree(built.tables.path("labelled"))
 
     assert built.run(3) == [key(1), key(2)]
+
+
+def test_a_run_that_died_before_it_could_say_what_it_did_is_made_up_for(house):
+    """Labels written, and no word of what from: another run writes the same again, which makes no commit."""
+    import shutil
+
+    built = house(JOIN, {1: {"c1-0": "1"}})
+    for day in (1, 2, 3):
+        built.run(day)
+    before, version = built.bytes(), built.tables.version("labelled")
+    shutil.rmtree(built.tables.root / "marks" / "labelled")
+
+    assert built.run(3) == [key(1), key(2)]
+    assert (built.bytes(), built.tables.version("labelled")) == (before, version)
+    assert built.run(2) == [key(2)]
+
+
+def test_hours_are_partitions_like_days(tmp_path, make_use_case):
+    label = {"event_within": EVENT["event_within"] | {"within": "90min"}, "positive": "fails"}
+    use_case = make_use_case(columns=COLUMNS, label=label, partition="hour")
+    tables, marks = Tables(tmp_path), Marks(tmp_path)
+    done = []
+    for hour in range(4):
+        one = f"2026-01-01T{hour:02d}"
+        rows = clean(1, 1).set_column(0, "row_id", pa.array([f"{one}:000000001"]))
+        rows = rows.set_column(3, "when", pa.array([START + dt.timedelta(hours=hour)], pa.timestamp("us")))
+        tables.write("clean", one, rows.set_column(5, "failure", pa.array([int(hour == 2)])))
+        marks.add("prepared", one)
+        done += label_due(use_case, one, tables, marks, {})
+
+    assert done == ["2026-01-01T00", "2026-01-01T01"]
+    assert tables.read("labelled")["label"].to_pylist() == ["runs", "fails"]
