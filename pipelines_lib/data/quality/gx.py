@@ -282,6 +282,8 @@ def _frames(judge: Expectation, rows: pa.Table) -> Iterator[Any]:
     """
     if judge.impl.__class__.__name__ == "ExpectColumnValuesToBeBetween":
         rows = _in_nanoseconds(rows)
+    if getattr(judge.impl, "map_metric", None) in _UNIQUE:
+        rows = _as_numbers(rows)
     thin = [rows[field.name] for field in rows.schema if pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)]
     if not any(column.null_count for column in thin) or getattr(judge.impl, "map_metric", None) not in _ROW_LOCAL | _UNIQUE:
         yield rows.to_pandas()
@@ -298,6 +300,16 @@ def _frames(judge: Expectation, rows: pa.Table) -> Iterator[Any]:
             lacking = lacking.set_column(index, field.name, lacking[field.name].cast(pa.float64()))
     frame = lacking.to_pandas().set_axis(np.flatnonzero(~whole), axis=0)
     yield frame.astype({field.name: object for field in rows.schema if pa.types.is_boolean(field.type)})
+
+
+def _as_numbers(rows: pa.Table) -> pa.Table:
+    """Texts as numbers that are equal where the texts are: pandas finds the equal ones in two thirds of the memory."""
+    for index, field in enumerate(rows.schema):
+        if pa.types.is_string(field.type):
+            encoded = rows[field.name].dictionary_encode()
+            codes = pa.chunked_array([chunk.indices for chunk in encoded.chunks], pa.int32())
+            rows = rows.set_column(index, field.name, codes)
+    return rows
 
 
 def _in_nanoseconds(rows: pa.Table) -> pa.Table:
