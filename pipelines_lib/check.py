@@ -150,7 +150,7 @@ def _two_classes(path: Path, use_case: UseCase, labels: pa.Array, at: At) -> Ite
 
 def _expectations(use_case: UseCase, rows: Typed | None, at: At) -> Iterator[str]:
     sample = None if rows is None else rows.rows.slice(0, _SAMPLE)
-    for index, message in expectation_problems(use_case.quality, sample):
+    for index, message in expectation_problems(use_case.quality, sample, use_case.private()):
         [name] = use_case.quality.expectations[index]
         yield at(message, "quality", "expectations", index, name)
 

@@ -152,13 +152,13 @@ class Judge:
         )
 
 
-def problems(quality: Quality, sample: pa.Table | None = None) -> list[tuple[int, str]]:
+def problems(quality: Quality, sample: pa.Table | None = None, private: Collection[str] = ()) -> list[tuple[int, str]]:
     """(place, message) of each expectation that Great Expectations does not know, takes no such arguments for, or that can't
-    judge the columns of `sample` (typed rows)."""
+    judge the columns of `sample` (typed rows); no message quotes a value of a `private` column."""
     found: list[tuple[int, str]] = []
     for index, item in enumerate(quality.expectations):
         try:
-            judge = Judge(Quality(expectations=[item]))
+            judge = Judge(Quality(expectations=[item]), private)
             if sample is not None:
                 judge.add(sample)
                 judge.finish(sample.select)

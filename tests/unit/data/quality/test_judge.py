@@ -101,6 +101,7 @@ def test_an_exception_of_gx_quotes_no_personal_value():
     with pytest.raises(ConfigError, match="not shown because a column is personal") as caught:
         judged(rows, expectation, private=["colour"])
     assert "Anna" not in str(caught.value)
+    assert "Anna" not in str(problems(Quality(expectations=[expectation]), rows, ["colour"]))
 
 
 def test_with_mostly_it_judges_the_partition_over_all_batches():
