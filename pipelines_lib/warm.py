@@ -207,11 +207,18 @@ def _only_for_the_owner() -> Iterator[None]:
         os.umask(before)
 
 
-def main() -> NoReturn:
-    """Import, listen, serve."""
+def import_libraries() -> None:
+    """All that are installed. Great Expectations would import PySpark too, for an engine that no job uses: it takes seconds."""
+    sys.modules["pyspark"] = None  # type: ignore[assignment]
     for name in LIBRARIES:
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
+    del sys.modules["pyspark"]
+
+
+def main() -> NoReturn:
+    """Import, listen, serve."""
+    import_libraries()
     gc.collect()
     gc.freeze()  # the collector leaves shared pages alone, so children go on sharing them
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
