@@ -10,6 +10,7 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
 th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere }
+th { white-space: nowrap }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 .pass { color: var(--good) } .hold { color: var(--bad) } code { font-size: .9em }
 """
@@ -22,12 +23,12 @@ def quality_page(*, use_case: str, partition_key: str, findings: Findings, notes
     """
     held, n_rows = findings.held_because, findings.n_rows
     rows = [
-        f"<tr><td>{escape(reason.name)}</td><td class=n>{reason.n_rows}</td><td><code>{escape(such_as(reason.examples))}</code></td></tr>"
+        f"<tr><td>{escape(reason.name)}</td><td class=n>{reason.n_rows:,}</td><td><code>{escape(such_as(reason.examples))}</code></td></tr>"
         for reason in findings.reasons
     ]
     judged = [
         f"<tr><td>{escape(check.name)}</td><td class={'pass' if check.success else 'hold'}>{'met' if check.success else 'not met'}</td>"
-        f"<td>{'each row' if check.of_rows else 'the partition'}</td><td>{escape(check.observed) or f'{check.n_failed} of {check.n_checked} rows'}</td></tr>"
+        f"<td>{'each row' if check.of_rows else 'the partition'}</td><td>{escape(check.observed) or f'{check.n_failed:,} of {check.n_checked:,} rows'}</td></tr>"
         for check in findings.checks
     ]
     changed = [
@@ -39,7 +40,7 @@ def quality_page(*, use_case: str, partition_key: str, findings: Findings, notes
 <title>Data quality: {escape(use_case)} {escape(partition_key)}</title><style>{_STYLE}</style>
 <h1>Data quality: {escape(use_case)}, {escape(partition_key)}</h1>
 <p class={"hold" if held else "pass"}><strong>{"Held" if held else "Passed"}</strong>{": " + escape(held) if held else ""}</p>
-<p>{n_rows} rows, {findings.n_quarantined} of them in quarantine{f" ({findings.share:.1%})" if n_rows else ""}.</p>
+<p>{n_rows:,} rows, {findings.n_quarantined:,} of them in quarantine{f" ({findings.share:.1%})" if n_rows else ""}.</p>
 {"".join(f"<p>{escape(note)}</p>" for note in notes)}
 <h2>Why rows are in quarantine</h2>
 {_table("Reason", "Rows", "For example", body=rows, otherwise="No row is in quarantine.")}
