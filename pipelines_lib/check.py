@@ -26,6 +26,7 @@ from pipelines_lib.data.sources import csvfile
 from pipelines_lib.data.typed import Typed, typed
 from pipelines_lib.errors import BadInput, ConfigError
 from pipelines_lib.use_case import Source, UseCase
+from pipelines_lib.use_case.remote import PLACEHOLDERS
 
 At = Callable[..., str]
 """Makes a line of the report from a message and the setting it is about."""
@@ -88,14 +89,16 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
 
 def _file(project: Project, source: Source) -> Path | None:
     """The replayed file; otherwise the newest file of any partition; None where there is none yet, `land` makes it, or there is no file."""
-    if not source.path:
+    if not source.path or source.path.startswith("s3://"):
         return None
     path = source.path.replace("{home}", str(project.home))
     if source.replay is not None:
         return project.folder / path
     if source.land:
         return None
-    pattern = path.replace("[", "[[]").replace("?", "[?]").replace("*", "[*]").replace("{partition}", "*")
+    pattern = path.replace("[", "[[]")
+    for name in PLACEHOLDERS:
+        pattern = pattern.replace(f"{{{name}}}", "*")
     anchor = Path(pattern).anchor
     found = sorted((Path(anchor) if anchor else project.folder).glob(pattern.removeprefix(anchor)))
     return found[-1] if found else None

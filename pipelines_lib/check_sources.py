@@ -49,7 +49,11 @@ def not_checked(project: Project, name: str) -> list[str]:
     if use_case.label.join is not None:
         sources.append(("label.join", use_case.label.join.source))
     return [
-        *(f"{where}: {source.described()} was not asked{_with_what(source)}" for where, source in sources if source.kind != "path"),
+        *(
+            f"{where}: {source.described()} was not asked{_with_what(source)}"
+            for where, source in sources
+            if source.kind != "path" or source.path.startswith("s3://")
+        ),
         *(["the values of the rows, since they are made of several sources"] if made_of_several(use_case) else []),
     ]
 
@@ -103,7 +107,7 @@ def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: 
 
 def _file_of_all(project: Project, source: Source) -> Path | None:
     """The one file of a joined source that every partition is given, where it is there already."""
-    if not source.path or source.by_partition():
+    if not source.path or source.path.startswith("s3://") or source.by_partition():
         return None
     path = project.folder / source.path.replace("{home}", str(project.home))
     return path if path.is_file() else None

@@ -33,9 +33,13 @@ Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_wri
 """A length of time, written as a whole number and its unit: `30s`, `10min`, `24h`, `7d`."""
 
 
+PLACEHOLDERS = ("partition", "year", "month", "day", "hour")
+"""Parts of the partition that a path, an address or a parameter may name in braces."""
+
+
 def has_placeholder(text: object, *more: str) -> bool:
     """Whether `text` names a part of the partition: `{partition}`, `{year}`, `{month}`, `{day}`, `{hour}`, or one of `more`."""
-    return any(f"{{{name}}}" in str(text) for name in ("partition", "year", "month", "day", "hour", *more))
+    return any(f"{{{name}}}" in str(text) for name in (*PLACEHOLDERS, *more))
 
 
 class Sql(Settings):

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.remote import Http, Sensors, Sql, has_placeholder
 
 
@@ -42,7 +42,11 @@ class Source(Settings):
     """Where a partition's rows come from: a file (`path`), a database (`sql`) or an API (`http`)."""
 
     path: str = ""
-    """A file, relative to the project's folder or absolute; `{partition}` and `{home}` (the state folder) are filled in."""
+    """A file, relative to the project's folder, absolute, or s3://bucket/key; `*`, `?` and `**` stand for several. Filled in are
+    `{partition}`, `{year}`, `{month}`, `{day}`, `{hour}` and `{home}` (the state folder)."""
+    connection: ConnectionName | None = None
+    """Airflow connection (type `aws`) of the store, where `path` begins with s3://: key and secret, `endpoint_url` of a store that is
+    not Amazon's. Left out, boto3 looks for credentials where it always does."""
     sql: Sql | None = None
     """A query to a database, in place of a file."""
     http: Http | None = None
@@ -66,6 +70,13 @@ class Source(Settings):
             raise ValueError(f"`{of_files[0]}` is about a file, and the rows come from `{places[0]}`; remove it")
         if self.replay is not None and has_placeholder(self.path):
             raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
+        in_a_bucket, several = self.path.startswith("s3://"), any(sign in self.path for sign in "*?")
+        if self.connection is not None and not in_a_bucket:
+            raise ValueError("`connection` is about a store, and `path` does not begin with s3://; remove it, or correct the path")
+        if self.land and (in_a_bucket or several):
+            raise ValueError("`land` writes one file of this machine; let path name it, or remove `land`")
+        if self.replay is not None and several:
+            raise ValueError("`replay` spreads one file over partitions, and path stands for several; name one, or remove `replay`")
         if self.sensors is not None and self.replay is not None and self.replay.seed is not None:
             raise ValueError("`replay` shuffles the records, which tears a series apart; set replay.seed to null, which keeps their order")
         return self
