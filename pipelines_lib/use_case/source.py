@@ -17,6 +17,8 @@ class Csv(Settings):
     """A Python codec name; UTF-8 (with or without BOM) is tried first, then detected, when absent."""
     header: bool = True
     """Whether the first line names the columns. Without a header columns are called c0, c1, …"""
+    skip: int | None = Field(default=None, ge=0)
+    """Lines above the header (or above the first record), blank ones counted; detected when absent, where there is a header."""
 
     @field_validator("delimiter")
     @classmethod

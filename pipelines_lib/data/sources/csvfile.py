@@ -1,37 +1,39 @@
-"""CSV files as they come: encoding, delimiter, header and line endings are found out, and no record is lost in silence.
+"""CSV files as they come: encoding, delimiter, lines above the header and the header itself are found out, and no record is lost in silence.
 
-`detect` says how a file is written down; `read` gives its records, all columns as strings. What a use case declares wins
-over what is detected. The delimiter is found by clevercsv (G. van den Burg et al., "Wrangling messy CSV files by
-detecting row and type patterns", 2019), an encoding other than UTF-8 by charset-normalizer.
+`detect` says how a file is written down; `records` streams its records, all columns as strings; `read` is for whoever looks at
+a small file whole. What a use case declares wins over what is detected. The delimiter is found by clevercsv (G. van den Burg et
+al., "Wrangling messy CSV files by detecting row and type patterns", 2019), an encoding other than UTF-8 by charset-normalizer.
 """
 
-import codecs
 import csv
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import pyarrow as pa
-from pyarrow import csv as arrow_csv
+from pydantic import JsonValue
 
-from pipelines_lib.data.records import Unreadable
+from pipelines_lib.data.records import Batch, Records, Unreadable
+from pipelines_lib.data.sources.csvblocks import csv_batches, long_cells
+from pipelines_lib.data.sources.stream import File
+from pipelines_lib.data.sources.text import TextFile, text_file
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Csv
 
-_SAMPLE_BYTES = 1 << 18
 _SAMPLE_CHARACTERS = 20_000
 _SAMPLE_RECORDS = 200
-_LINE_END = re.compile(r"\r\n|\n|\r")
+_MOST_ABOVE = 50
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
+_LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)")
 
 
 @dataclass(frozen=True)
 class CsvFile:
-    """The content of a file. A record's number counts from 1, the header's included and blank lines not."""
+    """The content of a file, whole."""
 
     rows: pa.Table
     """One column of strings a source column; an empty cell is null."""
@@ -42,95 +44,106 @@ class CsvFile:
     """How the file turned out to be written down."""
 
 
+@dataclass(frozen=True)
+class _Layout:
+    """What must be known before the first record is read."""
+
+    text: TextFile
+    csv: Csv
+    """Nothing in it is left to detect."""
+    names: list[str]
+    first: list[str]
+    """Cells of the first record below the lines that are skipped."""
+
+
 def detect(path: Path, declared: Csv | None = None) -> Csv:
     """How `path` is written down, header included. Raises `DataError` where it can't be told."""
-    declared = declared or Csv()
-    encoding, text = _decode(path, declared.encoding)
-    delimiter = declared.delimiter or _delimiter(text)
-    return Csv(delimiter=delimiter, encoding=encoding, header=declared.header and _names_things(next(_records(text, delimiter), [])))
+    layout = _layout(File(str(path), path), declared or Csv())
+    return layout.csv.model_copy(update={"header": layout.csv.header and _names_things(layout.first)})
 
 
 def read(path: Path, declared: Csv | None = None) -> CsvFile:
-    """Every record of `path`. Raises `DataError` where it is no CSV file, saying what was tried."""
-    declared = declared or Csv()
-    encoding, text = _decode(path, declared.encoding)
-    delimiter = declared.delimiter or _delimiter(text)
-    names = _column_names(list(islice(_records(text, delimiter), _SAMPLE_RECORDS)), declared.header)
-    rows, numbers, unreadable = _parse(text, delimiter, names)
-    if declared.header:
-        rows, numbers, unreadable = _without_header(rows, numbers, unreadable)
-    if unreadable and not numbers:
-        raise DataError(
-            f"{path}: none of its {len(unreadable)} records has the {len(names)} cells that its "
-            f"{'header' if declared.header else 'other records'} has (read as {encoding}, cells split at {delimiter!r}); "
-            "remove lines above the header, or set source.csv.delimiter"
-        )
-    return CsvFile(rows, numbers, unreadable, Csv(delimiter=delimiter, encoding=encoding, header=declared.header))
+    """Every record of `path`, in memory. Raises `DataError` where it is no CSV file, saying what was tried."""
+    layout = _layout(File(str(path), path), declared or Csv())
+    batches = list(_batches(layout))
+    rows = pa.concat_tables(batch.rows for batch in batches).combine_chunks()
+    numbers = [number for batch in batches for number in batch.numbers.to_pylist()]
+    return CsvFile(rows, numbers, [record for batch in batches for record in batch.unreadable], layout.csv)
 
 
-# --- bytes to text ------------------------------------------------------------------------------------------------
+def records(file: File, declared: Csv, part: str = "") -> Records:
+    """The records of `file`, streamed. Raises `DataError` where it is no CSV file, now or at the batch that shows it."""
+    layout = _layout(file, declared)
+    facts: dict[str, JsonValue] = {"encoding": layout.csv.encoding, "delimiter": layout.csv.delimiter}
+    if layout.csv.skip:
+        facts["skipped_lines"] = layout.csv.skip
+    return Records(part, layout.names, _batches(layout), facts)
 
 
-def _decode(path: Path, declared: str | None) -> tuple[str, str]:
-    """(encoding, text without a byte order mark)."""
-    data = path.read_bytes()
-    empty = DataError(f"{path}: the file is empty; a CSV file holds at least a header. Write it again at its source")
-    if not data.strip():
-        raise empty
-    encoding = declared or _encoding(data, path)
-    try:
-        text = data.decode(encoding)
-    except LookupError as error:
-        raise DataError(
-            f"{path}: source.csv.encoding {encoding!r} is no encoding that Python knows; write one such as utf-8, gb18030, cp1252"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"{path}: byte {error.start} is not {encoding}, which {'is declared' if declared else 'was detected'}; set source.csv.encoding to what the file is in"
-        ) from error
-    if "\0" in text:
-        raise DataError(
-            f"{path}: holds NUL characters when read as {encoding}, so it is no text file, or UTF-16 without a mark; set source.csv.encoding"
-        )
-    text = text.removeprefix("\ufeff")
-    if not text.strip():
-        raise empty
-    return encoding, text
+def _layout(file: File, declared: Csv) -> _Layout:
+    text = text_file(file, declared.encoding, "source.csv.encoding")
+    [sample] = _without_lines(iter([text.sample.encode()]), declared.skip or 0)
+    delimiter = declared.delimiter or _delimiter(sample.decode())
+    found = list(islice(_sample(sample.decode(), delimiter), _SAMPLE_RECORDS))
+    above = _n_above([cells for cells, _ in found]) if declared.header and declared.skip is None else 0
+    skip = declared.skip or (found[above - 1][1] if above else 0)
+    cells = [cells for cells, _ in found[above:]]
+    if not cells:
+        raise DataError(f"{file.name}: nothing stands below the {skip} lines that are skipped; lower source.csv.skip")
+    csv = Csv(delimiter=delimiter, encoding=text.encoding, header=declared.header, skip=skip)
+    return _Layout(text, csv, _column_names(cells, declared.header), cells[0])
 
 
-def _encoding(data: bytes, path: Path) -> str:
-    for mark, name in (
-        (codecs.BOM_UTF32_LE, "utf-32"),
-        (codecs.BOM_UTF32_BE, "utf-32"),
-        (codecs.BOM_UTF16_LE, "utf-16"),
-        (codecs.BOM_UTF16_BE, "utf-16"),
-    ):
-        if data.startswith(mark):
-            return name
-    try:
-        data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        guess = _guessed_encoding(data[:_SAMPLE_BYTES]) or _guessed_encoding(data)
-        if guess is None:
+# --- bytes to records -----------------------------------------------------------------------------------------------
+
+
+def _batches(layout: _Layout) -> Iterator[Batch]:
+    """The records below the header; those above it count."""
+    csv = layout.csv
+    assert csv.delimiter is not None
+    above: list[bytes] = []
+    blocks = _without_lines(layout.text.blocks(), csv.skip or 0, above)
+    first_block = next(blocks)
+    first_number = 1 + sum(1 for line in above if line.strip(b"\r\n"))
+    n_rows, unreadable = 0, 0
+    for batch in csv_batches(chain([first_block], blocks), csv.delimiter, layout.names, first_number):
+        below = _without_record(batch, first_number) if csv.header else batch
+        n_rows, unreadable = n_rows + below.rows.num_rows, unreadable + len(below.unreadable)
+        if unreadable and not n_rows:
             raise DataError(
-                f"{path}: not UTF-8 (byte {error.start}), and charset-normalizer recognises no encoding either; set source.csv.encoding to what the file is in"
-            ) from error
-        return guess
-    return "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+                f"{layout.text.file.name}: none of its {unreadable} records has the {len(layout.names)} cells that its "
+                f"{'header' if csv.header else 'other records'} has (read as {csv.encoding}, cells split at {csv.delimiter!r}"
+                f"{f', {csv.skip} lines skipped' if csv.skip else ''}); "
+                "set source.csv.skip to the number of lines above the header, or source.csv.delimiter"
+            )
+        yield below
 
 
-def _guessed_encoding(data: bytes) -> str | None:
-    from charset_normalizer import from_bytes  # noqa: PLC0415 - only a file that is not UTF-8 needs it
-
-    matches = list(from_bytes(data))
-    if not matches:
-        return None
-    best = [m.encoding for m in matches if (m.chaos, m.coherence) == (matches[0].chaos, matches[0].coherence)]
-    # Equal evidence, told apart by the alphabet: Western Windows is the likelier of the code pages that agree.
-    return "cp1252" if "cp1252" in best else best[0]
+def _without_record(batch: Batch, number: int) -> Batch:
+    """Without the header, which is among the unreadable where it is a cell short."""
+    if len(batch.numbers) and batch.numbers[0].as_py() == number:
+        return Batch(batch.rows.slice(1), batch.numbers.slice(1), batch.unreadable)
+    if any(record.number == number for record in batch.unreadable):
+        return Batch(batch.rows, batch.numbers, tuple(record for record in batch.unreadable if record.number != number))
+    return batch
 
 
-# --- text to records ----------------------------------------------------------------------------------------------
+def _without_lines(blocks: Iterator[bytes], n_lines: int, above: list[bytes] | None = None) -> Iterator[bytes]:
+    """The text below its first `n_lines` lines, blank ones counted; these go to `above`."""
+    head = b""
+    ends: list[re.Match[bytes]] = []
+    for block in blocks:
+        head += block
+        ends = list(islice(_LINE.finditer(head), n_lines))
+        if len(ends) == n_lines:
+            break
+    if above is not None:
+        above += [line.group() for line in ends]
+    yield head[ends[-1].end() :] if ends else head if not n_lines else b""
+    yield from blocks
+
+
+# --- what a sample says ---------------------------------------------------------------------------------------------
 
 
 def _delimiter(text: str) -> str:
@@ -141,10 +154,42 @@ def _delimiter(text: str) -> str:
     return dialect.delimiter if dialect is not None and dialect.delimiter else ","
 
 
-def _records(text: str, delimiter: str) -> Iterator[list[str]]:
-    """Cells of each record of the text's beginning, blank lines left out."""
-    with _long_cells():
-        yield from (cells for cells in csv.reader(io.StringIO(text[: 1 << 20], newline=""), delimiter=delimiter) if cells)
+def _sample(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:
+    """(cells, lines up to its end) of each record of the text's beginning, blank lines left out as records."""
+    with long_cells():
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        yield from ((cells, reader.line_num) for cells in reader if cells)
+
+
+def _n_above(sample: list[list[str]]) -> int:
+    """How many records stand above the header: titles, notes, lines of dashes.
+
+    The header is the first record that is as wide as most and fills more than one cell. What stands above it is left out only
+    where that record reads like a header, or nothing above it fills more than two cells: a header that is a cell or two short
+    must not be taken for a title.
+    """
+    usual = _usual_width(sample)
+    if usual < 2 or _row_names_missing(sample, usual):
+        return 0
+    for at, cells in enumerate(sample[: _MOST_ABOVE + 1]):
+        if len(cells) == usual and (n_filled := _n_filled(cells)) and (n_filled > 1 or usual == 2):
+            plain = all(4 * _n_filled(line) <= usual for line in sample[:at])
+            return at if plain or _names_things(cells) else 0
+    return 0
+
+
+def _usual_width(sample: list[list[str]]) -> int:
+    widths = Counter(len(cells) for cells in sample)
+    return widths.most_common(1)[0][0] if widths else 0
+
+
+def _n_filled(cells: list[str]) -> int:
+    return sum(1 for cell in cells if cell.strip())
+
+
+def _row_names_missing(sample: list[list[str]], usual: int) -> bool:
+    """Whether the header alone is a cell short: R writes the row's name first and gives that column no name."""
+    return len(sample[0]) == usual - 1 and _names_things(sample[0]) and all(len(cells) == usual for cells in sample[1:])
 
 
 def _names_things(first: list[str]) -> bool:
@@ -155,14 +200,13 @@ def _names_things(first: list[str]) -> bool:
 
 def _column_names(sample: list[list[str]], header: bool) -> list[str]:
     """A name a column: the header's, made unique (Delta tells no case apart); c0, c1, … where it says nothing."""
-    widths = Counter(len(cells) for cells in (sample[1:] if header else sample))
-    usual = widths.most_common(1)[0][0] if widths else 0
+    usual = _usual_width(sample[1:] if header else sample)
     if not header:
         return [f"c{index}" for index in range(usual)]
     given = [cell.strip() for cell in sample[0]]
     if usual == len(given) + 1:
-        # R writes the row's name first and gives that column no name in the header.
-        given = ["row_number", *given]
+        ends_with_delimiter = not any(cells[-1].strip() for cells in sample[1:] if len(cells) == usual)
+        given = [*given, ""] if ends_with_delimiter else ["row_number", *given]
     names: list[str] = []
     taken: set[str] = set()
     for index, cell in enumerate(given):
@@ -172,89 +216,3 @@ def _column_names(sample: list[list[str]], header: bool) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def _parse(text: str, delimiter: str, names: list[str]) -> tuple[pa.Table, list[int], list[Unreadable]]:
-    """Rows, their numbers and the unreadable records, the header still among them."""
-    rows, unreadable = _parse_fast(text, delimiter, names)
-    n_lines = sum(1 for line in _LINE_END.split(text) if line)
-    if rows.num_rows + len(unreadable) != n_lines:
-        # A quoted cell holds line ends: meant, or the work of a stray quote that has swallowed the records after it.
-        return _parse_with_care(text, delimiter, names)
-    skipped = {record.number for record in unreadable}
-    return rows, [number for number in range(1, n_lines + 1) if number not in skipped], unreadable
-
-
-def _parse_fast(text: str, delimiter: str, names: list[str]) -> tuple[pa.Table, list[Unreadable]]:
-    unreadable: list[Unreadable] = []
-
-    def keep(row: arrow_csv.InvalidRow) -> str:
-        unreadable.append(Unreadable(row.number, row.text))
-        return "skip"
-
-    data = text.encode("utf-8")
-    rows = arrow_csv.read_csv(
-        pa.BufferReader(data),
-        # One block and one thread: a record may be as long as it likes, and records keep their numbers.
-        read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=min(len(data) + 1, 2**31 - 1)),
-        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
-        ),
-    )
-    return rows.combine_chunks(), unreadable
-
-
-def _parse_with_care(text: str, delimiter: str, names: list[str]) -> tuple[pa.Table, list[int], list[Unreadable]]:
-    """Record by record: one that spans lines must be quoted by the rules, or its first line alone is unreadable."""
-    lines = list(io.StringIO(text, newline=""))
-    rows: list[list[str]] = []
-    numbers: list[int] = []
-    unreadable: list[Unreadable] = []
-    at = number = 0
-    with _long_cells():
-        while at < len(lines):
-            if not lines[at].strip("\r\n"):
-                at += 1
-                continue
-            number += 1
-            cells, n_lines = _record_at(lines, at, delimiter)
-            if len(cells) == len(names):
-                rows.append(cells)
-                numbers.append(number)
-            else:
-                n_lines = 1
-                unreadable.append(Unreadable(number, lines[at].rstrip("\r\n")))
-            at += n_lines
-    columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
-    arrays = [pa.array([cell or None for cell in column], pa.string()) for column in columns]
-    return pa.Table.from_arrays(arrays, names=names), numbers, unreadable
-
-
-def _record_at(lines: list[str], at: int, delimiter: str) -> tuple[list[str], int]:
-    """(cells, lines used) of the record that starts at line `at`; no cells where its quotes break the rules."""
-    reader = csv.reader((lines[index] for index in range(at, len(lines))), delimiter=delimiter, strict=True)
-    try:
-        cells = next(reader)
-    except csv.Error:
-        # Within one line the lenient reading is the one that pyarrow takes too: "9"z is 9z.
-        cells = next(csv.reader([lines[at]], delimiter=delimiter))
-        return (cells, 1) if "\n" not in cells[-1] and "\r" not in cells[-1] else ([], 1)
-    return cells, reader.line_num
-
-
-def _without_header(rows: pa.Table, numbers: list[int], unreadable: list[Unreadable]) -> tuple[pa.Table, list[int], list[Unreadable]]:
-    """Drop record 1; it is among the unreadable where it is a cell short."""
-    if numbers and numbers[0] == 1:
-        return rows.slice(1), numbers[1:], unreadable
-    return rows, numbers, unreadable[1:]
-
-
-class _long_cells:  # noqa: N801 - reads like the context manager it is
-    """Let `csv` take cells of any length; its limit is the process's, so it is put back."""
-
-    def __enter__(self) -> None:
-        self._before = csv.field_size_limit(2**31 - 1)
-
-    def __exit__(self, *_: object) -> None:
-        csv.field_size_limit(self._before)

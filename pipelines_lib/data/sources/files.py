@@ -2,17 +2,21 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from urllib.parse import quote
 
-import pyarrow as pa
-
-from pipelines_lib.data.records import Batch, Records
+from pipelines_lib.data.records import Records
 from pipelines_lib.data.sources import csvfile
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.replay import replay_index, replayed
 from pipelines_lib.data.sources.storage import Found, has_wildcard, storage_of
+from pipelines_lib.data.sources.stream import File
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Source
+
+_LONG_NAME = 48
+"""Characters from which on a file's name enters the rows' names shortened, with a hash."""
 
 
 def source_path(source: Source, context: SourceContext) -> Path:
@@ -29,24 +33,24 @@ def open_files(source: Source, context: SourceContext) -> Iterator[Records]:
     if not found:
         what = "no file matches" if several else "there is no file"
         raise DataError(f"partition {context.partition_key} of {context.use_case.name}: {what} {pattern}; {_remedy(source)}")
-    for part, file in sorted((part_of(file) if several else "", file) for file in found):
-        with storage.local(file) as path:
+    parts = {part_of(each) if several else "": each for each in found}
+    for part in sorted(parts, key=lambda part: f"{part}:"):  # the order of the rows' names
+        with storage.local(parts[part]) as path:
+            file = File(parts[part].name, path)
             if source.replay is None:
-                yield _records(path, source, part)
+                yield _records(file, source, part)
             else:
-                yield replayed(lambda path=path: _records(path, source), source.replay, replay_index(context, source.replay))  # type: ignore[misc]
+                yield replayed(partial(_records, file, source), source.replay, replay_index(context, source.replay))
 
 
 def part_of(file: Found) -> str:
-    """Names a file among several: it stays when other files come."""
-    return hashlib.sha256(file.below.encode()).hexdigest()[:10]
+    """Names a file among several: it stays when other files come, and sorts as their names do but for very long ones."""
+    name = quote(file.below, safe="")
+    return name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME - 12]}~{hashlib.sha256(name.encode()).hexdigest()[:11]}"
 
 
-def _records(path: Path, source: Source, part: str = "") -> Records:
-    file = csvfile.read(path, source.csv)
-    batch = Batch(file.rows, pa.array(file.numbers, pa.int64()), tuple(file.unreadable))
-    facts = {"encoding": file.csv.encoding, "delimiter": file.csv.delimiter}
-    return Records(part, file.rows.column_names, iter([batch]), {**facts})
+def _records(file: File, source: Source, part: str = "") -> Records:
+    return csvfile.records(file, source.csv, part)
 
 
 def _remedy(source: Source) -> str:

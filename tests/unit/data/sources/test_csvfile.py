@@ -1,7 +1,9 @@
 import csv
+import gzip
 import io
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def rows(file: csvfile.CsvFile) -> list[list[str | None]]:
 def test_reads_what_excel_writes(tmp_path):
     file = read(write(tmp_path, "\ufeffa;b\r\n1;2,5\r\n;x\r\n"))
 
-    assert file.csv == Csv(delimiter=";", encoding="utf-8-sig", header=True)
+    assert file.csv == Csv(delimiter=";", encoding="utf-8-sig", header=True, skip=0)
     assert file.rows.column_names == ["a", "b"]
     assert rows(file) == [["1", "2,5"], [None, "x"]]
     assert file.numbers == [2, 3]
@@ -177,3 +179,96 @@ def test_real_files(name, shape, first, header):
     assert file.rows.shape == shape
     assert file.rows.column_names[0] == first
     assert file.unreadable == []
+
+
+@pytest.mark.parametrize(
+    ("above", "n_records"),
+    [
+        ("Sales of January\n", 1),
+        ("Sales of January\n\nmade, with care, by hand, on the, 3rd\n\n", 2),
+        ("Report:;1\nRegion:;North\n****\n", 3),
+        ('"";"";"";""\n;;;\n', 2),
+    ],
+)
+def test_lines_above_the_header_are_left_out(tmp_path, above, n_records):
+    path = write(tmp_path, above + "who;what;when;how\n" + "a;b;2;3\n" * 8)
+
+    file = read(path)
+
+    assert file.rows.column_names == ["who", "what", "when", "how"]
+    assert file.numbers == list(range(n_records + 2, n_records + 10))
+    assert file.csv.skip == len(above.rstrip("\n").splitlines())
+    assert read(path, file.csv) == file
+
+
+def test_what_is_declared_to_be_above_the_header_is_skipped(tmp_path):
+    path = write(tmp_path, "a,b\n1,2\n\nc,d\n3,4\n")
+
+    assert read(path, Csv(skip=3)).rows.to_pylist() == [{"c": "3", "d": "4"}]
+    assert read(path, Csv(skip=0)).rows.num_rows == 3
+    assert read(path, Csv(skip=2, header=False, delimiter=",")).numbers == [3, 4]
+    with pytest.raises(DataError, match=r"nothing stands below the 9 lines.*source\.csv\.skip"):
+        read(path, Csv(skip=9))
+
+
+def test_a_header_that_is_short_is_no_line_above_it(tmp_path):
+    with pytest.raises(DataError, match=r"none of its 9 records has the 2 cells.*source\.csv\.skip"):
+        read(write(tmp_path, "a,b\n" + "1,2,3,4\n" * 9))
+
+
+def test_a_delimiter_behind_every_row_names_no_column(tmp_path):
+    assert read(write(tmp_path, "a,b\n1,2,\n3,4,\n")).rows.to_pylist() == [
+        {"a": "1", "b": "2", "c2": None},
+        {"a": "3", "b": "4", "c2": None},
+    ]
+
+
+def test_another_encoding_may_show_late(tmp_path):
+    text = "name,town\n" + "Smith,Bonn\n" * 60_000 + "Müller,Köln am Rhein\nGünther,Düsseldorf\n" * 50
+
+    file = read(write(tmp_path, text.encode("cp1252")))
+
+    assert file.csv.encoding == "cp1252"
+    assert file.rows["town"].to_pylist()[-1] == "Düsseldorf"
+
+
+@pytest.mark.parametrize(("codec", "size"), [("gzip", None), ("zstd", None), ("gzip", 30), ("zstd", 30)])
+def test_packed_files(tmp_path, codec, size):
+    data = pa.compress(("a,b\n" + "".join(f"{i},{i * i}\n" for i in range(2000))).encode(), codec="zstd", asbytes=True)
+    if codec == "gzip":
+        data = gzip.compress(("a,b\n" + "".join(f"{i},{i * i}\n" for i in range(2000))).encode())
+    path = write(tmp_path, data if size is None else data[:-size])
+
+    if size is None:
+        assert read(path).rows["b"].to_pylist()[-1] == "3996001"
+    else:
+        with pytest.raises(DataError, match=f"{codec} file, and can't be unpacked"):
+            read(path)
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason=f"the folder of real data files, {SHARED}, is absent")
+def test_real_files_that_are_messy():
+    def look(name: str):
+        return read(SHARED / "messy" / f"messytables_{name}.csv")
+
+    padded = look("weird_head_padding")
+    assert (padded.csv.delimiter, padded.csv.skip, padded.rows.shape, len(padded.unreadable)) == (";", 11, (60, 11), 16)
+    assert padded.rows.column_names[:3] == ["c0", "1985", "1993"]
+    assert padded.rows["1993"].to_pylist()[1:3] == ["379", "1"]
+
+    titled = look("mixedGLB")
+    assert (titled.csv.skip, titled.rows.shape, titled.numbers[0]) == (3, (133, 19), 5)
+    assert titled.rows.column_names[::18] == ["Year", "SON"]
+    assert titled.rows["Dec"].to_pylist()[-1] == "*****"
+
+    macintosh = look("211")
+    assert (macintosh.csv.encoding, macintosh.rows.shape) == ("mac_roman", (2132, 96))
+
+    german = look("sparse_with_column_errors")
+    assert (german.csv.encoding, german.rows.shape, german.rows.column_names[-1]) == ("cp1252", (2237, 4), "c3")
+    assert german.rows["Bezeichnung"][0].as_py().startswith("Trägerorganisationen;")
+
+    assert (look("long").rows.shape, look("long").rows.column_names) == ((3999, 1), ["foo"])
+    assert look("characters").rows["景點中文名稱"].to_pylist()[11] == "北門九氳氤\n(陳姓桂記墓園)"
+    assert look("spanish_chars").rows["Descripción"].to_pylist()[0].startswith(" Comprende las acciones propias de la gestión")
+    assert look("utf-16le_encoded").rows["Organisation_name"].to_pylist()[-2] == "St Andrew's Healthcare - Birmingham"
