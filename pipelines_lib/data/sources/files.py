@@ -46,7 +46,7 @@ def open_files(source: Source, context: SourceContext) -> Iterator[Records]:
 def part_of(file: Found) -> str:
     """Names a file among several: it stays when other files come, and sorts as their names do but for very long ones."""
     name = quote(file.below, safe="")
-    return name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME - 12]}~{hashlib.sha256(name.encode()).hexdigest()[:11]}"
+    return name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME - 12]}~{hashlib.sha256(name.encode()).hexdigest()[:11]}"
 
 
 def _records(file: File, source: Source, part: str = "") -> Records:
