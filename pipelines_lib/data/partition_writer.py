@@ -52,14 +52,15 @@ class PlacedFile:
 class PartitionWriter:
     """Takes the rows of a partition in the order of their `row_id` and stages them as Parquet files.
 
-    As a context manager it commits at the end, or, where an exception left it, removes what it staged.
+    As a context manager it commits at the end, or, where an exception left it, removes what it staged. Without a `commit` it leaves
+    the files staged, for whoever commits those of several shards at once.
     """
 
     def __init__(
         self,
         table: Path,
         partition_key: str,
-        commit: Callable[[list[StagedFile], pa.Schema], int],
+        commit: Callable[[list[StagedFile], pa.Schema], int] | None,
         spelling: Mapping[str, str] | None = None,
     ) -> None:
         self._folder = table / STAGING
@@ -96,11 +97,15 @@ class PartitionWriter:
         while self._n_pending >= GROUP_ROWS:
             self._write_group(GROUP_ROWS)
 
-    def stage(self) -> list[StagedFile]:
-        """Finish the files and leave them staged, for whoever commits several shards at once."""
-        self._flush()
-        self._close_file()
+    @property
+    def staged(self) -> list[StagedFile]:
+        """The finished files; all, after the with block."""
         return self._staged
+
+    @property
+    def columns(self) -> pa.Schema:
+        """Every column of the rows so far."""
+        return self._all_columns
 
     @property
     def version(self) -> int:
@@ -113,7 +118,11 @@ class PartitionWriter:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
-            self._version = self._commit(self.stage(), self._all_columns)
+            self._flush()
+            self._close_file()
+            if self._commit is None:
+                return
+            self._version = self._commit(self._staged, self._all_columns)
         elif self._open is not None:
             self._open[0].close()
         self._discard()

@@ -8,6 +8,8 @@ The log of a table is kept for ever (it is small), so every version can be read 
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import unquote
@@ -36,6 +38,25 @@ class _File(NamedTuple):
 
     partition_key: str
     path: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A contiguous part of a partition, and what lies between its rows: every `row_id` from `first` on and before `end`."""
+
+    groups: range
+    """Its row groups, counted over the partition's files."""
+    n_before: int
+    """Rows of the partition before it."""
+    n_rows: int
+    first: str | None
+    """None behind all rows."""
+    end: str | None
+    """None where nothing comes behind it."""
+
+    def holds(self, row_id: str) -> bool:
+        """Whether the row belongs to it, or would if it could be read."""
+        return self.first is not None and self.first <= row_id and (self.end is None or row_id < self.end)
 
 
 class Tables:
@@ -69,6 +90,10 @@ class Tables:
             lambda staged, columns: self.commit(layer, partition_key, staged, columns),
             self._spelling(layer) if layer == "raw" else None,
         )
+
+    def shard_writer(self, layer: Layer, partition_key: str) -> PartitionWriter:
+        """A `writer` that leaves its files staged, for `commit` with those of the other shards."""
+        return PartitionWriter(self.path(layer), partition_key, None)
 
     def commit(self, layer: Layer, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
         """Make the staged files, in this order, the whole content of the partition. Returns the version that holds them."""
@@ -126,14 +151,46 @@ class Tables:
         return pa.concat_tables(parts) if parts else wanted.empty_table()
 
     def scan(
-        self, layer: Layer, partition_key: str, *, version: int | None = None, columns: Sequence[str] | None = None
+        self,
+        layer: Layer,
+        partition_key: str,
+        *,
+        version: int | None = None,
+        columns: Sequence[str] | None = None,
+        shard: Shard | None = None,
     ) -> Iterator[pa.Table]:
-        """Rows of one partition, a row group at a time, in order. For layers that are written whole. Raises `DataError` as `read` does."""
+        """Rows of one partition, or of one shard of it, a row group at a time, in order. For layers that are written whole.
+
+        Raises `DataError` as `read` does.
+        """
         table, schema = self._table(layer, version), self.schema(layer, version)
         wanted = schema if columns is None else _picked(schema, columns)
+        number = 0
         for files in _by_partition(table, [partition_key]):
             for file in files:
-                yield from _row_groups(self.path(layer), file, wanted)
+                parquet = pq.ParquetFile(self.path(layer) / file.path)
+                for group in range(parquet.num_row_groups):
+                    if shard is None or shard.groups.start <= number < shard.groups.stop:
+                        yield _as(parquet.read_row_group(group, columns=_in_file(parquet, wanted)), file, wanted)
+                    number += 1
+
+    def shards(self, layer: Layer, partition_key: str, of: int, *, version: int | None = None) -> list[Shard]:
+        """One partition cut into `of` ranges of its row groups, of about equal length; some are empty where it has fewer groups.
+
+        For layers that are written whole. Raises `DataError` as `read` does.
+        """
+        firsts, ends = [], [0]
+        for files in _by_partition(self._table(layer, version), [partition_key]):
+            for file in files:
+                for first, n_rows in _groups_of(self.path(layer) / file.path):
+                    firsts.append(first)
+                    ends.append(ends[-1] + n_rows)
+        starts = [-(-number * len(firsts) // of) for number in range(of + 1)]
+        bounds = ["", *(firsts[start] if start < len(firsts) else None for start in starts[1:])]
+        return [
+            Shard(range(start, stop), ends[start], ends[stop] - ends[start], first, end)
+            for (start, stop), (first, end) in zip(pairwise(starts), pairwise(bounds), strict=True)
+        ]
 
     def schema(self, layer: Layer, version: int | None = None) -> pa.Schema:
         """Names and types of the table's columns. Raises `DataError` where there is no table."""
@@ -263,11 +320,13 @@ def _read(folder: Path, file: _File, wanted: pa.Schema) -> pa.Table:
     return _as(parquet.read(columns=_in_file(parquet, wanted)), file, wanted)
 
 
-def _row_groups(folder: Path, file: _File, wanted: pa.Schema) -> Iterator[pa.Table]:
-    parquet = pq.ParquetFile(folder / file.path)
-    names = _in_file(parquet, wanted)
-    for group in range(parquet.num_row_groups):
-        yield _as(parquet.read_row_group(group, columns=names), file, wanted)
+def _groups_of(path: Path) -> Iterator[tuple[str, int]]:
+    """(first `row_id`, rows) of each row group, read from the file's footer: rows ascend, so the smallest is the first."""
+    footer = pq.read_metadata(path)
+    column = footer.schema.names.index("row_id")
+    for group in range(footer.num_row_groups):
+        described = footer.row_group(group)
+        yield described.column(column).statistics.min, described.num_rows
 
 
 def _in_file(parquet: pq.ParquetFile, wanted: pa.Schema) -> list[str]:

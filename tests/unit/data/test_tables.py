@@ -34,6 +34,24 @@ def test_a_write_replaces_its_partition_and_no_other(tmp_path):
     assert tables.read("clean", []).num_rows == 0
 
 
+@given(st.integers(0, 30), st.integers(1, 8))
+def test_shards_are_the_partition_in_order(n_rows, of):
+    with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(partition_writer, GROUP_ROWS=4, FILE_ROWS=8):
+        tables = Tables(Path(folder))
+        tables.write("raw", "2026-01-01", rows(n_rows))
+        shards = tables.shards("raw", "2026-01-01", of)
+        parts = [list(tables.scan("raw", "2026-01-01", columns=["row_id"], shard=shard)) for shard in shards]
+
+    found = [[name for part in shard for name in part["row_id"].to_pylist()] for shard in parts]
+    assert [name for names in found for name in names] == [f"{number:03d}" for number in range(n_rows)]
+    assert [shard.n_rows for shard in shards] == [len(names) for names in found]
+    assert [shard.n_before for shard in shards] == [sum(map(len, found[:number])) for number in range(of)]
+    # Every record belongs to one of them, those that are no rows and lie before or behind all others among them.
+    for name in ["", "0005", *(f"{number:03d}" for number in range(n_rows)), "999"]:
+        assert sum(shard.holds(name) for shard in shards) == 1
+    assert all(shard.holds(name) for shard, names in zip(shards, found, strict=True) for name in names)
+
+
 @pytest.mark.parametrize("x", [1.5, None, float("nan")])
 def test_writing_what_is_there_makes_no_version(tmp_path, x):
     tables = Tables(tmp_path)
@@ -211,7 +229,8 @@ def test_a_process_killed_at_any_point_of_a_write_leaves_the_old_partition_or_th
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     tries = [json.loads(line) for line in run.stdout.splitlines()]
-    assert len([each for each in tries if each["killed"]]) > 15
+    # At each of its file operations; how many of the timed kills met it, too, is a matter of the machine's speed.
+    assert len([each for each in tries if each["killed"] and each["new"] < 1000]) >= 7
     before = 5
     for each in tries:
         assert each["other"] == 7
