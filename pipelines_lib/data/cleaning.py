@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from pipelines_lib.data.fill_forward import plan_fill_forward
 from pipelines_lib.data.hashing import hash_rows
-from pipelines_lib.data.whole_partition import PLACE, Dropped, Plan, Stream, places_of
+from pipelines_lib.data.whole_partition import PLACE, Bucket, Dropped, Plan, Stream, places_of
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import CleaningStep
 from pipelines_lib.use_case.cleaning import normal
@@ -52,16 +52,23 @@ class Cleaner:
         self._changes = {index: Change(f"{index}: {step.kind}", 0, 0) for index, step in self._steps}
         self._offset = 0
 
-    def plan(self, read: Read) -> None:
+    def plan(self, read: Read, places: range | None = None, n_buckets: int = 1) -> None:
         """Look at the partition as a whole where a step must. `read` is called up to twice for each such step, else never.
 
-        Raises `ConfigError` where a constant is no value of its column.
+        With `places`, the rows at those alone can be cleaned. With `n_buckets` a step looks at that share of the rows at a time, and
+        reads as often, so that a shard needs no more memory the more shards there are. What a step that another such step follows
+        does to the partition is held until all are planned. Raises `ConfigError` where a constant is no value of its column.
         """
         self._plans = {}
-        for position, (index, step) in enumerate(self._steps):
-            if step.kind in _WHOLE:
-                stream = self._stream_before(position, read)
-                self._plans[index] = _WHOLE[step.kind](stream, getattr(step, step.kind))
+        whole = [(position, index, step) for position, (index, step) in enumerate(self._steps) if step.kind in _WHOLE]
+        for number, (position, index, step) in enumerate(whole, start=1):
+            stream, parts = self._stream_before(position, read), []
+            for bucket in range(n_buckets):
+                plan = _WHOLE[step.kind](stream, getattr(step, step.kind), Bucket(bucket, n_buckets))
+                parts.append(plan if places is None or number < len(whole) else plan.within(places))
+            self._plans[index] = parts[0] if n_buckets == 1 else parts[0].with_others(parts[1:])
+        if places is not None:
+            self._plans = {index: plan.within(places) for index, plan in self._plans.items()}
 
     def apply(self, batch: pa.Table, offset: int | None = None) -> tuple[pa.Table, list[Change]]:
         """(rows of `batch` after every step, what each step changed). `offset` is the number of accepted rows before the
@@ -76,13 +83,21 @@ class Cleaner:
             rows, changed = self._done(rows, index, step.kind, getattr(step, step.kind))
             changes.append(Change(self._changes[index].step, before - rows.num_rows, changed))
         for (index, _), change in zip(self._steps, changes, strict=True):
-            sum_ = self._changes[index]
-            self._changes[index] = Change(sum_.step, sum_.rows_dropped + change.rows_dropped, sum_.values_changed + change.values_changed)
+            self._add(index, change)
         return rows.drop_columns([PLACE]), changes
+
+    def take_in(self, changes: Sequence[Change]) -> None:
+        """What the cleaner of another shard reports."""
+        for (index, _), change in zip(self._steps, changes, strict=True):
+            self._add(index, change)
 
     def report(self) -> list[Change]:
         """What each step changed in all the batches so far."""
         return [self._changes[index] for index, _ in self._steps]
+
+    def _add(self, index: int, change: Change) -> None:
+        sum_ = self._changes[index]
+        self._changes[index] = Change(sum_.step, sum_.rows_dropped + change.rows_dropped, sum_.values_changed + change.values_changed)
 
     def _done(self, rows: pa.Table, index: int, kind: str, setting: Any) -> tuple[pa.Table, int]:
         if kind in _WHOLE:
@@ -133,14 +148,14 @@ def clean(rows: pa.Table, steps: Sequence[CleaningStep]) -> tuple[pa.Table, list
 # --- steps that look at the whole partition -----------------------------------------------------------------------
 
 
-def _plan_deduplicate(stream: Stream, columns: list[str]) -> Dropped:
-    """All but the first of the rows that agree; a row that lacks one of the columns can't be said to agree with any.
+def _plan_deduplicate(stream: Stream, columns: list[str], bucket: Bucket) -> Dropped:
+    """All but the first of the bucket's rows that agree; a row that lacks one of the columns can't be said to agree with any.
 
     Few rows have a hash in common that are not equal, and few are equal: only rows whose hash occurs twice are compared.
     """
     hashes: list[NDArray[np.uint64]] = []
     places: list[NDArray[np.uint32]] = []
-    for rows in _comparable(stream, columns):
+    for rows in _comparable(stream, columns, bucket):
         hashes.append(hash_rows([rows[name].combine_chunks() for name in columns]))
         places.append(places_of(rows).astype(np.uint32))
     twice = _repeated(hashes)
@@ -148,13 +163,13 @@ def _plan_deduplicate(stream: Stream, columns: list[str]) -> Dropped:
         return Dropped(np.empty(0, np.int64))
     suspects = np.concatenate([place[_among(hash_, twice)] for hash_, place in zip(hashes, places, strict=True)]).astype(np.int64)
     del hashes, places
-    compared = pa.concat_tables(rows.filter(pa.array(_among(places_of(rows), suspects))) for rows in _comparable(stream, columns))
+    compared = pa.concat_tables(rows.filter(pa.array(_among(places_of(rows), suspects))) for rows in _comparable(stream, columns, bucket))
     first = compared.group_by(columns, use_threads=False).aggregate([(PLACE, "min")])[f"{PLACE}_min"]
     return Dropped(np.setdiff1d(suspects, first.to_numpy(), assume_unique=True))
 
 
-def _comparable(stream: Stream, columns: list[str]) -> Iterator[pa.Table]:
-    return (rows.filter(_all_valid(rows, columns)) for rows in stream())
+def _comparable(stream: Stream, columns: list[str], bucket: Bucket) -> Iterator[pa.Table]:
+    return (bucket.rows(rows.filter(_all_valid(rows, columns)), columns) for rows in stream())
 
 
 def _repeated(hashes: list[NDArray[np.uint64]]) -> NDArray[np.uint64]:
@@ -169,7 +184,7 @@ def _among(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
     return np.asarray(ordered[found] == values, np.bool_)
 
 
-_WHOLE: dict[str, Callable[[Stream, Any], Plan]] = {"deduplicate": _plan_deduplicate, "fill_forward": plan_fill_forward}
+_WHOLE: dict[str, Callable[[Stream, Any, Bucket], Plan]] = {"deduplicate": _plan_deduplicate, "fill_forward": plan_fill_forward}
 
 
 # --- steps that look at one row -----------------------------------------------------------------------------------

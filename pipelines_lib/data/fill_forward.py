@@ -5,17 +5,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines_lib.data.whole_partition import PLACE, Replaced, Stream, places_of
+from pipelines_lib.data.whole_partition import PLACE, Bucket, Replaced, Stream, places_of
 from pipelines_lib.use_case import FillForward
 
 Places = NDArray[np.int64]
 
 
-def plan_fill_forward(stream: Stream, setting: FillForward) -> Replaced:
-    """Which missing values get which value. Rows of entities that lack nothing are not even sorted."""
+def plan_fill_forward(stream: Stream, setting: FillForward, bucket: Bucket) -> Replaced:
+    """Which missing values of the bucket's entities get which value. Rows of entities that lack nothing are not even sorted."""
     columns = list(dict.fromkeys(setting.columns))
     entities, parts = [], []
-    for rows in (rows.filter(_has_a_place(rows, setting)) for rows in stream()):
+    for rows in (bucket.rows(rows.filter(_has_a_place(rows, setting)), [setting.by]) for rows in stream()):
         entities.append(rows[setting.by].combine_chunks().dictionary_encode())
         parts.append(rows.select(list(dict.fromkeys([*columns, *([setting.order] if setting.order else []), PLACE]))))
     if not parts:

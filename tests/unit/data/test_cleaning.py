@@ -150,6 +150,22 @@ def test_however_the_partition_is_cut_its_rows_come_out_the_same(cells, steps, c
     assert pa.concat_tables(reversed(shuffled)).equals(cleaned)
 
 
+@given(ROWS_OF_ANYTHING, st.lists(STEPS, max_size=4, unique_by=lambda s: s.kind if s.kind == "drop_columns" else id(s)), st.integers(1, 5))
+def test_in_any_number_of_shards_its_rows_come_out_the_same(cells, steps, n_shards):
+    rows = table(cells)
+    expected, changes = clean(rows, steps)
+
+    together, parts = Cleaner(Steps(*steps)), []
+    for start, stop in pairwise(len(cells) * number // n_shards for number in range(n_shards + 1)):
+        cleaner = Cleaner(Steps(*steps))
+        cleaner.plan(lambda columns: iter([rows.select(columns)]), range(start, stop), n_shards)
+        parts.append(cleaner.apply(rows.slice(start, stop - start), start)[0])
+        together.take_in(cleaner.report())
+
+    assert pa.concat_tables(parts).combine_chunks().equals(expected.combine_chunks())
+    assert together.report() == changes
+
+
 @given(ROWS_OF_ANYTHING)
 def test_the_first_of_equals_stays(cells):
     seen = set()
