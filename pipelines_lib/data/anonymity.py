@@ -69,6 +69,23 @@ class Groups:
             pairs = rows.select([*self._quasi, name]).append_column("n_rows", ones)
             self._values[name] = _summed(self._values.get(name), pairs, [*self._quasi, name])
 
+    def remove(self, rows: pa.Table) -> None:
+        """Count these rows, which were counted, no more."""
+        self.take_in(_negative(Groups(self._quasi, self._sensitive, self._min_k), rows))
+
+    @property
+    def tables(self) -> list[pa.Table]:
+        """What was counted, for `take_in`: no row and no name, but groups of quasi-identifiers."""
+        return [table for table in (self._counts, *self._values.values()) if table is not None]
+
+    def take_in(self, tables: Sequence[pa.Table]) -> None:
+        """The counts of other rows: the `tables` of their groups."""
+        if not tables:
+            return
+        self._counts = _summed(self._counts, tables[0], self._quasi)
+        for name, pairs in zip(self._sensitive, tables[1:], strict=True):
+            self._values[name] = _summed(self._values.get(name), pairs, [*self._quasi, name])
+
     def figures(self) -> Anonymity:
         """The figures of all rows so far."""
         sizes = pa.chunked_array([[]], pa.int64()) if self._counts is None else self._counts["n_rows"]
@@ -110,8 +127,13 @@ def _summed(before: pa.Table | None, rows: pa.Table, by: list[str]) -> pa.Table:
 
 
 def _added(rows: pa.Table, by: list[str]) -> pa.Table:
-    found = rows.group_by(by).aggregate([("n_rows", "sum")])
-    return found.rename_columns([*by, "n_rows"])
+    found = rows.group_by(by).aggregate([("n_rows", "sum")]).rename_columns([*by, "n_rows"])
+    return found.filter(pc.not_equal(found["n_rows"], 0))
+
+
+def _negative(groups: Groups, rows: pa.Table) -> list[pa.Table]:
+    groups.add(rows)
+    return [table.set_column(len(table.column_names) - 1, "n_rows", pc.negate(table["n_rows"])) for table in groups.tables]
 
 
 def _least(pairs: pa.Table, quasi: list[str], name: str) -> int:

@@ -11,14 +11,12 @@ import pyarrow as pa
 
 from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
 from pipelines_lib.data.quality.judge import MASK
-from pipelines_lib.data.quality.partition import judge_partition
+from pipelines_lib.data.quality.partition import UNREADABLE, judge_partition
 from pipelines_lib.data.raw import raw_name
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import read_json
 from pipelines_lib.use_case import UseCase
-
-_UNREADABLE = "unreadable: "
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class Waiting:
     @property
     def unreadable(self) -> set[str]:
         """Records that are no rows: no rule can bring them back."""
-        return {row for row, reasons in self.rows.items() if any(reason.startswith(_UNREADABLE) for reason in reasons)}
+        return {row for row, reasons in self.rows.items() if any(reason.startswith(UNREADABLE) for reason in reasons)}
 
     def by_reason(self) -> list[tuple[str, int]]:
         """(reason, rows that have it), the most frequent first."""
@@ -129,6 +127,6 @@ def judged_again(root: Path, use_case: UseCase, partition_key: str) -> Outcome:
 
 def _masked(raw: str, reasons: Sequence[str], private: set[str]) -> Any:
     """A row's columns as they stood in the source; the text of a record that is no row (its shape, where data are about people)."""
-    if any(reason.startswith(_UNREADABLE) for reason in reasons):
+    if any(reason.startswith(UNREADABLE) for reason in reasons):
         return raw
     return {name: MASK if name.casefold() in private and value is not None else value for name, value in json.loads(raw).items()}

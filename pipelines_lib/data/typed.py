@@ -76,6 +76,13 @@ def typed_columns(raw: pa.Table, use_case: UseCase, columns: Iterable[str]) -> p
     return pa.table({"row_id": raw["row_id"].combine_chunks(), **made})
 
 
+def typed_nothing(use_case: UseCase, columns: Iterable[str] | None = None) -> pa.Table:
+    """No rows, under `row_id` and these columns; all that are written, when None."""
+    types = {name: ARROW_TYPES[column.type] for name, column in use_case.written.items()}
+    names = types if columns is None else [name for name in columns if name != "row_id"]
+    return pa.schema([("row_id", pa.string()), *((name, types[name]) for name in names)]).empty_table()
+
+
 def raw_names(there: Iterable[str], use_case: UseCase) -> dict[str, str]:
     """What each column that is written is called among the names of the raw layer.
 

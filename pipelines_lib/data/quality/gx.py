@@ -127,7 +127,11 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Take in the next part of the partition."""
-        for key, value in other.counts.items():
+        self.add_counts(other.counts)
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Take in what was counted in the next part."""
+        for key, value in counts.items():
             self.counts[key] = self.counts.get(key, 0) + value
 
 
@@ -165,6 +169,13 @@ def tally(judge: Expectation, rows: pa.Table, private: bool = False) -> Tally:
         found.add(part)
         found.failed = np.sort(np.concatenate([found.failed, part.failed]))
     return found
+
+
+def nothing_counted(rows: pa.Table) -> Tally:
+    """The tally of no rows, with the columns of `rows`."""
+    from great_expectations.execution_engine import PandasExecutionEngine  # noqa: PLC0415
+
+    return Tally({}, np.empty(0, np.int64), PandasExecutionEngine(batch_data_dict={"rows": rows.slice(0, 0).to_pandas()}))
 
 
 def tally_of_shape(judge: Expectation, columns: list[str], n_rows: int) -> Tally:

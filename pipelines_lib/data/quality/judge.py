@@ -11,6 +11,7 @@ Most that judge rows need no other row for it and are done batch by batch. What 
 end, each with the columns that it looks at and no others.
 """
 
+import datetime as dt
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -111,6 +112,30 @@ class Judge:
                     self._note(judge, rows, lambda: read(["row_id"])["row_id"], reasons)
         return reasons
 
+    def state(self) -> dict[str, Any]:
+        """What the row-local expectations counted, as JSON for `take_in`. Values of personal columns are masked in it."""
+        counted = [judge for judge in self._judges if judge.row_local and judge.index in self._tallies]
+        return {
+            "n_rows": self._n_rows,
+            "counts": {str(judge.index): {name: int(n) for name, n in self._tallies[judge.index].counts.items()} for judge in counted},
+            "examples": {
+                str(judge.index): [[one.row_id, _as_json(one.value)] for one in self._examples.get(judge.index, [])] for judge in counted
+            },
+        }
+
+    def take_in(self, state: dict[str, Any], nothing: pa.Table) -> None:
+        """What another judge of these expectations counted in the rows that follow; `nothing` are typed rows, but none."""
+        self._columns = [name for name in nothing.column_names if name != "row_id"]
+        self._n_rows += state["n_rows"]
+        for judge in self._judges:
+            if (counts := state["counts"].get(str(judge.index))) is None:
+                continue
+            if judge.index not in self._tallies:
+                self._tallies[judge.index] = gx.nothing_counted(nothing.select(judge.columns(self._columns)))
+            self._tallies[judge.index].add_counts(counts)
+            examples = self._examples.setdefault(judge.index, [])
+            examples += [Example(row, _from_json(value)) for row, value in state["examples"][str(judge.index)][: gx.SAMPLE - len(examples)]]
+
     def checks(self) -> list[Check]:
         """Every finding, in the order written; none where there were no rows."""
         return [self._check(judge) for judge in self._judges] if self._n_rows else []
@@ -183,6 +208,31 @@ def _values(rows: pa.Table, judge: gx.Expectation, private: frozenset[str]) -> l
         return shown
     named = [judge.arguments[key] for key in ("column", "column_A", "column_B") if key in judge.arguments]
     return [row[named[0]] if len(named) == 1 else tuple(row[name] for name in named) for row in shown]
+
+
+def _as_json(value: Any) -> Any:
+    """An example's value; what JSON has no word for stands in an object that says what it is."""
+    match value:
+        case dt.datetime():
+            return {"time": value.isoformat()}
+        case tuple():
+            return {"pair": [_as_json(item) for item in value]}
+        case dict():
+            return {"record": {name: _as_json(item) for name, item in value.items()}}
+        case _:
+            return value
+
+
+def _from_json(value: Any) -> Any:
+    match value:
+        case {"time": text}:
+            return dt.datetime.fromisoformat(text)
+        case {"pair": items}:
+            return tuple(_from_json(item) for item in items)
+        case {"record": items}:
+            return {name: _from_json(item) for name, item in items.items()}
+        case _:
+            return value
 
 
 def _mask(judge: gx.Expectation, result: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,15 +37,40 @@ class Rejections:
         self._counts: dict[str, int] = {}
         self._examples: dict[str, list[Example]] = {}
 
-    def add(self, reasons: dict[str, set[str]], raw: pa.Table | None = None) -> None:
-        """Take in further rows, each with all its reasons; `raw` are the rows as they came, to show what stood there."""
-        self.n_rows += len(reasons)
+    def add(self, reasons: dict[str, set[str]], raw: pa.Table | None = None, *, n_known: int = 0) -> None:
+        """Take in further rows, each with all its reasons; `raw` are the rows as they came, to show what stood there.
+
+        `n_known` of the rows were taken in before, with reasons of their own.
+        """
+        self.n_rows += len(reasons) - n_known
         for row, found in reasons.items():
             for reason in found:
                 self._counts[reason] = self._counts.get(reason, 0) + 1
-                examples = self._examples.setdefault(reason, [])
-                if len(examples) < _SHOWN_ROWS:
-                    examples.append(Example(row, self._text(raw, row, reason)))
+                if self._is_shown(reason, row):
+                    self._show(reason, Example(row, self._text(raw, row, reason)))
+
+    def state(self) -> dict[str, Any]:
+        """What was taken in, as JSON for `take_in`."""
+        examples = {reason: [[example.row_id, example.value] for example in found] for reason, found in self._examples.items()}
+        return {"n_rows": self.n_rows, "counts": self._counts, "examples": examples}
+
+    def take_in(self, state: dict[str, Any]) -> None:
+        """The rejections of other rows."""
+        self.n_rows += state["n_rows"]
+        for reason, n_rows in state["counts"].items():
+            self._counts[reason] = self._counts.get(reason, 0) + n_rows
+            for row, value in state["examples"][reason]:
+                if self._is_shown(reason, row):
+                    self._show(reason, Example(row, value))
+
+    def _is_shown(self, reason: str, row: str) -> bool:
+        """Whether the row is one of the first that have the reason, by their names, so that it does not matter which came first."""
+        shown = self._examples.get(reason, [])
+        return len(shown) < _SHOWN_ROWS or row < shown[-1].row_id
+
+    def _show(self, reason: str, example: Example) -> None:
+        shown = sorted([*self._examples.get(reason, []), example], key=lambda one: one.row_id)
+        self._examples[reason] = shown[:_SHOWN_ROWS]
 
     def by_reason(self, checks: Iterable[Check] = ()) -> list[Reason]:
         """The reasons, the most frequent first. What an expectation judged is shown as it judged it."""

@@ -85,6 +85,15 @@ class TypeWatch:
         for name in self._n_right:
             self._n_right[name] += typed.rows.num_rows - typed.rows[name].null_count
 
+    def state(self) -> dict[str, int]:
+        """What was counted, as JSON for `take_in`."""
+        return self._n_right
+
+    def take_in(self, state: dict[str, int]) -> None:
+        """The counts of other rows."""
+        for name, n_right in state.items():
+            self._n_right[name] += n_right
+
     def changes(self, rejections: Rejections) -> list[Change]:
         """The columns whose values are mostly none of their type, by quality.upstream.changed_share."""
         policy = self._use_case.quality.upstream
