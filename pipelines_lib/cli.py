@@ -106,12 +106,14 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
             profile=profile.name,
             store=profile.store,
             workers=settings.training.workers if name == "train" else 1,
+            shards=settings.shards,
             params=params,
         )
-        typer.echo(f"── {name}")
-        code = Job(spec, project, profile.grace_seconds).run(typer.echo)
-        if code != ExitCode.DONE:
-            raise typer.Exit(code if code > 0 else 1)
+        for part in spec.in_shards():
+            typer.echo(f"── {name}" + ("" if part.shard is None else f", shard {part.shard + 1} of {part.shards}"))
+            code = Job(part, project, profile.grace_seconds).run(typer.echo)
+            if code != ExitCode.DONE:
+                raise typer.Exit(code if code > 0 else 1)
         if name == "decide" and read_json(Path(spec.stage_dir) / "result.json")["outputs"]["action"] == "retrain":  # type: ignore[index,call-overload]
             typer.echo(f"by hand no training is started; `sluice run {use_case} training --partition {partition}` starts it")
 

@@ -46,6 +46,9 @@ STAGES: dict[Pipeline, tuple[str, ...]] = {
 # Stages that run where something asks for them, and not each time the pipeline does.
 EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pipeline.TRAINING: (), Pipeline.MONITORING: ()}
 
+# Stages that a use case with `shards` above 1 does in as many parts, each a process of its own, before the stage puts them together.
+SHARDED = frozenset({"validate", "prepare"})
+
 Verdict = Literal["pass", "hold"]
 
 
@@ -69,6 +72,10 @@ class JobSpec(Contract):
     """Root of the object store: a folder or a URL."""
     workers: int = 1
     """Processes that work on the stage together (`torchrun` where more than one is possible)."""
+    shards: int = Field(default=1, ge=1)
+    """Into how many parts the partition is split. Above 1, the stage without `shard` puts together what its shards left."""
+    shard: int | None = Field(default=None, ge=0)
+    """Which part this process does, counted from 0; None for the stage as a whole."""
     params: dict[str, JsonValue] = Field(default_factory=dict)
     """Parameters of the run, as `Params` has them; `run_stage` checks them before any work is done."""
 
@@ -79,8 +86,18 @@ class JobSpec(Contract):
 
     @property
     def stage_dir(self) -> str:
-        """Where this stage leaves its result."""
-        return f"{self.run_dir}/{self.stage}"
+        """Where this stage leaves its result; a shard leaves its own below the stage's."""
+        return self.shard_dir(self.stage, self.shard)
+
+    def shard_dir(self, stage: str, shard: int | None) -> str:
+        """Where a stage of this run, or one shard of it, leaves its result."""
+        return f"{self.run_dir}/{stage}" + ("" if shard is None else f"/shard-{shard}")
+
+    def in_shards(self) -> list["JobSpec"]:
+        """The specs of the stage's shards and of the stage, in the order that they are run in; of the stage alone where it has none."""
+        n_shards = self.shards if self.stage in SHARDED else 1
+        alone = self.model_copy(update={"shards": n_shards})
+        return [*([alone.model_copy(update={"shard": shard}) for shard in range(n_shards)] if n_shards > 1 else []), alone]
 
 
 class Params(Contract):

@@ -3,22 +3,29 @@
 python -m pipelines_lib.jobs.validate --spec spec.json
 """
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.quality.docs import data_docs
 from pipelines_lib.data.quality.findings import Findings
 from pipelines_lib.data.quality.history import quality_rows
-from pipelines_lib.data.quality.partition import judge_partition
+from pipelines_lib.data.quality.partition import QUARANTINE, Judged, judge_partition
 from pipelines_lib.data.quality.upstream import Change
 from pipelines_lib.data.quality_page import quality_page
 from pipelines_lib.data.status import show
-from pipelines_lib.data.tables import Tables
+from pipelines_lib.data.tables import Shard, Tables
 from pipelines_lib.errors import Held
+from pipelines_lib.jobs.shards import commit, leave, read_tables, shard_of, shards_left, staged_rows, write_tables
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_text
+
+GROUPS = "groups.arrow"
+"""Beside a shard's result: how many of its rows look alike."""
 
 
 def main(stage: Stage) -> JobResult:
@@ -26,17 +33,9 @@ def main(stage: Stage) -> JobResult:
     ingested = stage.result_of("ingest")
     key = stage.spec.partition_key
     tables = Tables(stage.root)
-    raw_version = int(str(ingested.outputs["raw_version"]))
-    with tables.writer("quarantine", key) as quarantine:
-        findings = judge_partition(
-            stage.use_case,
-            lambda columns: tables.scan("raw", key, version=raw_version, columns=columns),
-            tables.schema("raw", raw_version).names,
-            int(str(ingested.figures["n_rows"])),
-            unreadable=_unreadable(stage),
-            changes=_changes(ingested),
-            quarantine=quarantine.add,
-        )
+    if stage.spec.shard is not None:
+        return _judge_shard(stage, tables, ingested)
+    findings, version = (_judge if stage.spec.shards == 1 else _put_together)(stage, tables, ingested)
     tables.write("quality", key, quality_rows(findings))
     links = _write_pages(stage, findings)
     _show(stage, findings, links["Data quality"])
@@ -60,9 +59,68 @@ def main(stage: Stage) -> JobResult:
         stage="validate",
         reason=f"{findings.n_rows - findings.n_quarantined} of {findings.n_rows} rows of {key} pass, {findings.n_quarantined} are quarantined",
         figures=figures,
-        outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": quarantine.version},
+        outputs={"raw_version": ingested.outputs["raw_version"], "quarantine_version": version},
         links=links,
     )
+
+
+def _judge(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings, int]:
+    """The partition as a whole. Returns (what was found, version of `quarantine`)."""
+    raw, key = Raw(stage, tables, ingested), stage.spec.partition_key
+    with tables.writer("quarantine", key) as quarantine:
+        findings = judge_partition(
+            stage.use_case,
+            raw.scan,
+            raw.columns,
+            raw.n_rows,
+            unreadable=_unreadable(stage),
+            changes=_changes(ingested),
+            quarantine=quarantine.add,
+        )
+    return findings, quarantine.version
+
+
+def _judge_shard(stage: Stage, tables: Tables, ingested: JobResult) -> JobResult:
+    """What judges a row by itself, on the rows of one shard."""
+    raw = Raw(stage, tables, ingested)
+    shard, judged = shard_of(stage, tables, raw.version), Judged(stage.use_case)
+    unreadable = {row: record for row, record in _unreadable(stage).items() if shard.holds(row)}
+    with tables.shard_writer("quarantine", stage.spec.partition_key) as quarantine:
+        judged.rows(raw.scan(None, shard), unreadable, quarantine.add)
+    if judged.groups is not None:
+        write_tables(stage.folder / GROUPS, judged.groups.tables)
+    leave(stage, raw.version, quarantine, judged.state())
+    told = f"judged shard {stage.spec.shard} of {stage.spec.shards}; {quarantine.n_rows} rows and records break a rule so far"
+    return JobResult(stage="validate", reason=told, figures={"n_quarantined": quarantine.n_rows})
+
+
+def _put_together(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings, int]:
+    """What the shards found, and what needs the whole partition. Returns as `_judge` does."""
+    raw, judged = Raw(stage, tables, ingested), Judged(stage.use_case)
+    shards = shards_left(stage, raw.version)
+    for left in shards:
+        judged.take_in(left.found, read_tables(left.folder / GROUPS) if judged.groups is not None else [])
+    if late := judged.whole(raw.scan, raw.columns, raw.n_rows):
+        with tables.writer("quarantine", stage.spec.partition_key) as quarantine:
+            judged.add_late(late, lambda: staged_rows(shards), raw.scan, quarantine.add)
+        version = quarantine.version
+    else:
+        version = commit(stage, tables, "quarantine", shards, QUARANTINE)
+    return judged.findings(raw.n_rows + len(_unreadable(stage)), _changes(ingested)), version
+
+
+class Raw:
+    """The rows that ingest has written."""
+
+    def __init__(self, stage: Stage, tables: Tables, ingested: JobResult) -> None:
+        self._tables, self._key = tables, stage.spec.partition_key
+        self.version = int(str(ingested.outputs["raw_version"]))
+        self.n_rows = int(str(ingested.figures["n_rows"]))
+        self.columns = tables.schema("raw", self.version).names
+
+    def scan(self, columns: Sequence[str] | None, shard: Shard | None = None) -> Iterator[pa.Table]:
+        """Some columns or all, of the partition or a shard of it."""
+        return self._tables.scan("raw", self._key, version=self.version, columns=columns, shard=shard)
 
 
 def _changes(ingested: JobResult) -> list[Change]:
@@ -73,7 +131,7 @@ def _changes(ingested: JobResult) -> list[Change]:
 
 def _unreadable(stage: Stage) -> dict[str, tuple[str, str]]:
     """`row_id` to (text, why) of the records that ingest could not read."""
-    records: Any = read_json(stage.folder.parent / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
+    records: Any = read_json(Path(stage.spec.run_dir) / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
     return {record["row_id"]: (record["text"], record["why"]) for record in records}
 
 

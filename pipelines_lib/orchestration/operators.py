@@ -11,7 +11,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import variable_of
-from pipelines_lib.contracts import EXTRA_STAGES, STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
+from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
@@ -32,12 +32,25 @@ class LocalJobOperator(BaseOperator):
     ui_color = "#e8f1f5"
     operator_extra_links = LINKS
 
-    def __init__(self, *, use_case: UseCase, pipeline: Pipeline, stage: str, workers: int, on_hold: OnHold, **kwargs: Any) -> None:
-        super().__init__(task_id=stage, **kwargs)
-        self.use_case_name = use_case.name
-        self.pipeline = str(pipeline)
+    def __init__(
+        self,
+        *,
+        use_case_name: str,
+        pipeline: str,
+        stage: str,
+        workers: int = 1,
+        shards: int = 1,
+        shard: int | None = None,
+        on_hold: OnHold = "fail",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.use_case_name = use_case_name
+        self.pipeline = pipeline
         self.stage = stage
         self.workers = workers
+        self.shards = shards
+        self.shard = shard
         self.on_hold = on_hold
         self.result_links: dict[str, str] = {}
         self._job: Job | None = None
@@ -75,6 +88,8 @@ class LocalJobOperator(BaseOperator):
             profile=profile.name,
             store=profile.store,
             workers=self.workers,
+            shards=self.shards,
+            shard=self.shard,
             params=params,
         )
 
@@ -113,10 +128,36 @@ def _secrets(use_case: UseCase, stage: str) -> dict[str, str]:
     return secrets
 
 
+_RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
+
+
 def run_job(
-    use_case: UseCase, pipeline: Pipeline, stage: str, *, on_hold: OnHold = "fail", workers: int = 1, **kwargs: Any
+    use_case: UseCase, pipeline: Pipeline, stage: str, *, on_hold: OnHold = "fail", workers: int = 1, shards: int = 1, **kwargs: Any
 ) -> BaseOperator:
-    """The task of `stage`. `kwargs` are Airflow's own task arguments."""
+    """The task of `stage`, which puts its shards together where there are several. `kwargs` are Airflow's own task arguments."""
     assert stage in (*STAGES[pipeline], *EXTRA_STAGES[pipeline]), f"{stage} is no stage of {pipeline}"
-    kwargs = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0, **kwargs}
-    return LocalJobOperator(use_case=use_case, pipeline=pipeline, stage=stage, workers=workers, on_hold=on_hold, **kwargs)
+    return LocalJobOperator(
+        task_id=stage,
+        use_case_name=use_case.name,
+        pipeline=str(pipeline),
+        stage=stage,
+        workers=workers,
+        shards=shards,
+        on_hold=on_hold,
+        **{**_RETRIES, **kwargs},
+    )
+
+
+def run_sharded(use_case: UseCase, pipeline: Pipeline, stage: str, **kwargs: Any) -> list[Any]:
+    """The tasks of a stage that the use case splits: one mapped over its shards, `<stage>_shards`, and `stage`; or `stage` alone.
+
+    Each shard is retried by itself. `kwargs` are Airflow's own arguments of the task `stage`.
+    """
+    assert stage in SHARDED, f"{stage} has no shards"
+    whole = run_job(use_case, pipeline, stage, shards=use_case.shards, **kwargs)
+    if use_case.shards == 1:
+        return [whole]
+    mapped = LocalJobOperator.partial(
+        task_id=f"{stage}_shards", use_case_name=use_case.name, pipeline=str(pipeline), stage=stage, shards=use_case.shards, **_RETRIES
+    )
+    return [mapped.expand(shard=list(range(use_case.shards))), whole]

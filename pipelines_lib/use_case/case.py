@@ -54,6 +54,9 @@ class UseCase(Settings):
     partition: Literal["day", "hour"] = "day"
     start: dt.date
     """The first partition."""
+    shards: int = Field(default=1, ge=1, le=1000)
+    """Into how many tasks `validate` and `prepare` split a partition, for partitions that one machine takes too long for. What they
+    write is the same rows."""
     end: dt.date | None = None
     """The last partition, where the data ends; nothing is scheduled after it. A replay ends by itself."""
     schedule: Schedule = Schedule()
