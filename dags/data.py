@@ -4,7 +4,7 @@ from airflow.sdk import DAG, chain
 
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag, row_review, runs_that_wait
-from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.orchestration.operators import run_job, run_sharded
 from pipelines_lib.use_case import UseCase
 
 DOC = """
@@ -14,6 +14,9 @@ Takes one partition from its source to labelled rows: **ingest** → **validate*
 expectation and some row ids, the button *Data quality* opens the report. Mend the source and clear
 `ingest`, or mend the expectation and clear `validate`. `ingest` failed with bad input: the file is missing, unreadable or lost a column; the log says which. Clearing
 any task is safe: a partition is written whole or not at all, and writing the same rows again changes nothing.
+
+**Shards.** Where the use case splits its partitions, `validate_shards` and `prepare_shards` do a part each and the stage puts the
+parts together. After the settings were changed clear `validate_shards` with what follows it: `validate` refuses parts that were made with others.
 
 **Review.** Where the use case asks people, `review` waits for someone to say that the rows were reviewed, and `relabel` takes in
 what was said. Without an answer in time the run goes on without, and the answers may be imported later.
@@ -32,8 +35,8 @@ def data_dag(use_case: UseCase) -> DAG:
     with pipeline_dag(use_case, data, cron=use_case.schedule.data, run_offset=-1, doc=DOC, max_active_runs=n_runs) as dag:
         chain(
             run_job(use_case, data, "ingest"),
-            run_job(use_case, data, "validate"),
-            run_job(use_case, data, "prepare", outlets=[asset]),
+            *run_sharded(use_case, data, "validate"),
+            *run_sharded(use_case, data, "prepare", outlets=[asset]),
             *([row_review(use_case), run_job(use_case, data, "relabel", outlets=[asset])] if asked else []),
         )
     return dag

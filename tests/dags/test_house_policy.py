@@ -26,11 +26,12 @@ print(json.dumps({{
 def described(tmp_path: Path, in_airflow) -> dict:
     write_use_case(tmp_path / "cases", "alpha")
     write_use_case(tmp_path / "cases", "asked", USE_CASE + "deployment: {{approve: true}}\nschedule: {{training: null}}\n")
+    write_use_case(tmp_path / "cases", "split", USE_CASE + "shards: 3\n")
     return json.loads(in_airflow(DESCRIBE, tmp_path / "cases"))
 
 
 def test_policy(described: dict) -> None:
-    assert len(described) == 6
+    assert len(described) == 9
     for name, dag in described.items():
         assert "**Owner:** data@example.com" in dag["doc"], name
         assert "**When it fails.**" in dag["doc"], name

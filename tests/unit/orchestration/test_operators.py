@@ -171,6 +171,21 @@ def test_a_run_without_one_partition_fails_for_good(project: Project, own: str |
         partition_of({"partition_key": own, "params": {"partition": given}}, project.use_case("shop"))
 
 
+def test_a_shard_runs_as_a_process_of_its_own(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(operators, "Job", FakeJob)
+    monkeypatch.setattr(FakeJob, "code", 0)
+    task = operators.LocalJobOperator(task_id="validate_shards", use_case_name="shop", pipeline="data", stage="validate", shards=3, shard=1)
+    task.execute({"partition_key": "2026-01-02", "params": {}, "run_id": "manual__1", "ti": TaskInstance(), "outlet_events": {}})
+
+    assert (FakeJob.spec.shards, FakeJob.spec.shard) == (3, 1)
+    assert FakeJob.spec.stage_dir.endswith("/runs/data/manual__1/validate/shard-1")
+    assert [part.shard for part in FakeJob.spec.model_copy(update={"shard": None}).in_shards()] == [0, 1, 2, None]
+
+
+def test_a_use_case_without_shards_has_the_stage_alone(project: Project) -> None:
+    assert [task.task_id for task in operators.run_sharded(project.use_case("shop"), Pipeline.DATA, "validate")] == ["validate"]
+
+
 def test_a_stage_that_is_none_is_our_own_mistake(project: Project) -> None:
     with pytest.raises(AssertionError, match="no stage"):
         run_job(project.use_case("shop"), Pipeline.DATA, "train")
