@@ -1,6 +1,6 @@
 """Records of a CSV file's text, block by block.
 
-Arrow splits a block into records: one thread, no Python a row. What it makes of a block is believed where no record can be
+Arrow splits a block into records, no Python a row. What it makes of a block is believed where no record can be
 lost by it: where all its quotes are by the rules (or it has none), or where it has as many records as lines. Any other block is
 read record by record: one that spans lines must be quoted by the rules, or its first line alone is unreadable. Where both ways
 may be taken they give the same rows.
@@ -8,6 +8,7 @@ may be taken they give the same rows.
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -23,7 +24,9 @@ LONGEST_RECORD = 1 << 23
 
 _CARE_BYTES = 1 << 22
 """How much is read record by record before the quick way is tried again."""
+_THREAD_BYTES = 1 << 22
 _BATCH_ROWS = 500_000
+_NOT_BLANK = re.compile(rb"[^\r\n]")
 _BOM = b"\xef\xbb\xbf"
 _NO_QUOTES = np.empty(0, np.int64)
 
@@ -97,26 +100,39 @@ def _parse(data: bytes, delimiter: str, names: list[str], *, is_last: bool, long
 
 
 def _parse_fast(data: bytes, delimiter: str, names: list[str]) -> _Parsed:
+    # Arrow drops a mark at the beginning of a block, which is the file's beginning no more. It reads no blank lines.
+    text = b"\n" + data if data.startswith(_BOM) else data
+    if _NOT_BLANK.search(text) is None:
+        return _Parsed(_table([], names), [], len(data))
+    # Without quotes a record ends where a line does, so the block can be cut for several threads, as long as none is unreadable.
+    if b'"' not in text and (rows := _in_threads(text, delimiter, names)) is not None:
+        return _Parsed(rows, [], len(data))
     unreadable: list[Unreadable] = []
 
     def keep(row: arrow_csv.InvalidRow) -> str:
         unreadable.append(Unreadable(row.number, row.text.rstrip("\r\n")))
         return "skip"
 
-    # Arrow drops a mark at the beginning of a block, which is the file's beginning no more. It reads no blank lines.
-    text = b"\n" + data if data.startswith(_BOM) else data
-    if not text.strip(b"\r\n"):
-        return _Parsed(_table([], names), [], len(data))
-    rows = arrow_csv.read_csv(
-        pa.BufferReader(text),
-        # One block and one thread: a record may be as long as it likes, and records keep their numbers.
-        read_options=arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(text) + 1),
-        parse_options=arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep),
-        convert_options=arrow_csv.ConvertOptions(
-            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
-        ),
+    # One block and one thread: a record may be as long as it likes, and records keep their numbers.
+    reading = arrow_csv.ReadOptions(use_threads=False, column_names=names, block_size=len(text) + 1)
+    splitting = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=keep)
+    return _Parsed(arrow_csv.read_csv(pa.BufferReader(text), reading, splitting, _as_texts(names)), unreadable, len(data))
+
+
+def _in_threads(text: bytes, delimiter: str, names: list[str]) -> pa.Table | None:
+    """The rows, where every record is one and no line is longer than what one thread takes."""
+    reading = arrow_csv.ReadOptions(column_names=names, block_size=_THREAD_BYTES)
+    splitting = arrow_csv.ParseOptions(delimiter=delimiter, newlines_in_values=False)
+    try:
+        return arrow_csv.read_csv(pa.BufferReader(text), reading, splitting, _as_texts(names))
+    except pa.ArrowInvalid:
+        return None
+
+
+def _as_texts(names: list[str]) -> arrow_csv.ConvertOptions:
+    return arrow_csv.ConvertOptions(
+        column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=True, null_values=[""], quoted_strings_can_be_null=True
     )
-    return _Parsed(rows, unreadable, len(data))
 
 
 # --- whether the quick way may be believed --------------------------------------------------------------------------

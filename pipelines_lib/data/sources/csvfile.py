@@ -1,8 +1,9 @@
 """CSV files as they come: encoding, delimiter, lines above the header and the header itself are found out, and no record is lost in silence.
 
 `detect` says how a file is written down; `records` streams its records, all columns as strings; `read` is for whoever looks at
-a small file whole. What a use case declares wins over what is detected. The delimiter is found by clevercsv (G. van den Burg et
-al., "Wrangling messy CSV files by detecting row and type patterns", 2019), an encoding other than UTF-8 by charset-normalizer.
+a small file whole. What a use case declares wins over what is detected. A delimiter that is not
+plain to see is found by clevercsv (G. van den Burg et al., "Wrangling messy CSV files by detecting row and type patterns", 2019),
+an encoding other than UTF-8 by charset-normalizer.
 """
 
 import csv
@@ -26,6 +27,8 @@ from pipelines_lib.use_case import Csv
 
 _SAMPLE_CHARACTERS = 20_000
 _SAMPLE_RECORDS = 200
+_ENOUGH_RECORDS = 5
+_USUAL_DELIMITERS = (",", ";", "\t", "|")
 _MOST_ABOVE = 50
 _NUMBER = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _LINE = re.compile(rb"[^\r\n]*(?:\r\n|\n|\r)")
@@ -147,11 +150,20 @@ def _without_lines(blocks: Iterator[bytes], n_lines: int, above: list[bytes] | N
 
 
 def _delimiter(text: str) -> str:
-    from clevercsv.detect import Detector  # noqa: PLC0415 - a declared delimiter does without
+    """The only usual one that splits every record alike, and where there is none or there are several, clevercsv's choice."""
+    even = [delimiter for delimiter in _USUAL_DELIMITERS if _splits_alike(text, delimiter)]
+    if len(even) == 1:
+        return even[0]
+    from clevercsv.detect import Detector  # noqa: PLC0415 - most files do without
 
-    dialect = Detector().detect(text[:_SAMPLE_CHARACTERS], delimiters=[",", ";", "\t", "|", " ", ":", "^"])
+    dialect = Detector().detect(text[:_SAMPLE_CHARACTERS], delimiters=[*_USUAL_DELIMITERS, " ", ":", "^"])
     # A file of one column has no delimiter to find.
     return dialect.delimiter if dialect is not None and dialect.delimiter else ","
+
+
+def _splits_alike(text: str, delimiter: str) -> bool:
+    widths = [len(cells) for cells, _ in islice(_sample(text, delimiter), _SAMPLE_RECORDS)]
+    return len(widths) >= _ENOUGH_RECORDS and len(set(widths)) == 1 and widths[0] > 1
 
 
 def _sample(text: str, delimiter: str) -> Iterator[tuple[list[str], int]]:

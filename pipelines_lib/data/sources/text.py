@@ -45,8 +45,9 @@ class TextFile:
     def blocks(self) -> Iterator[bytes]:
         """Its content as UTF-8 without a byte order mark. Raises `DataError` where it is not in its encoding, or no text."""
         first = True
+        blocks = self.file.blocks()
         try:
-            for block in _as_utf8(self.file.blocks(), self.encoding):
+            for block in blocks if self.encoding in _UTF8 and not self.declared else _as_utf8(blocks, self.encoding):
                 if b"\0" in block:
                     raise self.is_no_text()
                 yield block.removeprefix(codecs.BOM_UTF8) if first else block
