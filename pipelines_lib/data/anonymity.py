@@ -40,6 +40,10 @@ class Anonymity:
         return told + "".join(f"; l = {least} in {name}" for name, least in self.l_diversity.items())
 
 
+# No column of a use case has a blank in its name.
+_N_ROWS, _SEEN = "number of rows", "was seen"
+
+
 class Groups:
     """Counts of the groups of a use case's rows; `add` takes typed rows, batch by batch."""
 
@@ -63,10 +67,10 @@ class Groups:
     def add(self, rows: pa.Table) -> None:
         """Count these rows too."""
         ones = pa.array(np.ones(rows.num_rows, np.int64))
-        counted = rows.select(self._quasi).append_column("n_rows", ones)
+        counted = rows.select(self._quasi).append_column(_N_ROWS, ones)
         self._counts = _summed(self._counts, counted, self._quasi)
         for name in self._sensitive:
-            pairs = rows.select([*self._quasi, name]).append_column("n_rows", ones)
+            pairs = rows.select([*self._quasi, name]).append_column(_N_ROWS, ones)
             self._values[name] = _summed(self._values.get(name), pairs, [*self._quasi, name])
 
     def remove(self, rows: pa.Table) -> None:
@@ -88,7 +92,7 @@ class Groups:
 
     def figures(self) -> Anonymity:
         """The figures of all rows so far."""
-        sizes = pa.chunked_array([[]], pa.int64()) if self._counts is None else self._counts["n_rows"]
+        sizes = pa.chunked_array([[]], pa.int64()) if self._counts is None else self._counts[_N_ROWS]
         below = sizes.filter(pc.less(sizes, self._min_k))
         return Anonymity(
             k=pc.min(sizes).as_py() or 0,
@@ -127,15 +131,15 @@ def _summed(before: pa.Table | None, rows: pa.Table, by: list[str]) -> pa.Table:
 
 
 def _added(rows: pa.Table, by: list[str]) -> pa.Table:
-    found = rows.group_by(by).aggregate([("n_rows", "sum")]).rename_columns([*by, "n_rows"])
-    return found.filter(pc.not_equal(found["n_rows"], 0))
+    found = rows.group_by(by).aggregate([(_N_ROWS, "sum")]).rename_columns([*by, _N_ROWS])
+    return found.filter(pc.not_equal(found[_N_ROWS], 0))
 
 
 def _negative(groups: Groups, rows: pa.Table) -> list[pa.Table]:
     groups.add(rows)
-    return [table.set_column(len(table.column_names) - 1, "n_rows", pc.negate(table["n_rows"])) for table in groups.tables]
+    return [table.set_column(len(table.column_names) - 1, _N_ROWS, pc.negate(table[_N_ROWS])) for table in groups.tables]
 
 
 def _least(pairs: pa.Table, quasi: list[str], name: str) -> int:
-    seen = pairs.append_column("seen", pc.is_valid(pairs[name]).cast(pa.int64()))
-    return int(pc.min(seen.group_by(quasi).aggregate([("seen", "sum")])["seen_sum"]).as_py())
+    seen = pairs.append_column(_SEEN, pc.is_valid(pairs[name]).cast(pa.int64()))
+    return int(pc.min(seen.group_by(quasi).aggregate([(_SEEN, "sum")])[f"{_SEEN}_sum"]).as_py())

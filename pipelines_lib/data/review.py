@@ -42,7 +42,9 @@ _SAMPLE_SEED = 0x5EED
 # --- which rows people are asked about ----------------------------------------------------------------------------
 
 
-_ORDER = [("certain", "ascending"), ("turn", "ascending"), ("row_id", "ascending")]
+# No column of a use case has a blank in its name.
+_CERTAIN, _TURN = "how certain", "whose turn"
+_ORDER = [(_CERTAIN, "ascending"), (_TURN, "ascending"), ("row_id", "ascending")]
 
 
 class Pending:
@@ -64,8 +66,8 @@ class Pending:
             open_ = pc.and_(open_, pc.less(certain, self._review.below))
         else:
             certain = pa.chunked_array([np.zeros(rows.num_rows)])
-        rows = rows.append_column("certain", certain).filter(open_)
-        rows = rows.append_column("turn", pa.array(hash_rows([rows["row_id"].combine_chunks()], _SAMPLE_SEED)))
+        rows = rows.append_column(_CERTAIN, certain).filter(open_)
+        rows = rows.append_column(_TURN, pa.array(hash_rows([rows["row_id"].combine_chunks()], _SAMPLE_SEED)))
         picked = rows if self._picked is None else pa.concat_tables([self._picked, rows])
         if picked.num_rows > self._review.per_partition:
             picked = picked.take(pc.select_k_unstable(picked, k=self._review.per_partition, sort_keys=_ORDER))
@@ -75,7 +77,7 @@ class Pending:
         """What was picked, in the order to ask; None where no row passed by."""
         if self._picked is None:
             return None
-        return self._picked.sort_by(_ORDER).drop_columns(["certain", "turn"])
+        return self._picked.sort_by(_ORDER).drop_columns([_CERTAIN, _TURN])
 
 
 # --- tasks --------------------------------------------------------------------------------------------------------

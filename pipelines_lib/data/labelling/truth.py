@@ -19,6 +19,7 @@ from pipelines_lib.data.records import Batch, Records
 from pipelines_lib.data.sources import SourceContext, open_source
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.data.typed import ARROW_TYPES, cast, none_of
+from pipelines_lib.data.whole_partition import PLACE
 from pipelines_lib.errors import DataError, Held
 from pipelines_lib.use_case import UseCase
 from pipelines_lib.use_case.label import Join
@@ -64,8 +65,8 @@ def joined(batches: Iterable[pa.Table], truths: pa.Table, use_case: UseCase) -> 
     labels = labels_of(truths["label"].combine_chunks(), use_case)
     truths = truths.set_column(truths.column_names.index("label"), "label", labels)
     for rows in batches:
-        keys = rows.select(list(join.keys)).append_column("place", pa.array(np.arange(rows.num_rows)))
-        found = keys.join(truths, keys=list(join.keys)).sort_by("place")["label"].combine_chunks()
+        keys = rows.select(list(join.keys)).append_column(PLACE, pa.array(np.arange(rows.num_rows)))
+        found = keys.join(truths, keys=list(join.keys)).sort_by(PLACE)["label"].combine_chunks()
         yield rows.append_column("label", found if join.missing is None else pc.fill_null(found, join.missing))
 
 

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +72,10 @@ def test_a_partition_is_held_where_the_use_case_says_so(make_use_case):
     assert held_because(found, reports) == ""
     assert found.l_diversity == {"illness": 1}
     assert Groups.of(make_use_case()) is None
+
+
+@pytest.mark.parametrize("name", ["n_rows", "seen"])
+def test_a_quasi_identifier_may_have_any_name_that_a_column_may_have(name):
+    found = k_anonymity(pa.table({name: ["a", "a", "b"], "illness": ["flu", "cold", "flu"]}), [name], ["illness"])
+
+    assert (found.k, found.n_rows, found.l_diversity) == (1, 3, {"illness": 1})
