@@ -193,7 +193,7 @@ def read_answers(path: Path, use_case: UseCase) -> tuple[list[Answer], list[str]
     """
     try:
         exported = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: can't be read as JSON ({error}); export the project as JSON in Label Studio") from error
     if not isinstance(exported, list):
         raise DataError(f"{path}: is no list of tasks; export the project as JSON in Label Studio (not JSON-MIN or CSV)")
@@ -224,7 +224,7 @@ def _row_of(task: Any, use_case: UseCase) -> tuple[str, str, str]:
     if not isinstance(data, dict):
         raise _Malformed("has no `data`; export with the task's data")
     names = ("partition_key", "row_id", "fingerprint")
-    if not all(isinstance(data.get(name), str) for name in names):
+    if not all(_is_text(data.get(name)) for name in names):
         raise _Malformed(f"its data lacks {', '.join(names)}, so it is none of Sluice's; import the tasks of `sluice label export`")
     if data.get("use_case") != use_case.name:
         raise _Malformed(f"is not a task of use case {use_case.name}; import it there")
@@ -248,11 +248,16 @@ def _choices(task: dict[str, Any], use_case: UseCase) -> Iterator[str]:
             if isinstance(result, dict) and result.get("type") == "choices" and isinstance(result.get("value"), dict)
             for choice in result["value"].get("choices") or []
         ]
-        if len(found) != 1 or not isinstance(found[0], str) or not found[0]:
+        if len(found) != 1 or not _is_text(found[0]) or not found[0]:
             raise _Malformed(f"an answer has {len(found)} choices; it must have one")
         if (classes := use_case.label.classes) is not None and found[0] not in classes:
             raise _Malformed(f"an answer is none of the classes {', '.join(classes)}; use the labelling configuration of the export")
         yield found[0]
+
+
+def _is_text(value: Any) -> bool:
+    """Whether a table can hold it as a text: JSON can spell half of a surrogate pair, which none can."""
+    return isinstance(value, str) and not any("\ud800" <= character <= "\udfff" for character in value)
 
 
 def _majority(choices: Sequence[str]) -> tuple[str | None, float]:

@@ -274,3 +274,33 @@ def test_answers_are_delivered_where_the_pipeline_takes_them_in(waiting, tmp_pat
     assert [path.suffix for path in inbox(root).iterdir()] == [".json"]
     with pytest.raises(DataError, match="nobody has answered it"):
         deliver(tmp_path / "b.json", root, use_case)
+
+
+def test_columns_may_have_any_name_that_a_column_may_have(asked):
+    columns = {**COLUMNS, "turn": {"type": "string"}, "certain": {"type": "number"}}
+    pending = Pending(asked(columns), {})
+    more = {"turn": pa.array(["left", "right"]), "certain": pa.array([1.0, 2.0])}
+    pending.add(pa.table({**dict(zip(rows().column_names, rows(("yes", 0.5), (None, 0.0)).columns, strict=True)), **more}))
+
+    assert pending.rows()["turn"].to_pylist() == ["right", "left"]
+
+
+@pytest.mark.parametrize("field", ["row_id", "fingerprint"])
+def test_half_a_character_is_a_problem_and_no_failure(asked, tmp_path, field):
+    [task] = tasks(rows(("yes", 0.5)), DAY, asked())
+    task["data"][field] += "\ud800"
+    task["annotations"] = [{"result": [{"type": "choices", "value": {"choices": ["yes"]}}]}]
+    path = tmp_path / "answers.json"
+    path.write_text(json.dumps([task]))
+
+    answers, problems = read_answers(path, asked())
+
+    assert (answers, len(problems)) == ([], 1)
+
+
+def test_a_file_of_brackets_is_no_export(asked, tmp_path):
+    path = tmp_path / "answers.json"
+    path.write_text("[" * 100_000)
+
+    with pytest.raises(DataError, match="can't be read as JSON"):
+        read_answers(path, asked())
