@@ -7,6 +7,7 @@ Columns about a person are protected before anything is written. Records that ca
 
 from dataclasses import replace
 
+import pyarrow as pa
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult
@@ -16,7 +17,7 @@ from pipelines_lib.data.privacy import not_written, protect_batch
 from pipelines_lib.data.pseudonyms import pseudonyms
 from pipelines_lib.data.quality.upstream import Change, column_changes, conformed
 from pipelines_lib.data.raw import raw_rows, row_id
-from pipelines_lib.data.records import Unreadable
+from pipelines_lib.data.records import Batch, Unreadable
 from pipelines_lib.data.sources import Land, SourceContext, land, source_path
 from pipelines_lib.data.sources.joins import open_rows
 from pipelines_lib.data.tables import Tables
@@ -50,6 +51,9 @@ def main(stage: Stage) -> JobResult:
                 columns |= dict.fromkeys(batch.rows.column_names)
                 unreadable += [_kept(record, key, records.part) for record in batch.unreadable]
             facts |= records.facts
+        if not columns:
+            # A source without a record may not know its columns.
+            raw.add(raw_rows(Batch(conformed(pa.table({}), stage.use_case), pa.array([], pa.int64())), key))
     write_json(stage.folder / "unreadable.json", unreadable)
     truths: dict[str, JsonValue] = {}
     if stage.use_case.label.join is not None:

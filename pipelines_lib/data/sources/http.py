@@ -19,20 +19,33 @@ _DEFAULT_PARAM = {"page": "page", "offset": "offset", "cursor": "cursor"}
 
 
 def open_http(http: Http, context: SourceContext) -> Iterator[Records]:
-    """The records of the partition in the order of the API's pages, which must be a stable one.
+    """The records of the partition in the order of the API's pages, which must be a stable one. Nothing where the API has none: no
+    record, no column names.
 
     Raises `DataError` where the API refuses or answers something else than was declared; `Unavailable` where it does not answer.
     """
-    with Api(http) as api, tempfile.TemporaryFile("w+", encoding="utf-8") as kept:
+    with Api(http) as api, tempfile.TemporaryFile() as kept:
         names: dict[str, None] = {}
         n_pages = 0
         for records in _pages(http, api, context):
             n_pages += 1
             for record in records:
-                line = flat(record) if isinstance(record, dict) else json.dumps(record, ensure_ascii=False)
-                names |= dict.fromkeys(line) if isinstance(line, dict) else {}
-                kept.write(json.dumps(line, ensure_ascii=False) + "\n")
-        yield Records("", list(names), _batches(kept, list(names)), {"pages": n_pages})
+                row, line = _line(record)
+                names |= dict.fromkeys(row)
+                kept.write(line + b"\n")
+        if kept.tell():
+            yield Records("", list(names), _batches(kept, list(names)), {"pages": n_pages})
+
+
+def _line(record: Any) -> tuple[dict[str, str | None], bytes]:
+    """(a record as a row, the JSON that is kept of it); no row where it can't be one, and then [why, how it was written] is kept."""
+    if not isinstance(record, dict):
+        return {}, json.dumps(["not an object with fields", json.dumps(record)]).encode()
+    row = flat(record)
+    try:
+        return row, json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and no table can store
+        return {}, json.dumps(["holds half a character, which no text can", json.dumps(record)]).encode()
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
@@ -63,8 +76,7 @@ def _text(value: object) -> str | None:
             return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
-def _batches(kept: IO[str], names: list[str]) -> Iterator[Batch]:
-    """At least one, so that an empty answer is a partition without rows."""
+def _batches(kept: IO[bytes], names: list[str]) -> Iterator[Batch]:
     kept.seek(0)
     number, last = 0, False
     while not last:
@@ -78,12 +90,13 @@ def _batches(kept: IO[str], names: list[str]) -> Iterator[Batch]:
                 for name, cells in columns.items():
                     cells.append(row.get(name))
             else:
-                unreadable.append(Unreadable(number, row, "not an object with fields"))
+                why, text = row
+                unreadable.append(Unreadable(number, text, why))
             if number % _BATCH == 0:
                 break
         else:
             last = True
-        if numbers or unreadable or number == 0:
+        if numbers or unreadable:
             rows = pa.table({name: pa.array(cells, pa.string()) for name, cells in columns.items()})
             yield Batch(rows, pa.array(numbers, pa.int64()), tuple(unreadable))
 

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import Held
 from pipelines_lib.jobs import ingest, prepare, validate
 
 KEY = "2026-01-02"
@@ -19,7 +20,7 @@ CUSTOMERS = [{"id": f"u{n}", "profile": {"age": 20 + n}} for n in range(9)]
 def api() -> Iterator[str]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = json.dumps(CUSTOMERS).encode()
+            body = json.dumps([] if self.path.startswith("/nothing") else CUSTOMERS).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -77,3 +78,16 @@ def test_from_a_database_and_an_api_to_labelled_rows(sandbox, shop):
         sandbox.run(module.main, name, shop, KEY) for name, module in (("ingest", ingest), ("validate", validate), ("prepare", prepare))
     ]
     assert [result.outputs for result in again] == [result.outputs for result in results]
+
+
+def test_an_api_without_a_record_is_a_partition_without_rows(sandbox, make_use_case, api):
+    """Which no column is missing from, and in which no truth came."""
+    nothing = {"http": {"url": f"{api}/nothing", "params": {"day": "{partition}"}}}
+    label = {"join": {"source": nothing, "on": ["id"], "column": "outcome"}, "positive": "yes"}
+    use_case = make_use_case(source=nothing, label=label)
+
+    result = sandbox.run(ingest.main, "ingest", use_case, KEY)
+
+    assert (result.figures["n_rows"], result.figures["ground_truth"]["n_truths"]) == (0, 0)
+    with pytest.raises(Held, match="it has no rows"):
+        sandbox.run(validate.main, "validate", use_case, KEY)
