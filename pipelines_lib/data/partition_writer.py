@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pipelines_lib.errors import DataError
+
 GROUP_ROWS = 1 << 18
 """Rows of a Parquet row group; so many are held in memory at once."""
 FILE_ROWS = 1 << 22
@@ -66,7 +68,7 @@ class PartitionWriter:
         self._folder = table / STAGING
         self._key = partition_key
         self._commit = commit
-        self._spelling = spelling or {}
+        self._spelling = None if spelling is None else dict(spelling)
         self._pending: list[pa.Table] = []
         self._n_pending = 0
         self._schema: pa.Schema | None = None
@@ -82,7 +84,7 @@ class PartitionWriter:
         """The next rows. A column that earlier ones lacked starts a new file."""
         if "partition_key" in rows.column_names:
             rows = rows.drop_columns(["partition_key"])
-        rows = rows.rename_columns([self._spelling.get(name.casefold(), name) for name in rows.column_names]).replace_schema_metadata(None)
+        rows = self._spelled(rows).replace_schema_metadata(None)
         if self._schema is None or not rows.schema.equals(self._schema):
             self._flush()
             self._close_file()
@@ -126,6 +128,19 @@ class PartitionWriter:
         elif self._open is not None:
             self._open[0].close()
         self._discard()
+
+    def _spelled(self, rows: pa.Table) -> pa.Table:
+        """`rows` with their columns spelt as the table, or the first rows that had them, spell them. Raises `DataError` where two would be one."""
+        names: dict[str, str] = {}
+        for name in rows.column_names:
+            if (other := names.setdefault(name.casefold(), name)) != name or rows.column_names.count(name) > 1:
+                raise DataError(
+                    f"{self._folder.parent}: columns {other!r} and {name!r} differ in case alone or not at all, and a table can't tell the two apart; "
+                    "rename one of them at the source"
+                )
+        if self._spelling is None:
+            return rows
+        return rows.rename_columns([self._spelling.setdefault(folded, name) for folded, name in names.items()])
 
     def _discard(self) -> None:
         for path in [*(Path(file.path) for file in self._staged), *([self._open[1]] if self._open else [])]:

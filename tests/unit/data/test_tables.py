@@ -126,6 +126,23 @@ def test_a_source_column_that_changes_its_case_stays_one_column(tmp_path):
     assert tables.write("raw", "2026-01-02", pa.table({"row_id": ["a"], "note": ["y"]})) == version
 
 
+def test_a_source_column_is_spelt_as_the_first_rows_spell_it(tmp_path):
+    tables = Tables(tmp_path)
+    with tables.writer("raw", "2026-01-01") as writer:
+        writer.add(pa.table({"row_id": ["a"], "Note": ["x"]}))
+        writer.add(pa.table({"row_id": ["b"], "note": ["y"]}))
+
+    assert tables.read("raw")["Note"].to_pylist() == ["x", "y"]
+
+
+@pytest.mark.parametrize("names", [["note", "NOTE"], ["note", "note"]])
+def test_two_source_columns_of_one_name_are_refused(tmp_path, names):
+    rows = pa.Table.from_arrays([pa.array(["a"]), pa.array(["x"]), pa.array(["y"])], ["row_id", *names])
+
+    with pytest.raises(DataError, match=rf"columns '{names[0]}' and '{names[1]}' .* rename one of them at the source"):
+        Tables(tmp_path).write("raw", "2026-01-01", rows)
+
+
 def test_a_column_of_ours_that_changes_its_case_is_refused(tmp_path):
     tables = Tables(tmp_path)
     tables.write("clean", "2026-01-01", pa.table({"row_id": ["a"], "price": [1.0]}))
