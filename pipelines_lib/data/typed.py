@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines_lib.data.raw import raw_name
+from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, UseCase
 
 ARROW_TYPES: dict[ColumnType, pa.DataType] = {
@@ -71,7 +72,8 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
 
 def typed_columns(raw: pa.Table, use_case: UseCase, columns: Iterable[str]) -> pa.Table:
     """`row_id` and some of the columns of `typed(raw, use_case).rows`; `raw` needs no more than what these are made of."""
-    names = raw_names(raw.column_names, use_case)
+    columns = list(columns)
+    names = raw_names(raw.column_names, use_case, columns)
     made = {name: _cast_column(raw, names[name], use_case, name)[0] for name in columns if name != "row_id"}
     return pa.table({"row_id": raw["row_id"].combine_chunks(), **made})
 
@@ -83,14 +85,21 @@ def typed_nothing(use_case: UseCase, columns: Iterable[str] | None = None) -> pa
     return pa.schema([("row_id", pa.string()), *((name, types[name]) for name in names)]).empty_table()
 
 
-def raw_names(there: Iterable[str], use_case: UseCase) -> dict[str, str]:
-    """What each column that is written is called among the names of the raw layer.
+def raw_names(there: Iterable[str], use_case: UseCase, columns: Iterable[str] | None = None) -> dict[str, str]:
+    """What each of `columns` (of all that are written, when None) is called among the names of the raw layer.
 
-    The layer keeps the spelling that a column first came with, and no two of its names differ in case alone.
+    The layer keeps the spelling that a column first came with, and no two of its names differ in case alone. Raises `DataError`
+    where one is not there.
     """
     found = {name.casefold(): name for name in there}
-    wanted = {name: raw_name(column.source or name).casefold() for name, column in use_case.written.items()}
-    return {name: found[source] for name, source in wanted.items() if source in found}
+    written = use_case.written
+    wanted = {name: raw_name(written[name].source or name) for name in (written if columns is None else columns) if name != "row_id"}
+    if absent := [name for name, source in wanted.items() if source.casefold() not in found]:
+        raise DataError(
+            f"the raw layer has no column {wanted[absent[0]]!r}, of which columns.{absent[0]} of {use_case.name} is made: no partition was ingested "
+            "since it was declared. Run ingest again for this one, or correct the column"
+        )
+    return {name: found[source.casefold()] for name, source in wanted.items()}
 
 
 def _cast_column(raw: pa.Table, source: str, use_case: UseCase, name: str) -> tuple[pa.Array, pa.Array]:

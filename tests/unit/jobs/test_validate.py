@@ -141,3 +141,11 @@ def test_a_column_whose_type_has_changed_holds_the_partition(sandbox, make_use_c
         run(sandbox, use_case, HEADER + "".join(line.replace("01-01,", "01-01,€") for line in lines(20).splitlines(keepends=True)))
     rows_alone = make_use_case(quality={"max_quarantined": 1, "upstream": {"changed_types": "quarantine"}})
     assert sandbox.run(validate.main, "validate", rows_alone, KEY).figures["n_quarantined"] == 20
+
+
+def test_a_column_that_was_declared_after_ingest_asks_for_ingest(sandbox, make_use_case):
+    run(sandbox, make_use_case(), HEADER + lines(4))
+    columns = {**make_use_case().model_dump(mode="json")["columns"], "size": {"type": "string"}}
+
+    with pytest.raises(DataError, match=r"no column 'size', of which columns\.size of shop is made.*Run ingest again"):
+        sandbox.run(validate.main, "validate", make_use_case(columns=columns), KEY)
