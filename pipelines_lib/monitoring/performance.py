@@ -27,7 +27,7 @@ def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: 
     keys = use_case.columns_with("key")
     if not keys or not all(key in answers.column_names and key in labelled.column_names for key in keys):
         return None
-    truth = dict(zip(_tuples(labelled, keys), labelled["label"].to_pylist(), strict=True))
+    truth = {key: label for key, label in zip(_tuples(labelled, keys), labelled["label"].to_pylist(), strict=True) if None not in key}
     found = [(place, label) for place, key in enumerate(_tuples(answers, keys)) if (label := truth.get(key)) is not None]
     # A class the model has never heard of has no column in its scores.
     found = [(place, label) for place, label in found if not classes or label in classes]
