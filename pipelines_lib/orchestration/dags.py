@@ -9,7 +9,6 @@ from airflow.sdk import DAG, Asset, BaseOperator, CronPartitionTimetable, Param,
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline, dag_id
 from pipelines_lib.use_case import UseCase
-from pipelines_lib.use_case.label import length
 
 
 def good_use_cases() -> list[UseCase]:
@@ -45,7 +44,7 @@ def row_review(use_case: UseCase) -> BaseOperator:
 def runs_that_wait(use_case: UseCase) -> int:
     """How many daily (or hourly) runs may be waiting for a person at a time."""
     assert use_case.label.review is not None
-    return math.ceil(length(use_case.label.review.timeout) / use_case.partition_step)
+    return math.ceil(use_case.label.review.timeout / use_case.partition_step)
 
 
 def pipeline_dag(

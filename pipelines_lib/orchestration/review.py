@@ -13,7 +13,7 @@ from pipelines_lib.errors import ConfigError
 from pipelines_lib.orchestration.partition import partition_of
 from pipelines_lib.store import read_json
 from pipelines_lib.use_case import UseCase
-from pipelines_lib.use_case.label import length
+from pipelines_lib.use_case.base import duration_text
 
 REVIEWED, SKIP = "Reviewed", "Go on without"
 
@@ -33,7 +33,7 @@ class ReviewOperator(HITLOperator):
             subject=f"{use_case.title}: rows wait for review",
             options=[REVIEWED, SKIP],
             defaults=[SKIP],
-            response_timeout=length(review.timeout),
+            response_timeout=review.timeout,
             **kwargs,
         )
         self.use_case_name = use_case.name
@@ -61,7 +61,7 @@ class ReviewOperator(HITLOperator):
         self.body = (
             f"1. `sluice label export {use_case.name} --out tasks.json {named}`, and import the tasks in Label Studio.\n"
             f"2. `sluice label import {use_case.name} answers.json`, or put Label Studio's export into `{store}/{use_case.name}/review/answers/`.\n"
-            f"3. Answer *{REVIEWED}*. *{SKIP}* leaves the labels as they are; so does no answer within {use_case.label.review.timeout}."  # type: ignore[union-attr]
+            f"3. Answer *{REVIEWED}*. *{SKIP}* leaves the labels as they are; so does no answer within {duration_text(use_case.label.review.timeout)}."  # type: ignore[union-attr]
         )
         return super().execute(context)
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from pipelines_lib.registry.package import Manifest
 from pipelines_lib.use_case import Label, UseCase
+from pipelines_lib.use_case.base import duration_text
 
 
 def model_card(
@@ -54,7 +55,7 @@ def model_card(
 
 def _predicted(label: Label) -> str:
     if label.event_within is not None:
-        return f"whether `{label.event_within.column}` follows within {label.event_within.within}"
+        return f"whether `{label.event_within.column}` follows within {duration_text(label.event_within.within)}"
     if label.rules is not None:
         return " or ".join(label.rules.classes)
     return f"`{label.column if label.join is None else label.join.column}`"

@@ -1,9 +1,11 @@
 """What the settings of every part share."""
 
+import re
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints
 
 
 class Settings(BaseModel):
@@ -17,6 +19,30 @@ ConnectionName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,62
 
 A setting of this type is called `connection`, wherever it stands: by that name the Airflow world finds which ones a stage needs.
 """
+
+
+_UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
+
+
+def _duration(value: object) -> object:
+    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d{0,5})\s*(s|min|h|d)", value)):
+        return timedelta(**{_UNITS[match[2]]: int(match[1])})
+    if isinstance(value, timedelta) and value > timedelta(0):
+        return value
+    raise ValueError(f"{value!r} is not a length of time; write a whole number and its unit (s, min, h, d), such as 10min or 7d")
+
+
+def duration_text(value: timedelta) -> str:
+    """A length of time as the settings write it, in the longest unit that is exact."""
+    seconds = int(value.total_seconds())
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds % size == 0:
+            return f"{seconds // size}{unit}"
+    return f"{seconds}s"
+
+
+Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text, return_type=str)]
+"""A length of time, written as a whole number and its unit: `30s`, `10min`, `24h`, `7d`."""
 
 
 def connections_in(part: object) -> Iterator[str]:

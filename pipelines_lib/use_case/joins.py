@@ -4,8 +4,7 @@ from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from pipelines_lib.use_case.base import Settings
-from pipelines_lib.use_case.remote import Duration
+from pipelines_lib.use_case.base import Duration, Settings
 from pipelines_lib.use_case.source import Source
 
 

@@ -2,31 +2,12 @@
 
 import datetime as dt
 import math
-import re
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import Field, JsonValue, model_validator
 
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import Duration, Settings
 from pipelines_lib.use_case.source import Source
-
-_UNITS = {"min": "minutes", "h": "hours", "d": "days"}
-
-
-def length(duration: str) -> dt.timedelta:
-    """`30min`, `24h` or `7d` as a time difference."""
-    unit = next(unit for unit in _UNITS if duration.endswith(unit))
-    return dt.timedelta(**{_UNITS[unit]: int(duration.removesuffix(unit))})
-
-
-def _is_duration(value: str) -> str:
-    if not re.fullmatch(r"[0-9]{1,5}(min|h|d)", value) or not length(value):
-        raise ValueError(f"{value!r} is no length of time; write a whole number above 0 and a unit, such as 30min, 24h or 7d")
-    return value
-
-
-Duration = Annotated[str, AfterValidator(_is_duration)]
-"""A length of time as it is written in the settings: `30min`, `24h`, `7d`."""
 
 
 class Threshold(Settings):
@@ -148,7 +129,7 @@ class Review(Settings):
     """How many rows of a partition people are asked for at most."""
     in_airflow: bool = False
     """Whether the data DAG waits for a person who says that the rows were reviewed, and labels the partition again then."""
-    timeout: Duration = "20h"
+    timeout: Duration = dt.timedelta(hours=20)
     """How long the DAG waits before it goes on without."""
 
 
@@ -210,7 +191,7 @@ class Label(Settings):
 
     def horizon_of(self, partition: dt.timedelta) -> int:
         """Partitions of this length that must have passed before the label is known."""
-        return self.horizon if self.event_within is None else math.ceil(length(self.event_within.within) / partition)
+        return self.horizon if self.event_within is None else math.ceil(self.event_within.within / partition)
 
     def reach_of(self, partition: dt.timedelta) -> int:
         """How many partitions later something may still come that changes the label."""

@@ -3,35 +3,11 @@
 import re
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BeforeValidator, Field, PlainSerializer, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from pipelines_lib.use_case.base import ConnectionName, Settings
-
-_UNITS = {"s": "seconds", "min": "minutes", "h": "hours", "d": "days"}
-
-
-def _duration(value: object) -> object:
-    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d{0,5})\s*(s|min|h|d)", value)):
-        return timedelta(**{_UNITS[match[2]]: int(match[1])})
-    if isinstance(value, timedelta) and value > timedelta(0):
-        return value
-    raise ValueError(f"{value!r} is not a length of time; write a whole number and its unit (s, min, h, d), such as 10min or 7d")
-
-
-def _written(value: timedelta) -> str:
-    """The longest unit that is exact."""
-    seconds = int(value.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds % size == 0:
-            return f"{seconds // size}{unit}"
-    return f"{seconds}s"
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(_written, return_type=str)]
-"""A length of time, written as a whole number and its unit: `30s`, `10min`, `24h`, `7d`."""
-
+from pipelines_lib.use_case.base import ConnectionName, Duration, Settings
 
 PLACEHOLDERS = ("partition", "year", "month", "day", "hour")
 """Parts of the partition that a path, an address or a parameter may name in braces."""
@@ -43,7 +19,7 @@ def has_placeholder(text: object, *more: str) -> bool:
 
 
 class Sql(Settings):
-    """Rows of a database: one query a partition, in a transaction that may only read."""
+    """Rows of a database: one query a partition, never committed, and in a transaction that may only read where it is PostgreSQL or SQLite."""
 
     connection: ConnectionName
     """The Airflow connection of the database; any that SQLAlchemy has a dialect and this environment a driver for."""

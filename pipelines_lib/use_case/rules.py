@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from croniter import croniter
 
+from pipelines_lib.use_case.base import duration_text
 from pipelines_lib.use_case.cleaning import undone
 
 if TYPE_CHECKING:
@@ -85,6 +86,9 @@ def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str
         yield ("split", "group"), f"column {split.group!r} is not declared; declared are: {', '.join(columns)}. Fix the name, or declare it"
     elif split.group is not None and columns[split.group].role == "label":
         yield ("split", "group"), f"column {split.group!r} makes the label, so each side would lack classes; name another column"
+    if split.by == "row" and (shares := _shared_labels(use_case)):
+        message = f"{shares}, so a row that trains would know the label of one that judges; set `by: entity`, `by: group` or `by: time`"
+        yield ("split", "by"), message
     if split.stratify and use_case.task == "regression":
         yield ("split", "stratify"), "a regression has no classes to share out; remove `stratify`"
     if split.validation + split.test >= 0.8:
@@ -93,6 +97,15 @@ def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str
         horizon = use_case.horizon
         message = f"labels are made of the {horizon} partitions after a row, so with a gap of {split.gap} the last training rows know days that judge"
         yield ("split", "gap"), f"{message}; remove `gap`, or raise it to {horizon}"
+
+
+def _shared_labels(use_case: "UseCase") -> str:
+    """Why rows of one entity have their labels in common, or nothing."""
+    if use_case.label.event_within is not None:
+        return "an event labels every row of its entity within the time before it"
+    if use_case.label.join is not None and list(use_case.label.join.keys) == [use_case.entity]:
+        return f"one truth labels every row of its {use_case.entity!r}"
+    return ""
 
 
 _TYPES_OF_STEPS: dict[str, tuple[str, ...]] = {
@@ -239,7 +252,7 @@ def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]
         if source.sensors is not None and use_case.partition_step % source.sensors.every:
             yield (
                 (*place, "sensors", "every"),
-                f"a {use_case.partition} is no whole number of steps of {source.sensors.every}, so steps would not meet; choose one that divides it",
+                f"a {use_case.partition} is no whole number of steps of {duration_text(source.sensors.every)}, so steps would not meet; choose one that divides it",
             )
 
 

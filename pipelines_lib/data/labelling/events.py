@@ -12,7 +12,6 @@ from pydantic import JsonValue
 
 from pipelines_lib.data.typed import class_text
 from pipelines_lib.use_case import UseCase
-from pipelines_lib.use_case.label import length
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def follows(rows: pa.Table, use_case: UseCase, known: Events) -> pa.Array:
     entity, time, _ = columns(use_case)
     event = use_case.label.event_within
     assert event is not None
-    within = length(event.within) // _MICROSECOND
+    within = event.within // _MICROSECOND
     moments = _microseconds(rows[time])
     owners = pc.index_in(rows[entity], value_set=known.entities)
     has_events = pc.is_valid(owners).to_numpy()

@@ -19,6 +19,7 @@ from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Sensors
+from pipelines_lib.use_case.base import duration_text
 
 Integers = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -146,7 +147,9 @@ def _grid(readings: _Readings, context: SourceContext) -> _Grid:
     low = int(step.min()) if len(step) else 0
     span = int(step.max()) - low + 1 if len(step) else 1
     if len(readings.entities) * span * len(sensors.columns) >= np.iinfo(np.int64).max:
-        raise DataError(f"sensors: readings lie {span} steps of {sensors.every} apart; correct their times, or set a longer `every`")
+        raise DataError(
+            f"sensors: readings lie {span} steps of {duration_text(sensors.every)} apart; correct their times, or set a longer `every`"
+        )
     key = (entity * span + (step - low)) * len(sensors.columns) + sensor
     order = np.lexsort((time, key))
     order = order[~_again(key[order], time[order], value[order])]

@@ -23,6 +23,7 @@ from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.values import texts
 from pipelines_lib.errors import ConfigError, DataError, SluiceError, Unavailable
 from pipelines_lib.use_case import Sql
+from pipelines_lib.use_case.base import duration_text
 
 _BATCH = 100_000
 """Rows of a batch: Python objects a cell until they are text, so fewer than a file's batch has."""
@@ -185,7 +186,7 @@ def _explanation(sql: Sql, error: errors.SQLAlchemyError) -> SluiceError:
     if refused or getattr(getattr(error, "orig", None), "sqlite_errorname", None) in ("SQLITE_ERROR", "SQLITE_READONLY", "SQLITE_NOTADB"):
         return DataError(f"{_where(sql)}: the database refuses the query: {said}; correct `query`, `order_by`, or the login's rights")
     return Unavailable(
-        f"{_where(sql)}: the database did not answer: {said}. A retry may help; where the query took longer than {sql.timeout}, narrow it, "
+        f"{_where(sql)}: the database did not answer: {said}. A retry may help; where the query took longer than {duration_text(sql.timeout)}, narrow it, "
         "add an index, or raise `timeout`"
     )
 

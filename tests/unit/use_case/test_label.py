@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from pipelines_lib.config import _Loader
 from pipelines_lib.use_case import Label
-from pipelines_lib.use_case.label import length
+from pipelines_lib.use_case.base import Duration, duration_text
 from pipelines_lib.use_case.rules import FieldErrors
 
 EVENT = {"column": "failure", "values": [1], "within": "24h", "follows": "yes", "otherwise": "no"}
@@ -25,8 +25,8 @@ THRESHOLD = {"at": 1, "above": "a", "below": "b"}
         ({"rules": RULES, "map": {"a": "b"}}, "`rules` gives classes already; remove it"),
         ({"column": "a", "map": {"a": "b"}, "threshold": THRESHOLD}, "keep one"),
         ({"event_within": EVENT, "horizon": 2}, "follows from `within`; remove `horizon`"),
-        ({"event_within": EVENT | {"within": "a day"}}, "write a whole number above 0 and a unit, such as 30min, 24h or 7d"),
-        ({"event_within": EVENT | {"within": "0h"}}, "no length of time"),
+        ({"event_within": EVENT | {"within": "a day"}}, "write a whole number and its unit (s, min, h, d), such as 10min or 7d"),
+        ({"event_within": EVENT | {"within": "0h"}}, "is not a length of time"),
         ({"event_within": EVENT | {"follows": "x", "otherwise": "x"}}, "name two classes"),
         ({"column": "a", "threshold": THRESHOLD | {"below": "a"}}, "name two classes"),
         ({"join": JOIN | {"on": []}}, "write one or more"),
@@ -92,6 +92,12 @@ REGRESSION = {"task": "regression", "gate": {"metric": "rmse", "floor": 1}, "spl
             "split.stratify",
             "come to judge it; remove `stratify`",
         ),
+        ({"label": {"event_within": EVENT, "positive": "yes"}, "split": {"by": "row"}}, "split.by", "set `by: entity`"),
+        (
+            {"label": {"join": JOIN | {"on": ["who"]}, "positive": "yes"}, "split": {"by": "row"}},
+            "split.by",
+            "one truth labels every row of its 'who'",
+        ),
         (REGRESSION | {"label": {"rules": RULES}}, "label.rules", "no classes to make"),
         (REGRESSION | {"label": {"column": "failure", "review": {}}}, "label.review", "remove `review`"),
         (REGRESSION | {"label": {"join": JOIN | {"missing": "no"}}}, "label.join.missing", "names a class"),
@@ -148,9 +154,21 @@ def test_what_decides_a_label_is_in_the_hash_and_where_it_comes_from_is_not(make
     assert len({hash_of(), hash_of(late=3), hash_of(missing="no"), hash_of(column="other")}) == 4
 
 
-@pytest.mark.parametrize(("written", "seconds"), [("30min", 1800), ("24h", 86400), ("7d", 604800)])
-def test_a_length_of_time(written, seconds):
-    assert length(written) == dt.timedelta(seconds=seconds)
+@pytest.mark.parametrize(
+    ("written", "seconds", "text"), [("45s", 45, "45s"), ("30 min", 1800, "30min"), ("24h", 86400, "1d"), ("7d", 604800, "7d")]
+)
+def test_a_length_of_time(written, seconds, text):
+    found = TypeAdapter(Duration).validate_python(written)
+
+    assert found == dt.timedelta(seconds=seconds)
+    assert duration_text(found) == text
+
+
+def test_the_same_length_of_time_decides_the_same_rows(make_use_case):
+    def hash_of(within):
+        return make_use_case(columns=COLUMNS, label={"event_within": EVENT | {"within": within}, "positive": "yes"}).data_hash()
+
+    assert hash_of("24h") == hash_of("1d") != hash_of("25h")
 
 
 def test_the_documented_settings_are_right():
