@@ -1,5 +1,6 @@
 """`sluice check`: what is wrong with a use case, before Airflow meets it: settings, columns against the data, expectations, hooks."""
 
+import datetime as dt
 import difflib
 import inspect
 import sys
@@ -21,8 +22,7 @@ from pipelines_lib.data.privacy import classes_for_people, names_for_people, pro
 from pipelines_lib.data.pseudonyms import Pseudonyms
 from pipelines_lib.data.quality.judge import problems as expectation_problems
 from pipelines_lib.data.raw import raw_rows
-from pipelines_lib.data.records import Batch
-from pipelines_lib.data.sources import csvfile
+from pipelines_lib.data.sources.files import read_file
 from pipelines_lib.data.typed import Typed, typed
 from pipelines_lib.errors import BadInput, ConfigError
 from pipelines_lib.use_case import Source, UseCase
@@ -67,7 +67,7 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
     if not path.is_file():
         return None, [at(f"there is no file {path}; put it there, or correct the path", "source", "path")]
     try:
-        file = csvfile.read(path, use_case.source.csv)
+        file = read_file(path, use_case.source, dt.datetime.combine(use_case.start, dt.time()))
     except BadInput as error:
         return None, [at(str(error), "source", "path")]
     problems = list(_missing_columns(path, use_case, file.rows.column_names, at))
@@ -75,15 +75,15 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
     if share > allowed:
         problems.append(
             at(
-                f"{share:.1%} of the records of {path} have another number of cells than the rest, and quality.max_quarantined allows "
-                f"{allowed:.1%}; mend the file, or set source.csv.delimiter",
+                f"{share:.1%} of the records of {path} have can't be read as rows ({file.unreadable[0].why}), and quality.max_quarantined allows "
+                f"{allowed:.1%}; mend the file, or correct how `source` says it is written",
                 *("source", "path"),
             )
         )
     if problems or file.rows.num_rows == 0:
         return None, problems
     # Judged as it will be written: the expectations meet bins and hashes, and the key does not matter to them.
-    batch = protect_batch(Batch(file.rows, pa.array(file.numbers, pa.int64())), use_case, Pseudonyms.under("check", use_case.name))
+    batch = protect_batch(file, use_case, Pseudonyms.under("check", use_case.name))
     return typed(raw_rows(batch, "check"), use_case), []
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines_lib.config import Project
 from pipelines_lib.connections import variable_of
-from pipelines_lib.data.sources import csvfile
+from pipelines_lib.data.sources.files import read_file
 from pipelines_lib.errors import BadInput
 from pipelines_lib.use_case import Join, Source, UseCase
 from pipelines_lib.use_case.base import connections_in
@@ -93,7 +93,7 @@ def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
 
 def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: At, place: Field) -> Iterator[str]:
     try:
-        there = csvfile.read(path, source.csv).rows.column_names
+        there = read_file(path, source).rows.column_names
     except BadInput as error:
         yield at(str(error), *place)
         return

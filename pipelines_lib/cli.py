@@ -47,7 +47,7 @@ def _fail(message: str, code: int) -> NoReturn:
 @app.command()
 def new(
     name: UseCaseName,
-    data: Annotated[Path, typer.Option(help="A CSV file to start from.")],
+    data: Annotated[Path, typer.Option(help="A data file to start from: CSV, JSON lines or Parquet, packed or not.")],
     target: Annotated[str, typer.Option(help="The column to predict: its name, or its number from 1 where the file has no header.")],
 ) -> None:
     """Write a use case's folder with settings inferred from a data file."""

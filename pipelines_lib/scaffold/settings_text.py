@@ -7,6 +7,7 @@ from pipelines_lib.scaffold.people import suggestion
 from pipelines_lib.scaffold.plan import Plan
 from pipelines_lib.scaffold.survey import Facts
 from pipelines_lib.scaffold.yaml_text import comment, flow, quoted, scalar
+from pipelines_lib.use_case import Csv
 
 
 def settings_text(plan: Plan, *, name: str, title: str, data: str) -> str:
@@ -48,18 +49,25 @@ def _schedule() -> Iterator[str]:
     yield '  monitoring: "0 6 * * *"'
 
 
-def _source(plan: Plan, data: str) -> Iterator[str]:
-    csv = plan.survey.csv
+def _csv(csv: Csv) -> dict[str, Any]:
+    """What is not the usual, or could not be detected again."""
     written: dict[str, Any] = {}
     if csv.encoding not in ("utf-8", "utf-8-sig"):
         written["encoding"] = csv.encoding
     if csv.delimiter != ",":
         written["delimiter"] = csv.delimiter
+    if csv.skip:
+        written["skip"] = csv.skip
     if not csv.header:
         written["header"] = False
+    return written
+
+
+def _source(plan: Plan, data: str) -> Iterator[str]:
+    csv = plan.survey.csv
     yield "source:"
     yield f"  path: {quoted(data)}"
-    if written:
+    if csv is not None and (written := _csv(csv)):
         yield f"  csv: {flow(written)}" + ("" if csv.header else "  # without a header, the file's columns are called c0, c1, …")
     yield "  # One finished file, played back as so many partitions. For one file a partition, write {partition} into the path and remove `replay`."
     seed = "null}  # in the file's order, which follows its time" if plan.in_order else "0}  # shuffled; null keeps the file's order"

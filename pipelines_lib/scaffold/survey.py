@@ -11,11 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines_lib.data.records import Batch
 from pipelines_lib.data.sources import csvfile
+from pipelines_lib.data.sources.files import read_file
 from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import DataError
 from pipelines_lib.scaffold.names import column_names
-from pipelines_lib.use_case import ColumnType, Csv
+from pipelines_lib.use_case import ColumnType, Csv, Source
 
 TOLERATED = 0.01
 """Share of a column's values that may be none of its type; their rows are going to be quarantined."""
@@ -97,7 +99,8 @@ class Facts:
 class Survey:
     """A data file, looked at."""
 
-    csv: Csv
+    csv: Csv | None
+    """How it is written down; None where it is no CSV file."""
     columns: list[Facts]
     n_rows: int
     n_unreadable: int
@@ -106,21 +109,29 @@ class Survey:
 def survey(path: Path, wanted: str) -> Survey:
     """Look at `path`; a header is recognised by the column named `wanted` too. Raises `DataError` where it holds no rows."""
     if not path.is_file():
-        raise DataError(f"there is no file {path}; give the path of a CSV file to --data")
-    csv = csvfile.detect(path)
-    file = csvfile.read(path, csv)
-    if csv.header and _names_are_data(file):
-        csv = csv.model_copy(update={"header": False})
-        file = csvfile.read(path, csv)
-    elif not csv.header and not re.fullmatch(r"-?\d+", wanted):
-        with_header = csvfile.read(path, csv.model_copy(update={"header": True}))
-        if wanted in with_header.rows.column_names:
-            csv, file = with_header.csv, with_header
+        raise DataError(f"there is no file {path}; give the path of a data file (CSV, JSON lines, Parquet) to --data")
+    csv, file = _read(path, wanted)
     if file.rows.num_rows == 0:
         raise DataError(f"{path}: holds no rows beside its header, so nothing can be inferred from it; give a file with data")
     names = column_names(file.rows.column_names)
     columns = [facts(names[source], source, file.rows[source].combine_chunks()) for source in file.rows.column_names]
     return Survey(csv, columns, file.rows.num_rows, len(file.unreadable))
+
+
+def _read(path: Path, wanted: str) -> tuple[Csv | None, csvfile.CsvFile | Batch]:
+    source = Source(path=str(path))
+    if source.file_format != "csv":
+        return None, read_file(path, source)
+    csv = csvfile.detect(path)
+    file = csvfile.read(path, csv)
+    if csv.header and _names_are_data(file):
+        csv = csv.model_copy(update={"header": False})
+        return csv, csvfile.read(path, csv)
+    if not csv.header and not re.fullmatch(r"-?\d+", wanted):
+        with_header = csvfile.read(path, csv.model_copy(update={"header": True}))
+        if wanted in with_header.rows.column_names:
+            return with_header.csv, with_header
+    return csv, file
 
 
 def facts(name: str, source: str, texts: pa.Array) -> Facts:

@@ -16,7 +16,7 @@ from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
-from pipelines_lib.use_case.source import Csv, Replay, Source
+from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Http",
     "Join",
     "Label",
+    "Log",
     "Monitoring",
     "Outliers",
     "Privacy",

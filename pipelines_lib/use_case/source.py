@@ -1,11 +1,40 @@
 """Where a partition's rows come from: `source:`."""
 
+import re
 from typing import Literal, Self
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.remote import Http, Sensors, Sql, has_placeholder
+
+FileFormat = Literal["csv", "json_lines", "parquet", "log"]
+
+_FORMATS: dict[str, FileFormat] = {
+    "json": "json_lines",
+    "jsonl": "json_lines",
+    "ndjson": "json_lines",
+    "parquet": "parquet",
+    "pq": "parquet",
+}
+_ACCESS = r'(?P<host>\S+) (?P<identity>\S+) (?P<user>\S+) \[(?P<time>[^\]]+)\] "(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}|-) (?P<bytes>\d+|-)'
+_USUAL: dict[str, tuple[str, str | None]] = {
+    "common": (_ACCESS, "%d/%b/%Y:%H:%M:%S %z"),
+    "combined": (_ACCESS + r' "(?P<referer>(?:[^"\\]|\\.)*)" "(?P<agent>(?:[^"\\]|\\.)*)"', "%d/%b/%Y:%H:%M:%S %z"),
+    "syslog": (
+        r"(?:<(?P<priority>\d{1,3})>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d) (?P<host>\S+) (?P<program>[^\[:\s]+)(?:\[(?P<pid>\d+)\])?: ?(?P<message>.*)",
+        "%b %d %H:%M:%S",
+    ),
+    "syslog_5424": (
+        r"<(?P<priority>\d{1,3})>(?P<version>\d{1,2}) (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) (?P<pid>\S+) (?P<message_id>\S+) (?P<data>-|(?:\[(?:[^\]\\]|\\.)*\])+)(?: (?P<message>.*))?",
+        None,
+    ),
+    "log4j": (
+        r"(?P<time>\d{4}-\d\d-\d\d[ T]\d\d:\d\d:\d\d(?:[.,]\d+)?) +(?P<level>[A-Z]+) +\[(?P<thread>[^\]]*)\] (?P<logger>\S+) - (?P<message>.*)",
+        None,
+    ),
+}
+"""Usual patterns of log lines, and how their `time` is written where it is not ISO 8601."""
 
 
 class Csv(Settings):
@@ -29,6 +58,47 @@ class Csv(Settings):
                 "write one of these, or leave it out to have it detected"
             )
         return value
+
+
+class Log(Settings):
+    """How a line of a log file is taken apart."""
+
+    pattern: str
+    """Name of a usual one (`common`, `combined`, `syslog`, `syslog_5424`, `log4j`), or a regular expression (RE2) for the whole line whose
+    named groups, `(?P<name>…)`, are the columns."""
+    time: str = "time"
+    """The group that is the record's time, where it is not written in ISO 8601."""
+    time_format: str | None = None
+    """How it is written, in the letters of `strptime`; a usual pattern knows. Without a year the one that is nearest to the partition is meant."""
+    nothing: list[str] = Field(default_factory=lambda: ["-"])
+    """Texts of a group that stand for no value."""
+    encoding: str | None = None
+    """A Python codec name; detected when absent."""
+
+    @model_validator(mode="after")
+    def _groups(self) -> Self:
+        try:
+            found = re.compile(self.regex)
+        except re.error as error:
+            near = f"; usual ones are {', '.join(_USUAL)}" if self.pattern.isidentifier() else ""
+            raise ValueError(f"pattern is no regular expression ({error}); correct it{near}") from error
+        if not found.groupindex or found.groups > len(found.groupindex):
+            raise ValueError(
+                f"pattern must name its groups, since they are the columns: write (?P<name>…), and (?:…) for a group that is none; usual ones are {', '.join(_USUAL)}"
+            )
+        if self.time_as is not None and self.time not in found.groupindex:
+            raise ValueError(f"time is {self.time!r}, and pattern has the groups {', '.join(found.groupindex)}; name one of these")
+        return self
+
+    @property
+    def regex(self) -> str:
+        """The regular expression."""
+        return _USUAL.get(self.pattern, (self.pattern, None))[0]
+
+    @property
+    def time_as(self) -> str | None:
+        """How the time is written; None where it is ISO 8601, or there is none."""
+        return self.time_format or _USUAL.get(self.pattern, ("", None))[1]
 
 
 class Replay(Settings):
@@ -55,7 +125,12 @@ class Source(Settings):
     """An HTTP API that answers in JSON, in place of a file."""
     sensors: Sensors | None = None
     """Set where the records are readings of sensors, to be made into rows."""
+    format: Literal["csv", "json_lines", "parquet"] | None = None
+    """How the file is written; told by its name when absent: .jsonl, .ndjson and .json are JSON lines, .parquet is Parquet, all others CSV.
+    Whether it is packed (gzip, zstd) its first bytes tell."""
     csv: Csv = Csv()
+    log: Log | None = None
+    """Set where the file is a log."""
     replay: Replay | None = None
     """Set where `path` is one finished file rather than one file a partition."""
     land: bool = False
@@ -68,7 +143,7 @@ class Source(Settings):
         places = [name for name, given in (("path", self.path), ("sql", self.sql), ("http", self.http)) if given]
         if len(places) != 1:
             raise ValueError(f"rows come from one place, and this names {' and '.join(places) or 'none'}; set one of path, sql, http")
-        if of_files := sorted({"csv", "replay", "land", "params"} & self.model_fields_set) if not self.path else []:
+        if of_files := sorted({"csv", "format", "land", "log", "params", "replay"} & self.model_fields_set) if not self.path else []:
             raise ValueError(f"`{of_files[0]}` is about a file, and the rows come from `{places[0]}`; remove it")
         if self.replay is not None and has_placeholder(self.path):
             raise ValueError("`replay` spreads one file over partitions, so path must not contain {partition}; remove one of the two")
@@ -79,6 +154,10 @@ class Source(Settings):
             raise ValueError("`land` writes one file of this machine; let path name it, or remove `land`")
         if self.replay is not None and several:
             raise ValueError("`replay` spreads one file over partitions, and path stands for several; name one, or remove `replay`")
+        if self.log is not None and (of_others := sorted({"csv", "format"} & self.model_fields_set)):
+            raise ValueError(f"`log` says how the file is written, and so does `{of_others[0]}`; remove one of the two")
+        if "csv" in self.model_fields_set and self.path and self.file_format != "csv":
+            raise ValueError(f"`csv` is about a CSV file, and this one is {self.file_format}; remove it, or set `format: csv`")
         if self.sensors is not None and self.replay is not None and self.replay.seed is not None:
             raise ValueError("`replay` shuffles the records, which tears a series apart; set replay.seed to null, which keeps their order")
         return self
@@ -87,6 +166,14 @@ class Source(Settings):
     def kind(self) -> Literal["path", "sql", "http"]:
         """The setting that says where the rows come from."""
         return "sql" if self.sql is not None else "http" if self.http is not None else "path"
+
+    @property
+    def file_format(self) -> FileFormat:
+        """How the file of `path` is written."""
+        if self.log is not None:
+            return "log"
+        ending = self.path.lower().removesuffix(".gz").removesuffix(".zst").rpartition(".")[2]
+        return self.format or _FORMATS.get(ending, "csv")
 
     def by_partition(self) -> bool:
         """Whether each partition has records of its own; otherwise every one is given the same."""

@@ -15,7 +15,7 @@ __all__ = ["Land", "SourceContext", "check_columns", "land", "open_source", "sou
 
 
 def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
-    """The partition's records, one `Records` a file or query, in a stable order. The next is opened when it is asked for.
+    """The partition's records, one `Records` a file or query, in a stable order. One must be read before the next is asked for.
 
     Raises `DataError` where a source is missing or can't be read, before its first batch or while its batches are read, and
     `Unavailable` where it does not answer.

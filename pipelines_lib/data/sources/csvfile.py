@@ -20,6 +20,7 @@ from pydantic import JsonValue
 
 from pipelines_lib.data.records import Batch, Records, Unreadable
 from pipelines_lib.data.sources.csvblocks import csv_batches, long_cells
+from pipelines_lib.data.sources.names import unique_names
 from pipelines_lib.data.sources.stream import File
 from pipelines_lib.data.sources.text import TextFile, text_file
 from pipelines_lib.errors import DataError
@@ -219,12 +220,4 @@ def _column_names(sample: list[list[str]], header: bool) -> list[str]:
     if usual == len(given) + 1:
         ends_with_delimiter = not any(cells[-1].strip() for cells in sample[1:] if len(cells) == usual)
         given = [*given, ""] if ends_with_delimiter else ["row_number", *given]
-    names: list[str] = []
-    taken: set[str] = set()
-    for index, cell in enumerate(given):
-        name, copy = cell or f"c{index}", 2
-        while name.casefold() in taken:
-            name, copy = f"{cell or f'c{index}'}_{copy}", copy + 1
-        taken.add(name.casefold())
-        names.append(name)
-    return names
+    return unique_names(given)

@@ -1,13 +1,18 @@
 """Files as a source: which of them hold the partition's records."""
 
+import datetime as dt
 import hashlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 from urllib.parse import quote
 
-from pipelines_lib.data.records import Records
-from pipelines_lib.data.sources import csvfile
+import pyarrow as pa
+
+from pipelines_lib.data.records import Batch, Records
+from pipelines_lib.data.sources import csvfile, jsonlines, logs, parquet
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.replay import replay_index, replayed
 from pipelines_lib.data.sources.storage import Found, has_wildcard, storage_of
@@ -35,12 +40,22 @@ def open_files(source: Source, context: SourceContext) -> Iterator[Records]:
         raise DataError(f"partition {context.partition_key} of {context.use_case.name}: {what} {pattern}; {_remedy(source)}")
     parts = {part_of(each) if several else "": each for each in found}
     for part in sorted(parts, key=lambda part: f"{part}:"):  # the order of the rows' names
-        with storage.local(parts[part]) as path:
+        with storage.local(parts[part]) as path, TemporaryFile() as kept:
             file = File(parts[part].name, path)
             if source.replay is None:
-                yield _records(file, source, part)
+                yield _records(file, source, kept, context.start, part)
             else:
-                yield replayed(partial(_records, file, source), source.replay, replay_index(context, source.replay))
+                reading = partial(_records, file, source, kept, context.start)
+                yield replayed(reading, source.replay, replay_index(context, source.replay))
+
+
+def read_file(path: Path, source: Source, around: dt.datetime = dt.datetime(2000, 1, 1)) -> Batch:
+    """Every record of one file of this machine, in memory, for whoever looks at it. Raises `DataError` where it can't be read."""
+    with TemporaryFile() as kept:
+        batches = list(_records(File(str(path), path), source, kept, around).batches)
+    rows = pa.concat_tables(batch.rows for batch in batches).combine_chunks()
+    numbers = pa.chunked_array([batch.numbers for batch in batches], pa.int64()).combine_chunks()
+    return Batch(rows, numbers, tuple(record for batch in batches for record in batch.unreadable))
 
 
 def part_of(file: Found) -> str:
@@ -49,8 +64,20 @@ def part_of(file: Found) -> str:
     return name if len(name) <= _LONG_NAME else f"{name[: _LONG_NAME - 12]}~{hashlib.sha256(name.encode()).hexdigest()[:11]}"
 
 
-def _records(file: File, source: Source, part: str = "") -> Records:
-    return csvfile.records(file, source.csv, part)
+def _records(file: File, source: Source, kept: IO[bytes], around: dt.datetime, part: str = "") -> Records:
+    match source.file_format:
+        case "csv":
+            records = csvfile.records(file, source.csv, part)
+        case "json_lines":
+            records = jsonlines.records(file, kept, part)
+        case "parquet":
+            records = parquet.records(file, part)
+        case "log":
+            assert source.log is not None
+            records = logs.records(file, source.log, around, part)
+    packing = file.compression()
+    records.facts |= {"format": source.file_format} | ({"compression": packing} if packing else {})
+    return records
 
 
 def _remedy(source: Source) -> str:

@@ -1,6 +1,12 @@
+import gzip
+
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from pipelines_lib.data.sources import SourceContext, check_columns, land, open_source, source_path
+from pipelines_lib.data.sources.files import part_of, read_file
+from pipelines_lib.data.sources.storage import Found
 from pipelines_lib.errors import ConfigError, DataError
 
 HEADER = "id,who,when,price,count,colour,action\n"
@@ -13,8 +19,10 @@ def lines(n: int) -> str:
 
 def read(sandbox, use_case, key):
     """(rows, numbers, unreadable) of a partition of one file."""
-    [records] = open_source(use_case.source, SourceContext(sandbox.project, use_case, key))
-    batches = list(records.batches)
+    # A source is there until the next is asked for.
+    batches = [
+        batch for records in open_source(use_case.source, SourceContext(sandbox.project, use_case, key)) for batch in records.batches
+    ]
     return (
         [row for batch in batches for row in batch.rows.to_pylist()],
         [number for batch in batches for number in batch.numbers.to_pylist()],
@@ -85,3 +93,56 @@ def test_a_replay_ends(sandbox, make_use_case):
 
     with pytest.raises(DataError, match=r"2026-01-01 to 2026-01-04 and no further.*source\.replay\.partitions"):
         read(sandbox, use_case, "2026-01-05")
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "log"),
+    [
+        ("x.jsonl", b'{"id": 1, "who": "a"}\n', {}),
+        ("x.csv.gz", gzip.compress(b"id,who\n1,a\n"), {}),
+        ("x.parquet", None, {}),
+        ("x.log", b"1 a\n", {"log": {"pattern": r"(?P<id>\d) (?P<who>\w)"}}),
+    ],
+)
+def test_a_file_is_read_as_its_name_says(sandbox, make_use_case, name, data, log):
+    path = sandbox.project.home / "in" / KEY / name
+    path.parent.mkdir(parents=True)
+    if data is None:
+        parquet.write_table(pa.table({"id": [1], "who": ["a"]}), path)
+    else:
+        path.write_bytes(data)
+    use_case = make_use_case(source={"path": f"{{home}}/in/{{partition}}/{name}", **log})
+
+    assert read(sandbox, use_case, KEY)[0] == [{"id": "1", "who": "a"}]
+    assert read_file(path, use_case.source).rows.to_pylist() == [{"id": "1", "who": "a"}]
+
+
+def test_json_lines_are_replayed(sandbox, make_use_case):
+    path = sandbox.project.home / "all.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f'{{"id": {i}}}\n' for i in range(20)) + "no\n")
+    use_case = make_use_case(source={"path": "{home}/all.jsonl", "replay": {"partitions": 3}})
+
+    parts = [read(sandbox, use_case, use_case.shift("2026-01-01", i)) for i in range(3)]
+
+    assert sorted(row["id"] for rows, _, _ in parts for row in rows) == sorted(map(str, range(20)))
+    assert [record.number for _, _, unreadable in parts for record in unreadable] == [21]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"path": "{partition}.jsonl", "csv": {"delimiter": ";"}}, "`csv` is about a CSV file, and this one is json_lines"),
+        ({"path": "{partition}.csv", "log": {"pattern": "common"}, "format": "csv"}, "`log` says how the file is written"),
+    ],
+)
+def test_two_ways_to_read_one_file_are_refused(make_use_case, source, says):
+    with pytest.raises(ValueError, match=says):
+        make_use_case(source=source)
+
+
+def test_names_of_files_enter_the_rows_names(tmp_path):
+    assert part_of(Found("/x/a b.csv", "a b.csv")) == "a%20b.csv"
+    long = part_of(Found("", "part-00001-" + "x" * 90))
+    assert (len(long), long[:11]) == (48, "part-00001-")
+    assert long != part_of(Found("", "part-00001-" + "x" * 91))
