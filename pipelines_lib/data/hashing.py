@@ -13,6 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines_lib.data.texts import bytes_of
+
 Hashes = NDArray[np.uint64]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -58,9 +60,8 @@ def _words(column: pa.Array) -> Hashes:
 def _with_texts(state: Hashes, column: pa.Array) -> Hashes:
     """`state` after length and bytes of each text, eight at a time; a null is an empty text."""
     assert sys.byteorder == "little", "the words are read as they lie in memory"
-    _, offsets, data = column.buffers()
-    kind = np.int64 if pa.types.is_large_string(column.type) else np.int32
-    starts = np.frombuffer(offsets, kind)[column.offset : column.offset + len(column) + 1].astype(np.int64)
+    starts, data = bytes_of(column)
+    starts = starts.astype(np.int64)
     lengths = np.diff(starts)
     if column.null_count:
         lengths = np.where(column.is_valid().to_numpy(zero_copy_only=False), lengths, 0)
@@ -69,7 +70,7 @@ def _with_texts(state: Hashes, column: pa.Array) -> Hashes:
     if first == last:
         return state
     # Behind the last byte seven zeros, so that a word may be read from every place.
-    text = np.concatenate((np.frombuffer(data, np.uint8)[first:last], np.zeros(7, np.uint8)))
+    text = np.concatenate((data[first:last], np.zeros(7, np.uint8)))
     words = np.ndarray((last - first,), np.uint64, text, strides=(1,))
     active = np.flatnonzero(lengths > 0)
     at = starts[:-1] - first

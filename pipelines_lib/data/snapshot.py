@@ -18,6 +18,7 @@ from pipelines_lib.contracts import DatasetRef
 from pipelines_lib.data.privacy import classes_for_people
 from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, UseCase
 
@@ -180,9 +181,9 @@ def _hash_of(rows: pa.Table) -> str:
         digest.update(f"{name}\x1f{column.type}\x1e".encode())
         digest.update(pc.cast(pc.is_valid(column), pa.uint8()).to_numpy().tobytes())
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            values = [value.encode("utf-8", "surrogatepass") for value in column.drop_null().to_pylist()]
-            digest.update(np.array([len(value) for value in values], np.int64).tobytes())
-            digest.update(b"".join(values))
+            starts, data = bytes_of(column.drop_null())
+            digest.update(np.diff(starts).astype(np.int64).tobytes())
+            digest.update(data[starts[0] : starts[-1]].tobytes())
         else:
             digest.update(_plain(column.drop_null()).tobytes())
     return digest.hexdigest()

@@ -1,8 +1,12 @@
 """A snapshot: chosen once, hashed by content, read the same by everyone."""
 
+import hashlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines_lib.data.snapshot import _hash_of, choose, feature_columns, load
 from pipelines_lib.data.tables import Tables
@@ -69,3 +73,15 @@ def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path, 
     monkeypatch.setattr(Tables, "read", lambda *_, **given: changed.select([*given["columns"], "row_id", "partition_key"]))
     with pytest.raises(DataError, match=r"version 0 of table labelled gives other values.*then the stage snapshot"):
         load(use_case, tables, ref)
+
+
+@given(
+    st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=12), st.integers(0, 12), st.integers(0, 12)
+)
+def test_the_hash_of_texts_is_that_of_their_bytes_however_they_lie(texts, cut, first):
+    column = pa.chunked_array([pa.array(part, pa.string()) for part in (texts[:cut], texts[cut:])]).slice(first)
+    values = [text.encode() for text in texts[first:] if text is not None]
+    digest = hashlib.sha256(b"x\x1fstring\x1e" + bytes(text is not None for text in texts[first:]))
+    digest.update(np.array([len(value) for value in values], np.int64).tobytes() + b"".join(values))
+
+    assert _hash_of(pa.table({"x": column})) == digest.hexdigest()
