@@ -103,10 +103,7 @@ class Cleaner:
         if kind in _WHOLE:
             assert index in self._plans, "plan() comes before apply()"
             return self._plans[index].applied(rows)
-        try:
-            return _STEPS[kind](rows, setting)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-            raise ConfigError(f"clean.{index}: {kind}: {error}; write a value of the column's type") from error
+        return _row_step(rows, index, kind, setting)
 
     def _stream_before(self, position: int, read: Read) -> Stream:
         """The rows as the step at `position` finds them, with the columns that it names and `PLACE`."""
@@ -143,6 +140,21 @@ def clean(rows: pa.Table, steps: Sequence[CleaningStep]) -> tuple[pa.Table, list
     cleaner = Cleaner(_Steps(steps))
     cleaner.plan(lambda columns: iter([rows.select(columns)]))
     return cleaner.apply(rows)
+
+
+def column_after(values: pa.Array, name: str, steps: Sequence[CleaningStep]) -> pa.Array:
+    """The values of column `name` as the steps that look at nothing else leave them; null where one of them drops the row.
+
+    Raises `ConfigError` where a constant is no value of the column.
+    """
+    column, gone = pa.table({name: values}), np.zeros(len(values), np.bool_)
+    for index, step in enumerate(steps):
+        if step.kind in ("to_missing", "normalise", "fill", "clip") and name in step.columns():
+            column, _ = _row_step(column, index, step.kind, {name: getattr(step, step.kind)[name]})
+        elif step.drop is not None and name in step.drop:
+            unwanted, _ = _row_step(column, index, "to_missing", {name: step.drop[name]})
+            gone |= pc.and_not(pc.is_null(unwanted[name]), pc.is_null(column[name])).to_numpy()
+    return pc.if_else(pa.array(gone), pa.scalar(None, values.type), column[name].combine_chunks())
 
 
 # --- steps that look at the whole partition -----------------------------------------------------------------------
@@ -263,6 +275,13 @@ _STEPS: dict[str, Callable[[pa.Table, Any], tuple[pa.Table, int]]] = {
     "drop_missing": _drop_missing,
     "drop_columns": _drop_columns,
 }
+
+
+def _row_step(rows: pa.Table, index: int, kind: str, setting: Any) -> tuple[pa.Table, int]:
+    try:
+        return _STEPS[kind](rows, setting)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise ConfigError(f"clean.{index}: {kind}: {error}; write a value of the column's type") from error
 
 
 def _each(rows: pa.Table, arguments: dict[str, Any], change: Callable[[pa.ChunkedArray, Any], pa.ChunkedArray]) -> tuple[pa.Table, int]:

@@ -11,14 +11,15 @@ Over those characters Arrow accepts nothing that the rules refuse and means the 
 import datetime as dt
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines_lib.data.cleaning import column_after
 from pipelines_lib.data.raw import raw_name
+from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, UseCase
 
@@ -48,7 +49,7 @@ class Typed:
 
 
 def typed(raw: pa.Table, use_case: UseCase) -> Typed:
-    """Cast rows of the raw layer. Never raises over a value."""
+    """Cast rows of the raw layer. Never raises over a value; raises `ConfigError` where a cleaning step's constant is none of the label's column."""
     columns: dict[str, pa.Array] = {"row_id": raw["row_id"].combine_chunks()}
     reasons: dict[str, set[str]] = {}
 
@@ -66,7 +67,9 @@ def typed(raw: pa.Table, use_case: UseCase) -> Typed:
         if not column.nullable:
             note(f"missing: {name}", pc.and_not(pc.is_null(values), failed))
     if (label := use_case.label).column is not None and label.map is not None:
-        note(f"label: {label.column} is none of the values of label.map", none_of(columns[label.column], label.map))
+        # The label is made of the clean value: a spelling that is normalised, or a marker for "missing", is no reason to reject a row.
+        clean = column_after(columns[label.column], label.column, use_case.clean)
+        note(f"label: {label.column} is none of the values of label.map", none_of(clean, label.map))
     return Typed(pa.table(columns), reasons)
 
 
@@ -215,21 +218,13 @@ _SIMPLER: dict[ColumnType, Callable[[pa.Array], pa.Array]] = {"integer": _withou
 
 
 def _holds(texts: pa.Array, letter: str) -> bool:
-    starts, data = _bytes_of(texts)
+    starts, data = bytes_of(texts)
     return bool((data[starts[0] : starts[-1]] == ord(letter)).any())
-
-
-def _bytes_of(texts: pa.Array) -> tuple[NDArray[Any], NDArray[np.uint8]]:
-    """(offsets [n + 1], bytes): text i is `bytes[offsets[i]:offsets[i + 1]]`. No copy."""
-    _, offsets, data = texts.buffers()
-    kind = np.int64 if pa.types.is_large_string(texts.type) else np.int32
-    starts = np.frombuffer(offsets, kind)[texts.offset : texts.offset + len(texts) + 1] if offsets else np.zeros(1, kind)
-    return starts, np.frombuffer(data, np.uint8) if data else np.empty(0, np.uint8)
 
 
 def _made_of(texts: pa.Array, letters: NDArray[np.bool_], shortest: int, longest: int) -> NDArray[np.bool_]:
     """Which texts [n] are made of `letters` alone, `shortest` to `longest` of them."""
-    starts, data = _bytes_of(texts)
+    starts, data = bytes_of(texts)
     lengths = np.diff(starts)
     fits: NDArray[np.bool_] = (lengths >= shortest) & (lengths <= longest)
     strange = ~letters[data[starts[0] : starts[-1]]]
@@ -241,7 +236,7 @@ def _made_of(texts: pa.Array, letters: NDArray[np.bool_], shortest: int, longest
 
 def _only_at(places: NDArray[np.bool_], texts: pa.Array) -> pa.Array:
     """`texts`, null everywhere but at `places`. Their bytes are shared, not copied."""
-    starts, _ = _bytes_of(texts)
+    starts, _ = bytes_of(texts)
     return pa.Array.from_buffers(texts.type, len(texts), [pa.array(places).buffers()[1], pa.py_buffer(starts), texts.buffers()[2]])
 
 
@@ -258,7 +253,7 @@ def _by_the_rules(texts: pa.Array, to: ColumnType, markers: Iterable[str]) -> tu
 
 def _without_blanks(texts: pa.Array) -> pa.Array:
     """Texts without blanks around them; null where nothing is left."""
-    starts, data = _bytes_of(texts)
+    starts, data = bytes_of(texts)
     if (
         texts.null_count == 0
         and len(texts)

@@ -149,3 +149,14 @@ def test_a_column_that_was_declared_after_ingest_asks_for_ingest(sandbox, make_u
 
     with pytest.raises(DataError, match=r"no column 'size', of which columns\.size of shop is made.*Run ingest again"):
         sandbox.run(validate.main, "validate", make_use_case(columns=columns), KEY)
+
+
+def test_a_label_is_judged_as_cleaning_leaves_it(sandbox, make_use_case):
+    steps = [{"normalise": {"action": ["lower"]}}, {"to_missing": {"action": ["?"]}}, {"drop": {"action": ["test"]}}]
+    use_case = make_use_case(clean=steps, quality={"max_quarantined": 0.5})
+    actions = ["BUY", "view ", "?", "Test", "", "other"]
+
+    run(sandbox, use_case, HEADER + "".join(f"e{n},u,2026-01-01,1,1,red,{action}\n" for n, action in enumerate(actions)))
+
+    rows = Tables(sandbox.stage("validate", use_case, KEY).root).read("quarantine", [KEY]).to_pylist()
+    assert [(row["row_id"], row["reasons"]) for row in rows] == [(f"{KEY}:000000007", ["label: action is none of the values of label.map"])]
