@@ -230,6 +230,11 @@ def _protected_away(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...]
 def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
     if not use_case.source.by_partition():
         yield ("source",), _NOT_BY_PARTITION[use_case.source.kind]
+    elif lacks := use_case.source.lacks(use_case.partition):
+        yield (
+            ("source", "path"),
+            f"several partitions would be given the same files, since the path names no {' and no '.join(lacks)}; add that, or write {{partition}}",
+        )
     names = [join.name for join in use_case.joins]
     for index, join in enumerate(use_case.joins):
         if join.name in names[:index]:

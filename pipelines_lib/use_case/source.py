@@ -183,6 +183,13 @@ class Source(Settings):
             return self.http.by_partition()
         return self.replay is not None or has_placeholder(self.path)
 
+    def lacks(self, partition: Literal["day", "hour"]) -> list[str]:
+        """Placeholders without which several partitions would be given the same files."""
+        if not self.path or self.replay is not None or "{partition}" in self.path:
+            return []
+        parts = ["year", "month", "day", *(["hour"] if partition == "hour" else [])]
+        return [f"{{{name}}}" for name in parts if f"{{{name}}}" not in self.path]
+
     def described(self) -> str:
         """What a message calls it."""
         if self.sql is not None:

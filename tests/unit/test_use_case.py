@@ -110,6 +110,8 @@ SQL = {"connection": "shop_db", "query": "SELECT * FROM t WHERE at < :end", "ord
         ({"schedule": {"data": "@daily"}}, "is not a schedule"),
         ({"schedule": {"data": "61 2 * * *"}}, "is not a schedule"),
         ({"source": {"path": "x.csv"}}, "path must contain {partition}"),
+        ({"source": {"path": "{year}/{month}/*.csv"}}, "several partitions would be given the same files, since the path names no {day}"),
+        ({"source": {"path": "{year}/{month}/{day}.csv"}, "partition": "hour"}, "names no {hour}"),
         ({"source": {"path": "{partition}.csv", "replay": {}}}, "must not contain {partition}"),
         ({"source": {}}, "names none; set one of path, sql, http"),
         ({"source": {"path": "{partition}.csv", "sql": SQL}}, "names path and sql"),

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pyarrow import csv as arrow_csv
 
 from pipelines_lib.data.records import Batch, Unreadable
+from pipelines_lib.data.sources.stream import check_length
 
 LONGEST_RECORD = 1 << 23
 """Bytes within which a quoted cell that holds line ends must close; one that doesn't is a stray quote."""
@@ -47,7 +48,7 @@ class _Parsed:
 def csv_batches(
     blocks: Iterator[bytes], delimiter: str, names: list[str], first_number: int = 1, longest: int = LONGEST_RECORD
 ) -> Iterator[Batch]:
-    """Every record of UTF-8 text, numbered from `first_number`; blank lines are none."""
+    """Every record of UTF-8 text, numbered from `first_number`; blank lines are none. Raises `DataError` over one that never ends."""
     rest, n_before = b"", first_number - 1
     for block, is_last in _with_last(blocks):
         data = rest + block
@@ -59,6 +60,7 @@ def csv_batches(
             if not parsed.used:
                 break
         rest = data
+        check_length(len(rest), n_before + 1)
 
 
 def long_cells() -> "_long_cells":

@@ -14,6 +14,9 @@ from pipelines_lib.errors import DataError
 BLOCK_BYTES = 1 << 24
 """How much of a file is looked at in one go: some 200,000 rows of 80 characters."""
 
+LONGEST = 1 << 28
+"""Bytes of a record above which a file is taken for something else than was said; or a small packed file could fill the memory."""
+
 _MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
@@ -47,3 +50,12 @@ class File:
             raise DataError(
                 f"{self.name}: starts as a {packing} file, and can't be unpacked ({error}); have it written again, whole"
             ) from error
+
+
+def check_length(n_bytes: int, number: int) -> None:
+    """Raises `DataError` where the beginning of record `number` is longer than any record."""
+    if n_bytes > LONGEST:
+        raise DataError(
+            f"the record that begins at number {number} is longer than {LONGEST >> 20} MiB, so its end is not where it was looked for; "
+            "correct how `source` says that the file is written (encoding, format), or write it in shorter records"
+        )

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines_lib.data.sources.stream import File
+from pipelines_lib.data.sources.stream import File, check_length
 from pipelines_lib.errors import DataError
 
 SAMPLE_BYTES = 1 << 20
@@ -85,13 +85,16 @@ def text_file(file: File, declared: str | None, setting: str) -> TextFile:
 
 
 def whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same content, cut behind line feeds."""
+    """The same content, cut behind line feeds. Raises `DataError` over a line that never ends."""
     rest = b""
+    n_lines = 0
     for block in blocks:
         cut = block.rfind(b"\n") + 1
         if cut:
+            n_lines += block.count(b"\n")
             yield rest + block[:cut]
         rest = block[cut:] if cut else rest + block
+        check_length(len(rest), n_lines + 1)
     if rest:
         yield rest
 

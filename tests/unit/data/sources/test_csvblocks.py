@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines_lib.data.sources.csvblocks import csv_batches
+from pipelines_lib.errors import DataError
 
 PIECES = st.sampled_from(
     ["a", "1", ",", '"', "\n", "é", '"",', '"\n', ',"', "\r", "\r\n", "b,c\n", '"x\ny",z\n', "x,1\n", 'p"q,5"\n', '"q","r"\n']
@@ -73,3 +74,10 @@ def test_a_mark_within_the_text_is_text():
 
 def test_a_record_that_ends_with_blank_lines_in_an_open_quote_costs_its_line():
     assert read(b'1,2\n3,"x\n\n\n', 100) == ([("1", "2")], [1], [(2, '3,"x')])
+
+
+def test_a_record_that_never_ends_does_not_fill_the_memory(monkeypatch):
+    monkeypatch.setattr("pipelines_lib.data.sources.stream.LONGEST", 1000)
+
+    with pytest.raises(DataError, match="the record that begins at number 2 is longer"):
+        read(b"1,2\n" + b"x" * 2000, 100, longest=100)
