@@ -12,6 +12,7 @@ from pipelines_lib.scaffold.plan import plan
 from pipelines_lib.scaffold.readme import readme
 from pipelines_lib.scaffold.settings_text import settings_text
 from pipelines_lib.scaffold.survey import survey
+from pipelines_lib.use_case.remote import PLACEHOLDERS
 
 
 def scaffold(project: Project, name: str, data: Path, target: str, say: Callable[[str], None] = lambda _: None) -> Path:
@@ -56,10 +57,8 @@ def _valid_name(name: str) -> str:
 def _stored_path(project: Project, data: Path) -> str:
     """The file as seen from the project's folder where it lies in it or beside it; otherwise its full path."""
     file, folder = data.resolve(), project.folder.resolve()
-    if "{partition}" in str(file) or "{home}" in str(file):
-        raise BadInput(
-            f"{file}: a use case fills in {{partition}} and {{home}} in its path, so a file can't have them in its name; rename it"
-        )
+    if taken := [sign for sign in (*(f"{{{name}}}" for name in (*PLACEHOLDERS, "home")), "*", "?") if sign in str(file)]:
+        raise BadInput(f"{file}: a use case's path gives {' and '.join(taken)} a meaning, so a file can't have that in its name; rename it")
     if file.is_relative_to(folder):
         return file.relative_to(folder).as_posix()
     if file.is_relative_to(folder.parent) and folder.parent != Path(folder.anchor):

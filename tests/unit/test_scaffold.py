@@ -1,11 +1,15 @@
 import csv
+import gzip
 import io
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from pyarrow import parquet
 
 from pipelines_lib.config import Project, load_use_case
 from pipelines_lib.errors import BadInput, DataError
@@ -13,7 +17,7 @@ from pipelines_lib.scaffold import scaffold
 from pipelines_lib.scaffold.expectations import rounded_out
 from pipelines_lib.scaffold.names import column_names, snake_case
 from pipelines_lib.scaffold.yaml_text import comment, flow, quoted, scalar
-from pipelines_lib.use_case import RESERVED_COLUMNS, UseCase
+from pipelines_lib.use_case import RESERVED_COLUMNS, Csv, UseCase
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 
@@ -245,6 +249,29 @@ def test_encoding_and_delimiter_are_written_where_they_must_be(project):
 
 
 # --- leakage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["data.jsonl", "data.jsonl.gz", "data.parquet"])
+def test_other_formats_than_csv(project, name):
+    rows = [{"age": age, "bought": said} for age, said in zip(AGES, YES_NO, strict=True)]
+    path = project.folder / name
+    if name.endswith("parquet"):
+        parquet.write_table(pa.Table.from_pylist(rows), path)
+    else:
+        lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+
+    use_case = load_use_case(scaffold(project, "case", path, "bought"))
+
+    assert (use_case.source.path, use_case.source.csv) == (name, Csv())
+    assert use_case.columns["age"].type == "integer"
+
+
+def test_lines_above_the_header_are_written_down(project):
+    use_case = new(project, "Customers of 2025\n\n" + table({"age": AGES, "bought": YES_NO}), "bought")
+
+    assert use_case.source.csv.skip == 1
+    assert list(use_case.columns) == ["age", "bought"]
 
 
 def others(use_case: UseCase) -> set[str]:

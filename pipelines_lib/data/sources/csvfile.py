@@ -201,8 +201,15 @@ def _n_filled(cells: list[str]) -> int:
 
 
 def _row_names_missing(sample: list[list[str]], usual: int) -> bool:
-    """Whether the header alone is a cell short: R writes the row's name first and gives that column no name."""
-    return len(sample[0]) == usual - 1 and _names_things(sample[0]) and all(len(cells) == usual for cells in sample[1:])
+    """Whether the header alone is a cell short: R writes the row's name first and gives that column no name.
+
+    A title is a cell short too, where there are two columns; then a record of words stands above columns of numbers.
+    """
+    first, below = sample[0], sample[1:]
+    if len(first) != usual - 1 or not _names_things(first) or any(len(cells) != usual for cells in below):
+        return False
+    numbers = [all(_NUMBER.fullmatch(cell) for cell in column) for column in zip(*below[1:], strict=True)]
+    return not (_names_things(below[0]) and any(numbers))
 
 
 def _names_things(first: list[str]) -> bool:
