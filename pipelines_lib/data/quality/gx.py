@@ -216,19 +216,18 @@ def great_expectations() -> Any:
 
 @contextmanager
 def _out_of_reach(name: str) -> Iterator[None]:
-    """Let an import of a module that is not loaded yet fail, as where it is not installed.
+    """Let an import of a package fail, as where it is not installed. Where it is loaded already (in a worker of Spark), it is afterwards.
 
     GX would import PySpark for an engine that is not used here: it takes seconds, warns of the pandas here, and ends the process
     with code 0 where that has no main file (`python -c`).
     """
-    if name in sys.modules:
-        yield
-        return
+    loaded = {module: sys.modules.pop(module) for module in list(sys.modules) if module.partition(".")[0] == name}
     sys.modules[name] = None  # type: ignore[assignment]
     try:
         yield
     finally:
         del sys.modules[name]
+        sys.modules.update(loaded)
 
 
 def _import_on_first_use(name: str) -> None:

@@ -2,6 +2,7 @@ import datetime as dt
 import subprocess
 import sys
 from itertools import pairwise
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines_lib.data.quality import gx
 from pipelines_lib.data.quality.judge import MASK, Example, Judge, problems
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import Quality
@@ -166,6 +168,17 @@ def test_it_imports_without_spark_and_leaves_spark_importable():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
     assert done.stdout == "still here\n", done.stderr
+
+
+def test_where_spark_is_loaded_it_is_out_of_reach_for_a_while_and_then_as_before(monkeypatch):
+    for name in ("pyspark", "pyspark.sql"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    before = dict(sys.modules)
+
+    with gx._out_of_reach("pyspark"), pytest.raises(ModuleNotFoundError):
+        import pyspark.sql  # noqa: F401
+
+    assert {name: sys.modules[name] for name in before} == before
 
 
 N = 60
