@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -21,6 +21,17 @@ from pipelines_lib.use_case import Settings, UseCase
 from pipelines_lib.use_case.rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
+
+
+class Spark(Settings):
+    """Spark, for a profile whose `engine` it is."""
+
+    master: str = "local[2]"
+    """Where it runs: `local[<cores>]`, `spark://…`, `yarn`, `k8s://…`. Executors need Sluice's package, and the store under the same path."""
+    tasks: int = Field(default=8, ge=1, le=10_000)
+    """Into how many tasks a partition is split: two or three times the cores, and enough that a task's rows fit into its memory."""
+    conf: dict[str, str] = Field(default_factory=dict)
+    """Settings of Spark's own, such as spark.executor.memory."""
 
 
 class Profile(Settings):
@@ -37,6 +48,9 @@ class Profile(Settings):
     """Where a person finds Airflow."""
     grace_seconds: float = Field(default=3, ge=0, lt=5)
     """How long a cancelled job may take to end by itself. Airflow kills the task 5 seconds after it asked it to stop."""
+    engine: Literal["local", "spark"] = "local"
+    """What goes through the rows of a partition in validate and prepare: this process, or Spark. The rows come out the same."""
+    spark: Spark = Spark()
     training_pool: str = "default_pool"
     """Airflow pool of the train tasks; a pool with few slots keeps trainings from fighting for the machine."""
 

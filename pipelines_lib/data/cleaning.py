@@ -7,7 +7,7 @@ partition is cut. (The fitted steps of the list are the feature transform's: `fe
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -46,8 +46,9 @@ class HasSteps(Protocol):
 class Cleaner:
     """Cleans one partition, batch by batch, in row order. Can be pickled between two calls."""
 
-    def __init__(self, use_case: HasSteps) -> None:
-        self._steps = [(index, step) for index, step in enumerate(use_case.clean) if not step.fitted]
+    def __init__(self, use_case: HasSteps, only: Collection[int] | None = None) -> None:
+        """With `only`, the steps at these places of the list alone."""
+        self._steps = [(index, step) for index, step in enumerate(use_case.clean) if not step.fitted and (only is None or index in only)]
         self._plans: dict[int, Plan] = {}
         self._changes = {index: Change(f"{index}: {step.kind}", 0, 0) for index, step in self._steps}
         self._offset = 0
@@ -130,6 +131,23 @@ class Cleaner:
         return stream
 
 
+def passes(use_case: HasSteps) -> list[list[int]]:
+    """Places of the row steps in the list, cut before each step that looks at the whole partition: the first part has none of these,
+    every other one, which comes first."""
+    cut: list[list[int]] = [[]]
+    for index, step in enumerate(use_case.clean):
+        if step.kind in _WHOLE:
+            cut.append([])
+        if not step.fitted:
+            cut[-1].append(index)
+    return cut
+
+
+def compared(step: CleaningStep) -> list[str]:
+    """The columns by which a step that looks at the whole partition finds the rows that concern one another: they agree in all."""
+    return [step.fill_forward.by] if step.fill_forward is not None else list(step.deduplicate or ())
+
+
 @dataclass(frozen=True)
 class _Steps:
     clean: Sequence[CleaningStep] = field(default_factory=tuple)
@@ -197,6 +215,9 @@ def _among(values: NDArray[Any], ordered: NDArray[Any]) -> NDArray[np.bool_]:
 
 
 _WHOLE: dict[str, Callable[[Stream, Any, Bucket], Plan]] = {"deduplicate": _plan_deduplicate, "fill_forward": plan_fill_forward}
+
+
+WHOLE_KINDS = frozenset(_WHOLE)
 
 
 # --- steps that look at one row -----------------------------------------------------------------------------------

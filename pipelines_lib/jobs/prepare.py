@@ -3,21 +3,17 @@
 python -m pipelines_lib.jobs.prepare --spec spec.json
 """
 
-from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.data.accepted import Accepted
 from pipelines_lib.data.cleaning import Change, Cleaner
 from pipelines_lib.data.labelling.due import Marks
-from pipelines_lib.data.quality.partition import UNREADABLE
-from pipelines_lib.data.tables import Shard, Tables
-from pipelines_lib.data.typed import raw_names, typed_columns, typed_nothing
+from pipelines_lib.data.shards import changes_of, clean_shard, columns_of
+from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.relabel import label, told
-from pipelines_lib.jobs.shards import columns_of, commit, leave, shard_of, shards_left
+from pipelines_lib.jobs.shards import commit, leave, shard_of, shards_left
 from pipelines_lib.jobs.stage import Stage, run_stage
 
 
@@ -27,7 +23,7 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     if stage.spec.shard is not None:
         return _clean_shard(stage, tables)
-    clean = (_clean if stage.spec.shards == 1 else _put_together)(stage, tables)
+    clean = _cleaned(stage, tables)
     Marks(stage.root).add("prepared", key)
     done = label(stage, key, tables)
     return JobResult(
@@ -58,9 +54,18 @@ class Cleaned(NamedTuple):
     changes: list[Change]
 
 
+def _cleaned(stage: Stage, tables: Tables) -> Cleaned:
+    """The partition, committed."""
+    if stage.spec.shards > 1:
+        shards = shards_left(stage, _accepted(stage, tables).raw_version)
+        version = commit(stage, tables, "clean", shards, columns_of(shards))
+        return Cleaned(version, sum(left.found["n_rows"] for left in shards), changes_of(stage.use_case, shards))
+    return (_clean if stage.profile.engine == "local" else _clean_on_spark)(stage, tables)
+
+
 def _clean(stage: Stage, tables: Tables) -> Cleaned:
-    """The partition as a whole."""
-    accepted, cleaner = Accepted(stage, tables), Cleaner(stage.use_case)
+    """In this process."""
+    accepted, cleaner = _accepted(stage, tables), Cleaner(stage.use_case)
     cleaner.plan(accepted.batches)
     with tables.writer("clean", stage.spec.partition_key) as clean:
         for batch in accepted.batches():
@@ -69,69 +74,34 @@ def _clean(stage: Stage, tables: Tables) -> Cleaned:
 
 
 def _clean_shard(stage: Stage, tables: Tables) -> JobResult:
-    """One shard. What its steps need of the whole partition it looks at itself, a share of the rows at a time."""
-    accepted, cleaner = Accepted(stage, tables), Cleaner(stage.use_case)
+    """One shard of it."""
+    accepted = _accepted(stage, tables)
     shard = shard_of(stage, tables, accepted.raw_version)
-    first, end = accepted.places(shard)
-    cleaner.plan(accepted.batches, range(first, end), stage.spec.shards)
-    with tables.shard_writer("clean", stage.spec.partition_key) as clean:
-        for batch in accepted.batches(shard=shard):
-            rows, _ = cleaner.apply(batch, first)
-            first += batch.num_rows
-            clean.add(rows)
-    changes = [[change.step, change.rows_dropped, change.values_changed] for change in cleaner.report()]
-    leave(stage, accepted.raw_version, clean, {"n_rows": clean.n_rows, "changes": changes})
-    told = f"cleaned shard {stage.spec.shard} of {stage.spec.shards}: {clean.n_rows} rows"
-    return JobResult(stage="prepare", reason=told, figures={"n_rows": clean.n_rows})
+    key, n_shards = stage.spec.partition_key, stage.spec.shards
+    left = clean_shard(stage.use_case, tables, shard, partition_key=key, accepted=accepted, n_shards=n_shards)
+    leave(stage, accepted.raw_version, left)
+    told = f"cleaned shard {stage.spec.shard} of {stage.spec.shards}: {left.found['n_rows']} rows"
+    return JobResult(stage="prepare", reason=told, figures={"n_rows": left.found["n_rows"]})
 
 
-def _put_together(stage: Stage, tables: Tables) -> Cleaned:
-    cleaner = Cleaner(stage.use_case)
-    shards = shards_left(stage, Accepted(stage, tables).raw_version)
-    for left in shards:
-        cleaner.take_in([Change(*change) for change in left.found["changes"]])
-    version = commit(stage, tables, "clean", shards, columns_of(shards))
-    return Cleaned(version, sum(left.found["n_rows"] for left in shards), cleaner.report())
+def _clean_on_spark(stage: Stage, tables: Tables) -> Cleaned:
+    from pipelines_lib.data.spark import cleaned_on, session  # noqa: PLC0415 - for those who have it
+
+    accepted, key, settings = _accepted(stage, tables), stage.spec.partition_key, stage.profile.spark
+    shards = tables.shards("raw", key, settings.tasks, version=accepted.raw_version)
+    with session(settings, quiet=bool(stage.use_case.private())) as spark:
+        left, changes = cleaned_on(spark, stage.use_case, tables, shards, partition_key=key, accepted=accepted)
+    version = commit(stage, tables, "clean", left, columns_of(left))
+    return Cleaned(version, sum(part.found["n_rows"] for part in left), changes)
 
 
-class Accepted:
-    """The typed rows that validation let through, batch by batch and in order, as often as they are asked for."""
-
-    def __init__(self, stage: Stage, tables: Tables) -> None:
-        """Raises `DataError` where validation held the partition."""
-        verdict = stage.result_of("validate")
-        if verdict.status == "held":
-            raise DataError(f"validate held this partition, so there is nothing to prepare: {verdict.reason}")
-        self._use_case, self._tables, self._key = stage.use_case, tables, stage.spec.partition_key
-        self.raw_version = int(str(verdict.outputs["raw_version"]))
-        self._names = raw_names(tables.schema("raw", self.raw_version).names, stage.use_case)
-        self._quarantine_version = int(str(verdict.outputs["quarantine_version"]))
-        rejected = tables.read("quarantine", [self._key], version=self._quarantine_version, columns=["row_id"])
-        self._rejected = rejected["row_id"].combine_chunks()
-
-    def batches(self, columns: Sequence[str] | None = None, shard: Shard | None = None) -> Iterator[pa.Table]:
-        """`row_id` and these columns (all, when None); a first batch without rows shows the columns even where there are none."""
-        columns = list(self._use_case.written) if columns is None else columns
-        yield typed_nothing(self._use_case, columns)
-        wanted = [self._names[name] for name in columns]
-        for raw in self._tables.scan("raw", self._key, version=self.raw_version, columns=wanted, shard=shard):
-            yield typed_columns(self._passed(raw), self._use_case, columns)
-
-    def places(self, shard: Shard) -> tuple[int, int]:
-        """How many accepted rows come before the shard's, and how many before those behind it."""
-        rows = self._tables.read("quarantine", [self._key], version=self._quarantine_version, columns=["row_id", "reasons"])
-        rejected = rows["row_id"].filter(pc.invert(pc.starts_with(pc.list_element(rows["reasons"], 0), UNREADABLE)))
-        return shard.n_before - _n_before(rejected, shard.first), shard.n_before + shard.n_rows - _n_before(rejected, shard.end)
-
-    def _passed(self, raw: pa.Table) -> pa.Table:
-        if len(self._rejected) == 0:
-            return raw
-        return raw.filter(pc.invert(pc.is_in(raw["row_id"], value_set=self._rejected)))
-
-
-def _n_before(ordered: pa.ChunkedArray, row_id: str | None) -> int:
-    """How many of the names come before this one; all, where it is None."""
-    return len(ordered) if row_id is None else pc.sum(pc.less(ordered, row_id)).as_py() or 0
+def _accepted(stage: Stage, tables: Tables) -> Accepted:
+    """The rows that validation let through. Raises `DataError` where it held the partition."""
+    verdict = stage.result_of("validate")
+    if verdict.status == "held":
+        raise DataError(f"validate held this partition, so there is nothing to prepare: {verdict.reason}")
+    versions = {name: int(str(verdict.outputs[name])) for name in ("raw_version", "quarantine_version")}
+    return Accepted(stage.use_case, tables, stage.spec.partition_key, **versions)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,13 @@ from pipelines_lib.data.quality.history import quality_rows
 from pipelines_lib.data.quality.partition import QUARANTINE, Judged, judge_partition
 from pipelines_lib.data.quality.upstream import Change
 from pipelines_lib.data.quality_page import quality_page
+from pipelines_lib.data.shards import Left, judge_shard, staged_rows
 from pipelines_lib.data.status import show
-from pipelines_lib.data.tables import Shard, Tables
+from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
-from pipelines_lib.jobs.shards import commit, leave, read_tables, shard_of, shards_left, staged_rows, write_tables
+from pipelines_lib.jobs.shards import commit, leave, shard_of, shards_left
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_text
-
-GROUPS = "groups.arrow"
-"""Beside a shard's result: how many of its rows look alike."""
 
 
 def main(stage: Stage) -> JobResult:
@@ -35,7 +33,7 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     if stage.spec.shard is not None:
         return _judge_shard(stage, tables, ingested)
-    findings, version = (_judge if stage.spec.shards == 1 else _put_together)(stage, tables, ingested)
+    findings, version = _judged(stage, tables, ingested)
     tables.write("quality", key, quality_rows(findings))
     links = _write_pages(stage, findings)
     _show(stage, findings, links["Data quality"])
@@ -64,8 +62,25 @@ def main(stage: Stage) -> JobResult:
     )
 
 
+def _judged(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings, int]:
+    """What is found in the partition. Returns (findings, version of `quarantine`)."""
+    version = int(str(ingested.outputs["raw_version"]))
+    if stage.spec.shards > 1:
+        return _put_together(stage, tables, ingested, shards_left(stage, version))
+    if stage.profile.engine == "local":
+        return _judge(stage, tables, ingested)
+    from pipelines_lib.data.spark import judged_on, session  # noqa: PLC0415 - for those who have it
+
+    key, settings = stage.spec.partition_key, stage.profile.spark
+    shards = tables.shards("raw", key, settings.tasks, version=version)
+    with session(settings, quiet=bool(stage.use_case.private())) as spark:
+        unreadable = _unreadable(stage)
+        left = judged_on(spark, stage.use_case, tables, shards, partition_key=key, raw_version=version, unreadable=unreadable)
+    return _put_together(stage, tables, ingested, left)
+
+
 def _judge(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings, int]:
-    """The partition as a whole. Returns (what was found, version of `quarantine`)."""
+    """The same in this process."""
     raw, key = Raw(stage, tables, ingested), stage.spec.partition_key
     with tables.writer("quarantine", key) as quarantine:
         findings = judge_partition(
@@ -82,24 +97,20 @@ def _judge(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings,
 
 def _judge_shard(stage: Stage, tables: Tables, ingested: JobResult) -> JobResult:
     """What judges a row by itself, on the rows of one shard."""
-    raw = Raw(stage, tables, ingested)
-    shard, judged = shard_of(stage, tables, raw.version), Judged(stage.use_case)
-    unreadable = {row: record for row, record in _unreadable(stage).items() if shard.holds(row)}
-    with tables.shard_writer("quarantine", stage.spec.partition_key) as quarantine:
-        judged.rows(raw.scan(None, shard), unreadable, quarantine.add)
-    if judged.groups is not None:
-        write_tables(stage.folder / GROUPS, judged.groups.tables)
-    leave(stage, raw.version, quarantine, judged.state())
-    told = f"judged shard {stage.spec.shard} of {stage.spec.shards}; {quarantine.n_rows} rows and records break a rule so far"
-    return JobResult(stage="validate", reason=told, figures={"n_quarantined": quarantine.n_rows})
+    version, key = int(str(ingested.outputs["raw_version"])), stage.spec.partition_key
+    shard = shard_of(stage, tables, version)
+    left = judge_shard(stage.use_case, tables, shard, partition_key=key, raw_version=version, unreadable=_unreadable(stage))
+    leave(stage, version, left)
+    n_rows = sum(file.n_rows for file in left.staged)
+    told = f"judged shard {stage.spec.shard} of {stage.spec.shards}; {n_rows} rows and records break a rule so far"
+    return JobResult(stage="validate", reason=told, figures={"n_quarantined": n_rows})
 
 
-def _put_together(stage: Stage, tables: Tables, ingested: JobResult) -> tuple[Findings, int]:
-    """What the shards found, and what needs the whole partition. Returns as `_judge` does."""
+def _put_together(stage: Stage, tables: Tables, ingested: JobResult, shards: list[Left]) -> tuple[Findings, int]:
+    """What the shards found, and what needs the whole partition."""
     raw, judged = Raw(stage, tables, ingested), Judged(stage.use_case)
-    shards = shards_left(stage, raw.version)
     for left in shards:
-        judged.take_in(left.found, read_tables(left.folder / GROUPS) if judged.groups is not None else [])
+        judged.take_in(left.found, left.tables)
     if late := judged.whole(raw.scan, raw.columns, raw.n_rows):
         with tables.writer("quarantine", stage.spec.partition_key) as quarantine:
             judged.add_late(late, lambda: staged_rows(shards), raw.scan, quarantine.add)
@@ -118,9 +129,9 @@ class Raw:
         self.n_rows = int(str(ingested.figures["n_rows"]))
         self.columns = tables.schema("raw", self.version).names
 
-    def scan(self, columns: Sequence[str] | None, shard: Shard | None = None) -> Iterator[pa.Table]:
-        """Some columns or all, of the partition or a shard of it."""
-        return self._tables.scan("raw", self._key, version=self.version, columns=columns, shard=shard)
+    def scan(self, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+        """Some columns or all."""
+        return self._tables.scan("raw", self._key, version=self.version, columns=columns)
 
 
 def _changes(ingested: JobResult) -> list[Change]:

@@ -7,6 +7,7 @@ import pytest
 
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data import partition_writer
+from pipelines_lib.data.accepted import Accepted
 from pipelines_lib.data.cleaning import Cleaner
 from pipelines_lib.data.quality.judge import Judge
 from pipelines_lib.data.tables import Tables
@@ -178,7 +179,7 @@ def test_what_a_shard_holds_does_not_grow_with_the_partition(sandbox, make_use_c
     sandbox.source(KEY, HEADER + rows)
     run(ingest.main, "ingest", sandbox, use_case, shards=1)
     held = []
-    for owner, name in ((Judge, "add"), (Cleaner, "apply"), (prepare.Accepted, "_passed")):
+    for owner, name in ((Judge, "add"), (Cleaner, "apply"), (Accepted, "_passed")):
         watched(monkeypatch, owner, name, held)
     planned(monkeypatch, held)
 
