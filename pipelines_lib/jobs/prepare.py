@@ -24,7 +24,7 @@ def main(stage: Stage) -> JobResult:
     if stage.spec.shard is not None:
         return _clean_shard(stage, tables)
     clean = _cleaned(stage, tables)
-    Marks(stage.root).add("prepared", key)
+    Marks(stage.root).add("prepared", key, stage.use_case.data_hash())
     done = label(stage, key, tables)
     return JobResult(
         stage="prepare",

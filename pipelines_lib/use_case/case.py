@@ -197,15 +197,18 @@ class UseCase(Settings):
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:
-        """Hash of what decides the content of a training row: columns, cleaning, label, split, and whose hashes they are.
+        """Hash of what decides the content of a training row: how series are made into rows and sources joined, columns, cleaning, label,
+        split, and whose hashes they are.
 
-        Where ground truth is read and whom people are asked about do not; what comes of it stands in the rows.
+        Where the rows, what is joined to them and ground truth are read and whom people are asked about do not; what comes of it stands in the rows.
         """
         parts = self.model_dump(
             mode="json",
-            include={"columns", "clean", "label", "split", "task"},
-            exclude={"label": {"review": True, "join": {"source"}}},
+            include={"columns", "joins", "clean", "label", "split", "task"},
+            exclude={"label": {"review": True, "join": {"source"}}, "joins": {"__all__": {"source"}}},
         )
+        made = [source.sensors for source in (self.source, *(join.source for join in self.joins))]
+        parts["sensors"] = [None if sensors is None else sensors.model_dump(mode="json") for sensors in made]
         if self.hashed():
             parts["domain"] = self.privacy.domain or self.name
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]

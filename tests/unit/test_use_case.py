@@ -264,16 +264,30 @@ def test_the_last_day_of_a_replay_is_where_its_file_ends(make_use_case):
     assert make_use_case(source={"path": "x.csv", "replay": {"partitions": 14}}).last_day == dt.date(2026, 1, 14)
 
 
+JOINED = {"name": "people", "source": {"path": "people.csv"}, "on": ["who"], "columns": ["age"]}
+SERIES = {
+    "layout": "wide",
+    "entity": "who",
+    "time": "when",
+    "columns": dict.fromkeys(("id", "price", "count", "colour", "action"), "last"),
+}
+
+
 def test_the_data_hash_follows_what_decides_a_training_row(make_use_case):
     same = make_use_case(title="Other", training={"epochs": 1}, gate={"metric": "roc_auc", "floor": 0.9}, monitoring={"psi": 0.3})
     others = [
         make_use_case(clean=[{"deduplicate": ["id"]}]),
         make_use_case(split={"by": "entity", "seed": 1}),
         make_use_case(label={"column": "action", "positive": "buy"}),
+        make_use_case(joins=[JOINED]),
+        make_use_case(joins=[{**JOINED, "asof": {"time": "at", "within": "7d"}}]),
+        *(make_use_case(source={"path": "{partition}.csv", "sensors": SERIES | {"every": every}}) for every in ("1h", "2h")),
     ]
+    elsewhere = {**JOINED, "source": {"path": "elsewhere.csv"}}
 
     assert same.data_hash() == make_use_case().data_hash()
-    assert len({make_use_case().data_hash(), *(other.data_hash() for other in others)}) == 4
+    assert make_use_case(joins=[elsewhere]).data_hash() == make_use_case(joins=[JOINED]).data_hash()
+    assert len({make_use_case().data_hash(), *(other.data_hash() for other in others)}) == 1 + len(others)
 
 
 def test_every_task_has_metrics_of_its_own():

@@ -9,7 +9,7 @@ writes last has then seen what the other wrote.
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from pipelines_lib.data.tables import Layer, Tables
 from pipelines_lib.store import read_json, write_json
@@ -30,9 +30,9 @@ class Marks:
     def __init__(self, root: Path) -> None:
         self._root = root / "marks"
 
-    def add(self, done: Done, partition_key: str) -> None:
-        """Say that it was done."""
-        write_json(self._root / done / f"{partition_key}.json", {})
+    def add(self, done: Done, partition_key: str, settings: str = "") -> None:
+        """Say that it was done, under these settings (a hash of them, where they matter)."""
+        write_json(self._root / done / f"{partition_key}.json", {"settings": settings})
 
     def of(self, done: Done) -> set[str]:
         """The partitions it was done for."""
@@ -40,12 +40,20 @@ class Marks:
 
     def labelled_from(self, partition_key: str) -> Inputs | None:
         """What the partition's labels were made from; None where it has never been labelled."""
-        path = self._root / "labelled" / f"{partition_key}.json"
-        return cast("Inputs", read_json(path)) if path.exists() else None
+        return cast("Inputs | None", self._read("labelled", partition_key).get("inputs"))
 
-    def set_labelled_from(self, partition_key: str, inputs: Inputs) -> None:
-        """Keep it."""
-        write_json(self._root / "labelled" / f"{partition_key}.json", {**inputs})
+    def set_labelled_from(self, partition_key: str, inputs: Inputs, settings: str | None = None) -> None:
+        """Keep it, and the settings that the labels were made under; those of before, when None."""
+        settings = self._read("labelled", partition_key).get("settings", "") if settings is None else settings
+        write_json(self._root / "labelled" / f"{partition_key}.json", {"inputs": {**inputs}, "settings": settings})
+
+    def settings_of(self, partition_key: str) -> set[str]:
+        """The settings that the partition was cleaned and labelled under: one hash, or two; none where nobody wrote them down."""
+        return {read for done in ("prepared", "labelled") if (read := self._read(done, partition_key).get("settings"))}
+
+    def _read(self, done: str, partition_key: str) -> dict[str, Any]:
+        path = self._root / done / f"{partition_key}.json"
+        return cast("dict[str, Any]", read_json(path)) if path.exists() else {}
 
 
 @dataclass(frozen=True)

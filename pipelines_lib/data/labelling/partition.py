@@ -46,7 +46,7 @@ def label_due(use_case: UseCase, partition_key: str, tables: Tables, marks: Mark
             # Of the version that this run wrote: another may have written a newer one meanwhile, and this must not speak for it.
             _, contents = tables.contents("labelled", version)
             labels = {name: content for name, content in now.items() if not name.startswith("labelled/")}
-            marks.set_labelled_from(key, labels | ({f"labelled/{key}": contents[key]} if key in contents else {}))
+            marks.set_labelled_from(key, labels | ({f"labelled/{key}": contents[key]} if key in contents else {}), use_case.data_hash())
     raise Unavailable(f"{use_case.name}: other runs kept changing what the labels of {', '.join(keys)} are made from; run prepare again")
 
 

@@ -3,6 +3,7 @@ import sys
 
 import pytest
 
+from pipelines_lib.data.labelling.due import Marks
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError, Held
 from pipelines_lib.jobs import ingest, prepare, validate
@@ -126,3 +127,10 @@ def test_steps_that_look_at_the_whole_partition_go_through_the_stages(sandbox, m
         "2: deduplicate": {"rows_dropped": 1, "values_changed": 0},
         "3: drop": {"rows_dropped": 1, "values_changed": 0},
     }
+
+
+def test_the_settings_are_kept_with_the_partition(sandbox, make_use_case):
+    use_case = make_use_case()
+    run(sandbox, use_case, "2026-01-01", HEADER + "e1,u1,2026-01-01,1,1,red,buy\n")
+
+    assert Marks(sandbox.stage("prepare", use_case, "2026-01-01").root).settings_of("2026-01-01") == {use_case.data_hash()}

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from pipelines_lib.data import snapshot
+from pipelines_lib.data.labelling.due import Marks
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.snapshot import snapshot_of
@@ -98,3 +99,18 @@ def test_settings_changed_after_the_snapshot(house, make_credit):
 def test_running_it_again_says_the_same(house):
     assert house.run("snapshot") == house.run("snapshot")
     json.dumps(house.run("snapshot").model_dump(mode="json"))
+
+
+def test_partitions_under_other_settings_are_told(house, caplog):
+    marks = Marks(house.root)
+    now = house.use_case.data_hash()
+    marks.add("prepared", "2026-01-01", now)
+    marks.add("prepared", "2026-01-02", "others")
+    marks.set_labelled_from("2026-01-02", {}, now)
+    marks.set_labelled_from("2026-01-03", {}, "others")
+    marks.set_labelled_from("2026-01-03", {"clean/2026-01-03": "newer"})
+
+    result = house.run("snapshot")
+
+    assert result.figures["partitions_under_other_settings"] == 2
+    assert "partitions were cleaned or labelled under other settings than those of now (2026-01-02 … 2026-01-03)" in caplog.text
