@@ -307,7 +307,7 @@ def _frames(judge: Expectation, rows: pa.Table) -> Iterator[Any]:
     lacking = rows.filter(pc.invert(complete))
     for index, field in enumerate(lacking.schema):
         if pa.types.is_integer(field.type):
-            lacking = lacking.set_column(index, field.name, lacking[field.name].cast(pa.float64()))
+            lacking = lacking.set_column(index, field.name, lacking[field.name].cast(pa.float64(), safe=False))
     frame = lacking.to_pandas().set_axis(np.flatnonzero(~whole), axis=0)
     yield frame.astype({field.name: object for field in rows.schema if pa.types.is_boolean(field.type)})
 

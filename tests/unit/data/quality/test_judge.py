@@ -148,6 +148,15 @@ def test_whole_numbers_stay_whole_beside_missing_ones():
     assert reasons == {"c": {"expect_column_values_to_match_regex(code)"}}
 
 
+def test_a_whole_number_that_no_float_holds_stands_beside_a_missing_one():
+    rows = pa.table({"row_id": ["a", "b"], "low": [2**53 + 2, 1], "high": [None, 2]})
+    checks, reasons = judged(rows, {"expect_column_pair_values_a_to_be_greater_than_b": {"column_A": "high", "column_B": "low"}})
+
+    # GX takes a pair of which one is missing for one that fails, unless `ignore_row_if` says otherwise.
+    assert checks[0].examples == (Example("a", (None, 2**53 + 2)),)
+    assert reasons.keys() == {"a"}
+
+
 def test_times_are_compared_with_days_and_beyond_what_nanoseconds_hold():
     rows = pa.table(
         {"row_id": ["a", "b", "c"], "at": pa.array([dt.datetime(2025, 12, 31, 23), dt.datetime(2026, 1, 1), None], pa.timestamp("us"))}
@@ -160,14 +169,18 @@ def test_times_are_compared_with_days_and_beyond_what_nanoseconds_hold():
         assert list(reasons) == ["a"]
 
 
-def test_it_imports_without_spark_and_leaves_spark_importable():
+@pytest.mark.parametrize("loaded", [False, True])
+def test_it_imports_without_spark_and_leaves_spark_as_it_was(loaded):
     code = (
-        "import sys; from pipelines_lib.data.quality.gx import great_expectations; great_expectations(); "
-        "assert 'pyspark' not in sys.modules; import importlib.util; importlib.util.find_spec('pyspark'); print('still here')"
+        f"import sys; sys.modules |= dict.fromkeys(['pyspark', 'pyspark.sql'], sys) if {loaded} else {{}}; "
+        "from pipelines_lib.data.quality.gx import great_expectations; great_expectations(); "
+        f"assert ('pyspark' in sys.modules, 'pyspark.sql' in sys.modules) == ({loaded}, {loaded}); "
+        "from great_expectations.compatibility import pyspark as compatible; assert not compatible.pyspark; "
+        "import importlib.util; print(importlib.util.find_spec('pyspark').name if 'pyspark' not in sys.modules else 'pyspark')"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
 
-    assert done.stdout == "still here\n", done.stderr
+    assert done.stdout == "pyspark\n", done.stderr
 
 
 def test_where_spark_is_loaded_it_is_out_of_reach_for_a_while_and_then_as_before(monkeypatch):
