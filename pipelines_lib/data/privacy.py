@@ -131,7 +131,8 @@ def _binned(words: pa.Array, column: Column, bounds: np.ndarray, markers: list[s
     labels = [str(int(bound)) if column.type == "integer" else repr(float(bound)) for bound in bounds.tolist()]
     # A bin without a lower end has no bound to stand for it, and a value below the first is no value of this column.
     labels = [f"<{labels[0]}", *labels]
-    numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    # A whole number beyond 2⁵³ is rounded, not refused.
+    numbers = values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     bins = pa.array(labels, pa.string()).take(pa.array(np.searchsorted(bounds, numbers, side="right"), pa.int64()))
     changed = pc.if_else(pc.is_valid(values), bins, _without_values(words, failed, labels[:1]))
     means_missing = pc.is_in(values, value_set=cast(pa.array(markers, pa.string()), column.type)[0].drop_null())
