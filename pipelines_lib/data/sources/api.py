@@ -21,6 +21,8 @@ from pipelines_lib.use_case import Http
 _CONNECT_SECONDS = 10
 _REDIRECTS = {301, 302, 303, 307, 308}
 _MOST_REDIRECTS = 5
+_MOST_BYTES = 1 << 28
+"""Of an unpacked page, which is held in memory: beyond that it is no page, or a small packed one that would fill the memory."""
 _WORTH_A_RETRY = {408, 425, 429, 500, 502, 503, 504}
 
 
@@ -71,15 +73,17 @@ class Api:
         retry, waited = self._http.retry, 0.0
         for attempt in range(1, retry.attempts + 1):
             try:
-                response = self._follow(url, params)
-                if response.ok:
-                    return self._answer(response)
-                problem, least = self._problem(response), _retry_after(response)
+                with self._follow(url, params) as response:
+                    if response.ok:
+                        return self._answer(response)
+                    problem, least = self._problem(response), _retry_after(response)
             except requests.RequestException as error:
                 # Its message quotes the address, whose parameters may be secret.
                 problem, least = f"the connection failed ({type(error).__name__})", 0.0
             except json.JSONDecodeError as error:
                 problem, least = f"the answer is broken JSON (at character {error.pos})", 0.0
+            except (UnicodeDecodeError, RecursionError) as error:
+                problem, least = f"the answer can't be read as JSON ({type(error).__name__})", 0.0
             wait = max(retry.first_wait * 2 ** (attempt - 1), least)
             if attempt == retry.attempts or waited + wait > retry.longest.total_seconds():
                 break
@@ -98,11 +102,17 @@ class Api:
             self._take_turn()
             headers = {"Accept": "application/json", **self._http.headers, **(self._secrets if _origin(at) == _origin(self.url) else {})}
             response = self._session.get(
-                at, params=query, headers=headers, timeout=(_CONNECT_SECONDS, self._http.timeout.total_seconds()), allow_redirects=False
+                at,
+                params=query,
+                headers=headers,
+                timeout=(_CONNECT_SECONDS, self._http.timeout.total_seconds()),
+                allow_redirects=False,
+                stream=True,
             )
             target = response.headers.get("Location")
             if response.status_code not in _REDIRECTS or target is None:
                 return response
+            response.close()
             following, query = urljoin(response.url, target), {}
             if _origin(at)[0] == "https" and _origin(following)[0] != "https":
                 raise DataError(f"{_without_query(at)}: leads to {_without_query(following)}, away from https; correct source.http.url")
@@ -120,9 +130,10 @@ class Api:
         kind = response.headers.get("Content-Type", "application/json")
         if "json" not in kind.casefold():
             raise DataError(f"{_without_query(response.url)}: answers in {kind}, not in JSON; correct source.http.url or its params")
-        body = json.loads(response.content, parse_float=Number)
+        content = _content(response)
+        body = json.loads(content, parse_float=Number)
         link = response.links.get("next", {}).get("url")
-        return Answer(body, response.content, None if link is None else urljoin(response.url, link))
+        return Answer(body, content, None if link is None else urljoin(response.url, link))
 
     def _problem(self, response: requests.Response) -> str:
         """What kept an answer from being one, where asking again may help. Raises `DataError` where it can't."""
@@ -146,6 +157,18 @@ class Api:
                 "source.http.url to that one, or page by number, offset or mark"
             )
         return target
+
+
+def _content(response: requests.Response) -> bytes:
+    """The answer's body, unpacked. Raises `DataError` where it is too long to be a page."""
+    content = bytearray()
+    for piece in response.iter_content(1 << 20):
+        content += piece
+        if len(content) > _MOST_BYTES:
+            raise DataError(
+                f"{_without_query(response.url)}: one answer has more than {_MOST_BYTES >> 20} MiB; ask for pages (source.http.pages.size) or for less"
+            )
+    return bytes(content)
 
 
 def _address(settings: Http, connection: connections.Connection | None) -> str:

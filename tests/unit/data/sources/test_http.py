@@ -1,5 +1,6 @@
 """An HTTP API that the test serves on loopback: it pages, limits, fails, breaks off, and looks at who asks."""
 
+import gzip
 import itertools
 import json
 import socket
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.config import Project
 from pipelines_lib.data.records import Batch, Records
+from pipelines_lib.data.sources import api
 from pipelines_lib.data.sources import http as module
 from pipelines_lib.data.sources.api import Number
 from pipelines_lib.data.sources.context import SourceContext
@@ -182,6 +184,14 @@ def test_a_record_with_half_a_character_is_none(server, read):
     assert [(u.number, u.text) for u in batch.unreadable] == [(2, '{"id": "\\ud83d"}'), (3, '{"\\udc00": 1}')]
 
 
+def test_an_answer_that_unpacks_to_more_than_a_page_is_refused(server, read, monkeypatch):
+    monkeypatch.setattr(api, "_MOST_BYTES", 1 << 22)
+    server.replies(Reply(gzip.compress(b'[{"id": "' + b"0" * (1 << 23) + b'"}]'), headers={"Content-Encoding": "gzip"}))
+
+    with pytest.raises(DataError, match=r"more than 4 MiB; ask for pages"):
+        read()
+
+
 @pytest.mark.parametrize("size", [1, 3, 7])
 def test_no_records_left_over_or_made_up_by_the_cut(server, read, monkeypatch, size):
     monkeypatch.setattr(module, "_BATCH", size)
@@ -312,6 +322,8 @@ def test_retry_after_is_honoured(server, read, wait):
         (Reply(status=502), {"attempts": 3}, "HTTP 502 Bad Gateway, after 3 attempts", 3),
         (Reply(ROWS, cut=True), {"attempts": 2}, "the connection failed", 2),
         (Reply(b"[1,"), {"attempts": 2}, "broken JSON", 2),
+        (Reply(b'["\xff"]'), {"attempts": 2}, "UnicodeDecodeError", 2),
+        (Reply(b"[" * 100_000), {"attempts": 2}, "RecursionError", 2),
         (Reply(status=429, headers={"Retry-After": "3600"}), {}, "asks for 3600 s more", 1),
         (Reply(status=500), {"first_wait": 0.6, "longest": "1s"}, "after 2 attempts in which 1 s were waited", 2),
     ],
