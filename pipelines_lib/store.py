@@ -5,7 +5,7 @@ In the spine a store is a folder. Every write lands whole: a reader sees the old
 
 import json
 import os
-import tempfile
+import secrets
 from pathlib import Path
 
 from pydantic import BaseModel, JsonValue
@@ -40,12 +40,17 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and target.stat().st_size == len(data) and target.read_bytes() == data:
         return
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = new_file(target.parent, f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        Path(temporary).chmod(0o644)
+        temporary.write_bytes(data)
         os.replace(temporary, target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def new_file(folder: Path, prefix: str, suffix: str = "") -> Path:
+    """An empty file of a name that no other has. Who may read it follows from the process's umask, as of any file: a store may be private."""
+    path = folder / f"{prefix}{secrets.token_hex(8)}{suffix}"
+    path.touch(0o666, exist_ok=False)
+    return path

@@ -8,7 +8,6 @@ and a run that was killed leaves, at worst, files that no version names.
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipelines_lib.errors import DataError
+from pipelines_lib.store import new_file
 
 GROUP_ROWS = 1 << 18
 """Rows of a Parquet row group; so many are held in memory at once."""
@@ -165,9 +165,8 @@ class PartitionWriter:
         self._pending, self._n_pending = ([rest] if rest.num_rows else []), rest.num_rows
         if self._open is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self._folder, prefix=f"{self._key}.", suffix=".parquet")
-            os.close(handle)
-            self._open = (pq.ParquetWriter(name, group.schema, compression="zstd", compression_level=1), Path(name))
+            path = new_file(self._folder, f"{self._key}.", ".parquet")
+            self._open = (pq.ParquetWriter(path, group.schema, compression="zstd", compression_level=1), path)
         self._open[0].write_table(_whole(group), row_group_size=GROUP_ROWS)
         self._rows_of_open += n_rows
         if self._rows_of_open >= FILE_ROWS:
@@ -198,7 +197,6 @@ def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active:
         target, source = table / path, Path(file.path)
         if path not in active and source.exists():
             target.parent.mkdir(parents=True, exist_ok=True)
-            source.chmod(0o644)
             os.replace(source, target)
         placed.append(PlacedFile(path, file.n_rows, target.stat().st_size))
     return placed
