@@ -169,6 +169,20 @@ def test_a_staged_file_that_is_gone_is_named(judged):
         validate.main(judged)
 
 
+def test_what_a_shard_leaves_for_the_others_shows_nobody(sandbox, make_use_case):
+    columns = make_use_case().model_dump(mode="json", exclude_unset=True)["columns"]
+    columns |= {"who": {"type": "string", "role": "entity", "privacy": "sensitive"}, "price": {"type": "number", "privacy": "sensitive"}}
+    in_set = {"expect_column_values_to_be_in_set": {"column": "who", "value_set": ["u1"]}}
+    use_case = make_use_case(columns=columns, quality={**LENIENT, "expectations": [in_set]})
+    sandbox.source(KEY, HEADER + "e1,secret-person,2026-01-01,987654,1,red,buy\ne2,u1,2026-01-01,secret-price,1,red,buy\nsecret-record\n")
+    run(ingest.main, "ingest", sandbox, use_case, shards=1)
+    run(validate.main, "validate", sandbox, use_case, shards=2)
+
+    written = "".join(path.read_text() for path in sandbox.stage("validate", use_case, KEY).folder.rglob("*.json"))
+    assert "expect_column_values_to_be_in_set(who)" in written
+    assert not any(told in written for told in ("secret", "987654"))
+
+
 @pytest.mark.parametrize("n_groups", [4, 10])
 def test_what_a_shard_holds_does_not_grow_with_the_partition(sandbox, make_use_case, monkeypatch, n_groups):
     """One of as many shards as there are pieces of 16 rows: no table that it judges, cleans or plans on has more than a few pieces."""
