@@ -96,15 +96,16 @@ def fingerprints(rows: pa.Table, use_case: UseCase) -> list[str]:
 
 
 def tasks(rows: pa.Table, partition_key: str, use_case: UseCase) -> list[dict[str, Any]]:
-    """The rows as tasks that Label Studio imports; where the rules have an opinion it is shown as a prediction."""
+    """The rows as tasks that Label Studio imports; what the label is taken to be is shown as a prediction, unless it is about a person."""
     shown = rows.select(shown_columns(use_case)).to_pylist()
+    told = use_case.label.column is None or use_case.columns[use_case.label.column].privacy is None
     ids, labels = rows["row_id"].to_pylist(), rows["label"].to_pylist()
     scores = rows["label_confidence"].to_pylist() if "label_confidence" in rows.column_names else [None] * len(ids)
     made = []
     for row, row_id, fingerprint, label, score in zip(shown, ids, fingerprints(rows, use_case), labels, scores, strict=True):
         data = {"item": row, "use_case": use_case.name, "partition_key": partition_key, "row_id": row_id, "fingerprint": fingerprint}
         task: dict[str, Any] = {"data": json.loads(_json(data))}
-        if label is not None:
+        if label is not None and told:
             choice = {"from_name": "label", "to_name": "item", "type": "choices", "value": {"choices": [label]}}
             task["predictions"] = [{"model_version": "label", **({} if score is None else {"score": round(score, 6)}), "result": [choice]}]
         made.append(task)

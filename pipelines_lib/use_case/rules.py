@@ -324,6 +324,9 @@ def _label(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple
             "from would come to judge it; remove `stratify`"
         )
         yield ("split", "stratify"), message
+    if label.review is not None and label.classes is None and label.column in columns and columns[label.column].privacy is not None:
+        message = f"column {label.column!r} is about a person, so no task shows what stands there; list the classes that people choose from in `map`"
+        yield ("label", "review"), message
     if label.review is not None and regression:
         yield ("label", "review"), "people are asked for a class, and a regression predicts a number; remove `review`"
 

@@ -304,3 +304,12 @@ def test_a_file_of_brackets_is_no_export(asked, tmp_path):
 
     with pytest.raises(DataError, match="can't be read as JSON"):
         read_answers(path, asked())
+
+
+def test_a_task_does_not_show_a_label_that_is_about_a_person(make_use_case):
+    columns = {**COLUMNS, "ill": {"type": "string", "role": "label", "privacy": "sensitive"}}
+    label = {"column": "ill", "map": {"1": "yes", "0": "no"}, "positive": "yes", "review": {}}
+
+    [task] = tasks(rows(("yes", None)), DAY, make_use_case(columns=columns, label=label))
+
+    assert "predictions" not in task

@@ -100,6 +100,14 @@ REGRESSION = {"task": "regression", "gate": {"metric": "rmse", "floor": 1}, "spl
         ),
         (REGRESSION | {"label": {"rules": RULES}}, "label.rules", "no classes to make"),
         (REGRESSION | {"label": {"column": "failure", "review": {}}}, "label.review", "remove `review`"),
+        (
+            {
+                "label": {"column": "ill", "positive": "yes", "review": {}},
+                "columns": {**COLUMNS, "ill": {"type": "string", "role": "label", "privacy": "sensitive"}},
+            },
+            "label.review",
+            "list the classes that people choose from in `map`",
+        ),
         (REGRESSION | {"label": {"join": JOIN | {"missing": "no"}}}, "label.join.missing", "names a class"),
     ],
 )
