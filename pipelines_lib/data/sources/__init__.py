@@ -1,17 +1,14 @@
 """A partition's records at their source: a stream of batches whose values are text."""
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
-from pipelines_lib.data.privacy import names_for_people
 from pipelines_lib.data.records import Records
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.files import open_files, source_path
 from pipelines_lib.data.sources.landing import Land, land
-from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import Source, UseCase
+from pipelines_lib.use_case import Source
 
-__all__ = ["Land", "SourceContext", "check_columns", "land", "open_source", "source_path"]
+__all__ = ["Land", "SourceContext", "land", "open_source", "source_path"]
 
 
 def open_source(source: Source, context: SourceContext) -> Iterator[Records]:
@@ -39,18 +36,3 @@ def _open(source: Source, context: SourceContext) -> Iterator[Records]:
 
         return open_http(source.http, context)
     return open_files(source, context)
-
-
-def check_columns(where: str, found: Iterable[str], use_case: UseCase) -> None:
-    """Raises `DataError` where a declared column is not among those found."""
-    found = list(found)
-    for name, column in use_case.written.items():
-        wanted = column.source or name
-        if wanted in found:
-            continue
-        near = [] if use_case.private() else difflib.get_close_matches(wanted, found, n=1, cutoff=0.6)
-        raise DataError(
-            f"{where}: has no column {wanted!r}, which use case {use_case.name} declares as columns.{name}; it has: {names_for_people(found, use_case)}. "
-            + (f"Did you mean {near[0]!r}? " if near else "")
-            + f"Set columns.{name}.source to the name in the source, or remove the column"
-        )

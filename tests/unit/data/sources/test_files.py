@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from pipelines_lib.data.sources import SourceContext, check_columns, land, open_source, source_path
+from pipelines_lib.data.sources import SourceContext, land, open_source, source_path
 from pipelines_lib.data.sources.files import part_of, read_file
 from pipelines_lib.data.sources.storage import Found
 from pipelines_lib.errors import ConfigError, DataError
@@ -51,11 +51,6 @@ def test_before_the_first_partition_there_is_nothing(sandbox, make_use_case):
 def test_a_missing_file_is_named_with_the_remedy(sandbox, make_use_case):
     with pytest.raises(DataError, match=r"there is no file .*2026-01-02\.csv; wait for it and clear the task"):
         read(sandbox, make_use_case(), KEY)
-
-
-def test_a_missing_column_is_named_with_the_nearest(make_use_case):
-    with pytest.raises(DataError, match=r"no column 'price'.*Did you mean 'prices'\?.*Set columns\.price\.source"):
-        check_columns("in.csv", HEADER.strip().replace("price", "prices").split(","), make_use_case())
 
 
 def test_a_hook_that_lands_nothing_is_caught(sandbox, make_use_case):
