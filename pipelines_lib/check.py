@@ -58,7 +58,7 @@ def check_use_case(project: Project, name: str) -> list[str]:
     if path is not None and rows is not None:
         problems += _values(path, use_case, rows, at)
     if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
-        problems += truth_problems(truths, use_case.label.join, at)
+        problems += truth_problems(truths, use_case.label.join, at, private=bool(use_case.private()))
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 

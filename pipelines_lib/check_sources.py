@@ -29,14 +29,16 @@ def column_problems(project: Project, path: Path | None, use_case: UseCase, at: 
     for index, join in enumerate(use_case.joins):
         lookup = _file_of_all(project, join.source)
         if lookup is not None:
-            yield from _lacks(lookup, join.source, _of_a_join(index, join), at, ("joins", index, "source"))
+            yield from _lacks(
+                lookup, join.source, _of_a_join(index, join), at, ("joins", index, "source"), private=bool(use_case.private())
+            )
 
 
-def truth_problems(path: Path, join: TruthJoin, at: At) -> Iterator[str]:
+def truth_problems(path: Path, join: TruthJoin, at: At, *, private: bool) -> Iterator[str]:
     """Columns that the label's key and outcome need, and the ground truth in `path` lacks."""
     on: Field = ("label", "join", "on")
     needed: list[tuple[str, Field]] = [*((name, on) for name in join.keys.values()), (join.column, ("label", "join", "column"))]
-    yield from _lacks(path, join.source, needed, at, ("label", "join", "source"))
+    yield from _lacks(path, join.source, needed, at, ("label", "join", "source"), private=private)
 
 
 def not_checked(project: Project, name: str) -> list[str]:
@@ -82,7 +84,7 @@ def _of_the_rows(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
         declared: list[tuple[str, Field]] = [(column.source or name, ("columns", name)) for name, column in use_case.written.items()]
         keys: list[tuple[str, Field]] = [(key, ("joins", index, "on")) for index, join in enumerate(use_case.joins) for key in join.on]
         needed = [(name, field) for name, field in [*declared, *keys] if name not in joined]
-    yield from _lacks(path, source, needed, at, ("source", "path"))
+    yield from _lacks(path, source, needed, at, ("source", "path"), private=bool(use_case.private()))
 
 
 def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
@@ -91,7 +93,8 @@ def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
     return [*((name, ("joins", index, part)) for name, part in needed), *times]
 
 
-def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: At, place: Field) -> Iterator[str]:
+def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: At, place: Field, *, private: bool) -> Iterator[str]:
+    """No name of the file is told where rows are about people: a row may stand where the header should."""
     try:
         there = read_file(path, source).rows.column_names
     except BadInput as error:
@@ -99,7 +102,7 @@ def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: 
         return
     for name, field in needed:
         if name not in there:
-            near = difflib.get_close_matches(name, there, n=1)
+            near = [] if private else difflib.get_close_matches(name, there, n=1)
             yield at(
                 f"{path} has no column {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}Correct the name, or the source", *field
             )

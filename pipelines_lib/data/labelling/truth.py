@@ -123,7 +123,7 @@ def _check_columns(records: Records, use_case: UseCase) -> None:
     for wanted, setting in [*((there, "on") for there in join.keys.values()), (join.column, "column")]:
         if wanted in records.names:
             continue
-        near = difflib.get_close_matches(wanted, records.names, n=1, cutoff=0.6)
+        near = [] if use_case.private() else difflib.get_close_matches(wanted, records.names, n=1, cutoff=0.6)
         raise DataError(
             f"the ground truth of {use_case.name} has no column {wanted!r}, which label.join.{setting} names; it has: {names_for_people(records.names, use_case)}. "
             + (f"Did you mean {near[0]!r}? " if near else "")

@@ -34,7 +34,7 @@ def open_rows(context: SourceContext) -> Iterator[Records]:
     """
     lookups = [Lookup.read(join, context) for join in context.use_case.joins]
     for records in open_source(context.use_case.source, context):
-        yield _joined(records, lookups) if lookups else records
+        yield _joined(records, lookups, context) if lookups else records
 
 
 @dataclass
@@ -94,10 +94,10 @@ class Lookup:
         return np.where(low > begin, low - 1, NONE)
 
 
-def _joined(records: Records, lookups: list[Lookup]) -> Records:
+def _joined(records: Records, lookups: list[Lookup], context: SourceContext) -> Records:
     names = list(records.names)
     for lookup in lookups:
-        _check_rows(names, lookup)
+        _check_rows(names, lookup, context)
         names += lookup.rows.column_names
     facts = records.facts
 
@@ -137,7 +137,7 @@ def _read_all(join: Join, context: SourceContext, where: str) -> tuple[pa.Table,
     tables, numbers = [], []
     for one in _in_reach(join, context):
         for records in open_source(join.source, one):
-            _check_has(needed, records.names, where)
+            _check_has(needed, records.names, where, context)
             for batch in records.batches:
                 if batch.unreadable:
                     record = batch.unreadable[0]
@@ -216,19 +216,20 @@ def _check_unique(codes: Numbers, times: Numbers | None, numbers: Numbers, join:
     )
 
 
-def _check_has(needed: list[str], found: list[str], where: str) -> None:
+def _check_has(needed: list[str], found: list[str], where: str, context: SourceContext) -> None:
     for name in needed:
         if name not in found:
-            near = difflib.get_close_matches(name, found, n=1)
+            # Where the header is missing, a row about a person stands in its place.
+            near = [] if context.use_case.private() else difflib.get_close_matches(name, found, n=1)
             raise DataError(
                 f"{where}: has no column {name!r}; {f'did you mean {near[0]!r}? ' if near else ''}Correct the join, or the source"
             )
 
 
-def _check_rows(names: list[str], lookup: Lookup) -> None:
+def _check_rows(names: list[str], lookup: Lookup, context: SourceContext) -> None:
     """The rows have the key (and time), and no column of an added one's name."""
     where = f"joins.{lookup.join.name}: the rows"
-    _check_has([*lookup.join.on, *([lookup.row_time] if lookup.row_time else [])], names, where)
+    _check_has([*lookup.join.on, *([lookup.row_time] if lookup.row_time else [])], names, where, context)
     taken = {name.casefold() for name in names}
     for name in lookup.rows.column_names:
         if name.casefold() in taken:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from pipelines_lib.data.privacy import names_for_people
 from pipelines_lib.data.records import Batch, Records, Unreadable
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.typed import cast
@@ -40,7 +41,7 @@ def open_sensors(sensors: Sensors, source: Iterator[Records], context: SourceCon
     rejected: dict[str, list[Unreadable]] = {}
     facts: dict[str, object] = {}
     for records in source:
-        _check_columns(sensors, records.names)
+        _check_columns(sensors, records.names, context)
         for batch in records.batches:
             rejected.setdefault(records.part, []).extend(readings.add(batch))
         facts |= records.facts
@@ -299,10 +300,12 @@ def _rejected(batch: Batch, bad: Mask, wrong: dict[str, Mask]) -> Iterator[Unrea
         yield Unreadable(number, json.dumps(row, ensure_ascii=False), why)
 
 
-def _check_columns(sensors: Sensors, found: list[str]) -> None:
+def _check_columns(sensors: Sensors, found: list[str], context: SourceContext) -> None:
     needed = [sensors.entity, sensors.time, *([sensors.name, sensors.value] if sensors.layout == "long" else sensors.columns)]
     if missing := [name for name in needed if name is not None and name not in found]:
-        raise DataError(f"sensors: the source has no column {missing[0]!r}; it has: {', '.join(found)}. Correct source.sensors")
+        raise DataError(
+            f"sensors: the source has no column {missing[0]!r}; it has: {names_for_people(found, context.use_case)}. Correct source.sensors"
+        )
 
 
 def _codes(texts: pa.Array, known: dict[str, int]) -> Integers:

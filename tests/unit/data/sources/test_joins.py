@@ -288,3 +288,20 @@ def test_sources_of_different_kinds_meet_in_raw(sandbox, make_use_case, monkeypa
     assert (result.figures["n_rows"], result.figures["n_unreadable"]) == (3, 2)
     raw = Tables(sandbox.stage("ingest", use_case, KEY).root).read("raw")
     assert raw["age"].to_pylist() == ["30", "40", "30"]
+
+
+@pytest.mark.parametrize("of", ["sensors", "joins"])
+def test_no_name_is_told_where_a_row_about_a_person_may_stand(make_use_case, sandbox, of):
+    columns = {"machine": {"type": "string", "role": "entity", "privacy": "identifier"}, "heat": {"type": "number"}}
+    path = {"path": "{home}/in/{partition}.csv"}
+    series = {"layout": "wide", "entity": "machine", "time": "at", "columns": {"heat": "mean"}, "every": "1h"}
+    lookup = {"name": "people", "source": path, "on": ["machine"], "columns": ["heat"]}
+    settings = {"source": {**path, "sensors": series}} if of == "sensors" else {"joins": [lookup]}
+    use_case = make_use_case(
+        columns=columns, label={"rules": {"functions": ["f"], "classes": ["yes", "no"]}, "positive": "yes"}, **settings
+    )
+    sandbox.source("2026-01-01", "machina,2026-01-01,1\nada,2026-01-01,1\n")
+
+    with pytest.raises(DataError, match="has no column 'machine'") as raised:
+        next(open_rows(SourceContext(sandbox.project, use_case, "2026-01-01")))
+    assert "machina" not in str(raised.value)
