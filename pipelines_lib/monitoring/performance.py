@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.use_case import METRICS, Task, UseCase
 
@@ -27,8 +28,10 @@ def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: 
     keys = use_case.columns_with("key")
     if not keys or not all(key in answers.column_names and key in labelled.column_names for key in keys):
         return None
-    truth = {key: label for key, label in zip(_tuples(labelled, keys), labelled["label"].to_pylist(), strict=True) if None not in key}
-    found = [(place, label) for place, key in enumerate(_tuples(answers, keys)) if (label := truth.get(key)) is not None]
+    truth = {
+        key: label for key, label in zip(_tuples(labelled, keys, use_case), labelled["label"].to_pylist(), strict=True) if None not in key
+    }
+    found = [(place, label) for place, key in enumerate(_tuples(answers, keys, use_case)) if (label := truth.get(key)) is not None]
     # A class the model has never heard of has no column in its scores.
     found = [(place, label) for place, label in found if not classes or label in classes]
     if not found:
@@ -63,5 +66,10 @@ def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | 
     return scores
 
 
-def _tuples(table: pa.Table, keys: Sequence[str]) -> list[tuple[str | None, ...]]:
-    return list(zip(*(table[key].cast(pa.string()).to_pylist() for key in keys), strict=True))
+def _tuples(table: pa.Table, keys: Sequence[str], use_case: UseCase) -> list[tuple[str | None, ...]]:
+    """The keys of each row. A time is logged as it was sent, and may be written in many ways."""
+    columns = {key: table[key].combine_chunks() for key in keys}
+    for key, column in columns.items():
+        if use_case.columns[key].type == "timestamp" and pa.types.is_string(column.type):
+            columns[key], _ = cast(column, "timestamp")
+    return list(zip(*(column.cast(pa.string()).to_pylist() for column in columns.values()), strict=True))

@@ -83,7 +83,7 @@ class _Replay:
     def ask(self, rows: pa.Table, request_id: str, *, log: bool = True) -> dict[str, Any]:
         """The service's answer to these rows. Raises `DataError` with its own words where it refuses."""
         inputs = [
-            {"name": column, "shape": [rows.num_rows], "datatype": self._types[column], "data": rows[column].to_pylist()}
+            {"name": column, "shape": [rows.num_rows], "datatype": self._types[column], "data": _sent(rows[column])}
             for column in self._columns
         ]
         body = {"id": request_id, "inputs": inputs, "parameters": {"partition_key": self.partition, "log": log}}
@@ -107,6 +107,12 @@ class _Replay:
         if self.partition not in self._tables.partitions("predictions"):
             return 0
         return len(set(self._tables.read("predictions", [self.partition], columns=[])["row_id"].to_pylist()))
+
+
+def _sent(column: pa.ChunkedArray) -> list[Any]:
+    """The values as JSON has them: a time is text."""
+    values: list[Any] = (column.cast(pa.string()) if pa.types.is_temporal(column.type) else column).to_pylist()
+    return values
 
 
 if __name__ == "__main__":
