@@ -73,7 +73,7 @@ def _parse(lines: list[str], n_before: int) -> tuple[list[Row], list[int], tuple
     for number in filled:
         line = lines[number - n_before - 1]
         try:
-            rows.append(_flat(_object(line)))
+            rows.append(_storable(_flat(_object(line)), line))
             numbers.append(number)
         except (ValueError, RecursionError) as error:
             unreadable.append(Unreadable(number, line.rstrip("\r"), f"no JSON object: {error}"))
@@ -83,7 +83,7 @@ def _parse(lines: list[str], n_before: int) -> tuple[list[Row], list[int], tuple
 def _plain_rows(lines: list[str]) -> list[Row] | None:
     """All lines at once, where each is an object without a list or an object in it. The mark proves that lines end where objects do."""
     together = _BETWEEN.join(lines)
-    if "[" in together or together.count("{") != len(lines):
+    if "[" in together or together.count("{") != len(lines) or _may_hold_half_a_pair(together):
         return None
     try:
         found = _quick.decode(f"[{together}]")
@@ -98,10 +98,25 @@ def _object(line: str) -> Row:
     try:
         found = _exact.decode(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at character {error.pos + 1}") from error
+        # Without the place, which would make a reason of its own of each line.
+        raise ValueError(error.msg) from error
     if not isinstance(found, dict):
         raise ValueError("another kind of value")
     return found
+
+
+def _may_hold_half_a_pair(text: str) -> bool:
+    return "\\ud" in text or "\\uD" in text
+
+
+def _storable(row: Row, line: str) -> Row:
+    """JSON can spell half of a surrogate pair, which is no text and no table can store."""
+    if _may_hold_half_a_pair(line):
+        try:
+            json.dumps(row, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise ValueError("half of a surrogate pair") from error
+    return row
 
 
 def _flat(found: Row, prefix: str = "") -> Row:

@@ -139,6 +139,7 @@ def _parts(pattern: str) -> tuple[str, str, re.Pattern[str]]:
 def _client(given: Connection | None) -> Any:
     import boto3  # noqa: PLC0415 - half a second that only buckets need
     from botocore.config import Config  # noqa: PLC0415
+    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
     extra = {} if given is None else given.extra
     config = Config(
@@ -157,7 +158,13 @@ def _client(given: Connection | None) -> Any:
             "aws_secret_access_key": given.password,
             "aws_session_token": extra.get("aws_session_token"),
         }
-    return boto3.client("s3", endpoint_url=extra.get("endpoint_url"), region_name=extra.get("region_name"), config=config, **keys)
+    try:
+        return boto3.client("s3", endpoint_url=extra.get("endpoint_url"), region_name=extra.get("region_name"), config=config, **keys)
+    except (ValueError, BotoCoreError) as error:
+        where = "" if given is None else f"connection {given.name!r}: "
+        raise ConfigError(
+            f"{where}{error}; correct its extras endpoint_url and region_name, such as https://oss-cn-beijing.aliyuncs.com"
+        ) from error
 
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")

@@ -126,3 +126,18 @@ def test_a_line_that_never_ends_does_not_fill_the_memory(tmp_path, monkeypatch):
 
     with pytest.raises(DataError, match="the record that begins at number 2 is longer"):
         read(tmp_path, '{"a": 1}\n' + "x" * 2000)
+
+
+@pytest.mark.parametrize("other", ["", '{"a": [1]}\n'])
+def test_half_a_surrogate_pair_is_no_text_and_costs_its_line_alone(tmp_path, other):
+    whole, half = r'{"a": "\ud83d\ude00"}', r'{"a": "\ud83d"}'
+    _, rows, numbers, unreadable = read(tmp_path, f"{whole}\n{half}\n{other}")
+
+    assert rows[0] == {"a": "😀"}
+    assert numbers[0] == 1
+    assert unreadable == [(2, half, "no JSON object: half of a surrogate pair")]
+
+
+def test_lines_that_are_broken_alike_have_one_reason(tmp_path):
+    unreadable = read(tmp_path, '{"a": 1}\n{"a" 1}\n{"bb" 1}\n')[3]
+    assert len({why for _, _, why in unreadable}) == 1

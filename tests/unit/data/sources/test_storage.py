@@ -130,6 +130,18 @@ def test_what_is_wrong_is_said(sandbox, make_use_case, clouds, connect):
         Bucket("none")
 
 
+def test_an_address_that_is_none_is_said(connect):
+    connect("store", "oss-cn-beijing.aliyuncs.com")
+    with pytest.raises(ConfigError, match=r"connection 'store': .*correct its extras endpoint_url"):
+        Bucket("store")
+
+
+def test_a_day_on_which_nothing_came_is_a_file_without_a_line(sandbox, make_use_case):
+    (sandbox.project.home / "in").mkdir(parents=True)
+    (sandbox.project.home / "in" / f"{KEY}.jsonl").write_bytes(b"\n")
+    assert rows_of(sandbox, make_use_case(source={"path": "{home}/in/{partition}.jsonl"})) == []
+
+
 def test_a_store_that_does_not_answer_is_tried_again(connect, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
