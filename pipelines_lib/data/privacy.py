@@ -79,8 +79,7 @@ def classes_for_people(classes: Sequence[str], use_case: UseCase) -> str:
 def protected(texts: pa.Array | pa.ChunkedArray, name: str, use_case: UseCase, pseudonyms: Pseudonyms | None) -> pa.Array:
     """Texts of column `name` as `protect` leaves them, wherever they come from: a source, ground truth, a labelling tool."""
     texts = texts.combine_chunks() if isinstance(texts, pa.ChunkedArray) else texts
-    markers = [str(value) for step in use_case.clean for value in (step.to_missing or {}).get(name, [])]
-    return generalised(texts, use_case.columns[name], pseudonyms, markers)
+    return generalised(texts, use_case.columns[name], pseudonyms, use_case.markers(name))
 
 
 def generalised(texts: pa.Array, column: Column, pseudonyms: Pseudonyms | None, markers: list[str]) -> pa.Array:

@@ -106,7 +106,7 @@ def raw_names(there: Iterable[str], use_case: UseCase, columns: Iterable[str] | 
 
 
 def _cast_column(raw: pa.Table, source: str, use_case: UseCase, name: str) -> tuple[pa.Array, pa.Array]:
-    return cast(raw[source].combine_chunks(), use_case.columns[name].type, _markers(use_case, name))
+    return cast(raw[source].combine_chunks(), use_case.columns[name].type, use_case.markers(name))
 
 
 def class_text(values: pa.Array) -> pa.Array:
@@ -316,10 +316,6 @@ _CASTS: dict[ColumnType, Callable[[pa.Array], pa.Array]] = {
 
 def _only(keep: pa.Array, values: pa.Array) -> pa.Array:
     return pc.if_else(pc.fill_null(keep, False), values, pa.scalar(None, values.type))
-
-
-def _markers(use_case: UseCase, name: str) -> list[str]:
-    return [str(value) for step in use_case.clean for value in (step.to_missing or {}).get(name, [])]
 
 
 def none_of(values: pa.Array, mapping: Collection[str]) -> pa.Array:

@@ -166,10 +166,11 @@ def _stand_ins(column: pa.ChunkedArray, chosen: pa.ChunkedArray, name: str, min_
 
 
 def _entities(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
-    """Place of each row's entity, or group, where the split keeps them together."""
-    if use_case.owner_column is None:
+    """Place of each row's group or entity, where it has one: rows of one are alike however they were split, and count together."""
+    owner = use_case.owner_column or use_case.entity
+    if owner is None:
         return None
-    return np.asarray(rows[use_case.owner_column].combine_chunks().dictionary_encode(null_encoding="encode").indices, np.int64)
+    return np.asarray(rows[owner].combine_chunks().dictionary_encode(null_encoding="encode").indices, np.int64)
 
 
 def _json_value(value: Any) -> Any:

@@ -5,7 +5,7 @@ truth by. Without the key an identifier is not logged at all: no log is better t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipelines_lib.data.privacy import generalised
 from pipelines_lib.data.pseudonyms import Pseudonyms, hashed_under, known_secret
+from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.serving.pointer import Deployment
 from pipelines_lib.serving.rows import Rows, refuse
@@ -28,25 +29,32 @@ class Guard:
     pseudonyms: Pseudonyms | None = None
     problem: str | None = None
     """Why identifiers are not logged."""
+    markers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """The values of a column that mean "missing"."""
 
     @classmethod
     def of(cls, deployment: Deployment, root: Path, home: Path | None) -> Self:
         """For the deployment of the use case whose folder in the store is `root`. `home` is the state folder, where this machine has one."""
         columns = {name: column for name, column in deployment.private.items() if column.protection is not None}
+        markers = deployment.markers
         if not any(_is_hashed(column) for column in columns.values()):
-            return cls(columns)
+            return cls(columns, markers=markers)
         name = deployment.privacy.connection
         remedy = f"give the service the key in connection {name!r} that ingest has, and start it again"
         try:
             secret = known_secret(name, home)
         except ConfigError as error:
-            return cls(columns, problem=str(error))
+            return cls(columns, markers=markers, problem=str(error))
         if secret is None:
-            return cls(columns, problem=f"there is no key to hash them with; {remedy}")
+            return cls(columns, markers=markers, problem=f"there is no key to hash them with; {remedy}")
         pseudonyms = Pseudonyms.under(secret, deployment.privacy.domain or root.name)
         if (before := hashed_under(root)) not in (None, pseudonyms.fingerprint):
-            return cls(columns, problem=f"the key is {pseudonyms.fingerprint}, and the tables were hashed under {before}; {remedy}")
-        return cls(columns, pseudonyms)
+            return cls(
+                columns,
+                markers=markers,
+                problem=f"the key is {pseudonyms.fingerprint}, and the tables were hashed under {before}; {remedy}",
+            )
+        return cls(columns, pseudonyms, markers=markers)
 
     def protected(self, rows: Rows) -> Rows:
         """The rows as the data pipeline would have them. Raises `RequestError` where a number lies in none of its bins."""
@@ -72,11 +80,13 @@ class Guard:
         if column is None:
             return values
         texts = pa.array([value if value is None or isinstance(value, str) else repr(value) for value in values], pa.string())
-        found: list[str | None] = generalised(texts, column, self.pseudonyms, []).to_pylist()
+        markers = list(self.markers.get(name, ()))
+        found: list[str | None] = generalised(texts, column, self.pseudonyms, markers).to_pylist()
         done = column.protection
         if done is None or done.bins is None:
             return found
-        return [None if text is None else self._bound(name, row, text, done.bins) for row, text in enumerate(found)]
+        missing = cast(pa.array(markers, pa.string()), column.type)[0].drop_null().to_pylist()
+        return [None if text is None else self._bound(name, row, text, [*done.bins, *missing]) for row, text in enumerate(found)]
 
     def _bound(self, name: str, row: int, text: str, bounds: list[float]) -> float | int:
         try:

@@ -32,11 +32,14 @@ class Deployment(Contract):
     title: str = ""
     private: dict[str, Column] = Field(default_factory=dict)
     """The features and keys that are about a person: how a request's values are protected before they are logged."""
+    markers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """The values that mean "missing" in these columns; no protection touches them."""
     privacy: Privacy = Privacy()
 
     @classmethod
     def candidate(cls, model: ModelRef, use_case: UseCase, current: "Deployment | None") -> Self:
         """The pointer that puts `model` up for verification in place of `current`."""
+        private = {name: use_case.columns[name] for name in use_case.private() if use_case.columns[name].role in ("feature", "key")}
         return cls(
             model=model,
             state="candidate",
@@ -45,7 +48,8 @@ class Deployment(Contract):
             required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
             key_format=use_case.key_format,
             title=use_case.title,
-            private={name: use_case.columns[name] for name in use_case.private() if use_case.columns[name].role in ("feature", "key")},
+            private=private,
+            markers={name: tuple(found) for name in private if (found := use_case.markers(name))},
             privacy=use_case.privacy,
         )
 

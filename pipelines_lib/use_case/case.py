@@ -187,6 +187,10 @@ class UseCase(Settings):
             return self.end
         return self.start + (self.source.replay.partitions - 1) * self.partition_step
 
+    def markers(self, name: str) -> list[str]:
+        """The texts that mean "missing" in a column, beside the usual ones: those that `to_missing` steps name."""
+        return [str(value) for step in self.clean for value in (step.to_missing or {}).get(name, [])]
+
     def connections(self, stage: str) -> list[str]:
         """Names of the connections that `stage` needs, sorted: what it reads from outside, and the key of the hashes it makes."""
         reads: dict[str, list[Settings]] = {"ingest": [self.source, *self.joins, self.label]}

@@ -108,3 +108,12 @@ def test_a_refusal_does_not_quote_what_was_sent(root, column, value, says):
 
     assert says in answer["what"]
     assert str(value) not in json.dumps(answer)
+
+
+def test_a_value_that_means_missing_is_answered_as_the_pipeline_keeps_it(tmp_path, deploy):
+    root = tmp_path / "store" / "credit"
+    deploy(root, 3, private={"age": AGE}, markers={"age": ("-1", "unknown")})
+    answers, [row], *_ = asked(root, {name: value for name, value in {**RECORD, "age": -1}.items() if name != "customer"})
+
+    assert len(answers["predictions"]) == 1
+    assert row["age"] == -1
