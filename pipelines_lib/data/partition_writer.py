@@ -5,6 +5,7 @@ batches, and so the same names: a run that writes what is there already finds it
 and a run that was killed leaves, at worst, files that no version names.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -119,15 +120,17 @@ class PartitionWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if kind is None:
-            self._flush()
-            self._close_file()
-            if self._commit is None:
-                return
-            self._version = self._commit(self._staged, self._all_columns)
-        elif self._open is not None:
-            self._open[0].close()
-        self._discard()
+        is_staged = False
+        try:
+            if kind is None:
+                self._flush()
+                self._close_file()
+                is_staged = self._commit is None
+                if self._commit is not None:
+                    self._version = self._commit(self._staged, self._all_columns)
+        finally:
+            if not is_staged:
+                self._discard()
 
     def _spelled(self, rows: pa.Table) -> pa.Table:
         """`rows` with their columns spelt as the table, or the first rows that had them, spell them. Raises `DataError` where two would be one."""
@@ -143,7 +146,12 @@ class PartitionWriter:
         return rows.rename_columns([self._spelling.setdefault(folded, name) for folded, name in names.items()])
 
     def _discard(self) -> None:
-        for path in [*(Path(file.path) for file in self._staged), *([self._open[1]] if self._open else [])]:
+        for file in self._staged:
+            Path(file.path).unlink(missing_ok=True)
+        if self._open is not None:
+            writer, path = self._open
+            with contextlib.suppress(OSError):  # a full disk has no room for the footer either
+                writer.close()
             path.unlink(missing_ok=True)
 
     def _check_order(self, row_ids: pa.ChunkedArray) -> None:
@@ -166,7 +174,8 @@ class PartitionWriter:
         if self._open is None:
             self._folder.mkdir(parents=True, exist_ok=True)
             path = new_file(self._folder, f"{self._key}.", ".parquet")
-            self._open = (pq.ParquetWriter(path, group.schema, compression="zstd", compression_level=1), path)
+            writer = pq.ParquetWriter(path, group.schema, compression="zstd", compression_level=1, write_page_checksum=True)
+            self._open = (writer, path)
         self._open[0].write_table(_whole(group), row_group_size=GROUP_ROWS)
         self._rows_of_open += n_rows
         if self._rows_of_open >= FILE_ROWS:
@@ -187,7 +196,8 @@ def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active:
     """Give the partition's files their final names, `partition_key=<key>/<hash of all>-<number>.parquet`.
 
     One hash for all of them: a partition that changes in part changes all its names, so that no commit both adds and removes a file.
-    A file that the table holds already (`active`) is not touched, nor is one that an earlier attempt has placed.
+    A file that the table holds already (`active`) is not touched, unless it has been damaged or lost, nor is one that an earlier
+    attempt has placed.
     """
     staged = list(staged)
     whole = hashlib.sha256("".join(file.sha256 for file in staged).encode()).hexdigest()[:32]
@@ -195,11 +205,16 @@ def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active:
     for number, file in enumerate(staged):
         path = f"partition_key={partition_key}/{whole}-{number:05d}.parquet"
         target, source = table / path, Path(file.path)
-        if path not in active and source.exists():
+        if source.exists() and (path not in active or not _holds(target, file)):
             target.parent.mkdir(parents=True, exist_ok=True)
             os.replace(source, target)
         placed.append(PlacedFile(path, file.n_rows, target.stat().st_size))
     return placed
+
+
+def _holds(path: Path, file: StagedFile) -> bool:
+    """Whether the file at `path` is the staged one still."""
+    return path.exists() and path.stat().st_size == Path(file.path).stat().st_size and _sha256(path) == file.sha256
 
 
 def stats(file: PlacedFile) -> str:

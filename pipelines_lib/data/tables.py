@@ -6,8 +6,10 @@ Rows come back ordered by partition and `row_id`, whatever the number of files, 
 The log of a table is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
 """
 
+import errno
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -27,6 +29,10 @@ from pipelines_lib.errors import DataError
 
 Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
 
+_WRITERS: dict[str, str] = {"raw": "ingest", "ground_truth": "ingest", "quarantine": "validate", "quality": "validate"} | dict.fromkeys(
+    ("clean", "labelled"), "prepare"
+)
+"""Layer to the stage that writes a partition of it."""
 _ATTEMPTS = 20
 # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
@@ -168,10 +174,13 @@ class Tables:
         number = 0
         for files in _by_partition(table, [partition_key]):
             for file in files:
-                parquet = pq.ParquetFile(self.path(layer) / file.path)
+                with _told(self.path(layer), file):
+                    parquet = _opened(self.path(layer), file)
                 for group in range(parquet.num_row_groups):
                     if shard is None or shard.groups.start <= number < shard.groups.stop:
-                        yield _as(parquet.read_row_group(group, columns=_in_file(parquet, wanted)), file, wanted)
+                        with _told(self.path(layer), file):
+                            rows = parquet.read_row_group(group, columns=_in_file(parquet, wanted))
+                        yield _as(rows, file, wanted)
                     number += 1
 
     def shards(self, layer: Layer, partition_key: str, of: int, *, version: int | None = None) -> list[Shard]:
@@ -182,7 +191,9 @@ class Tables:
         firsts, ends = [], [0]
         for files in _by_partition(self._table(layer, version), [partition_key]):
             for file in files:
-                for first, n_rows in _groups_of(self.path(layer) / file.path):
+                with _told(self.path(layer), file):
+                    groups = list(_groups_of(self.path(layer) / file.path))
+                for first, n_rows in groups:
                     firsts.append(first)
                     ends.append(ends[-1] + n_rows)
         starts = [-(-number * len(firsts) // of) for number in range(of + 1)]
@@ -252,6 +263,13 @@ class Tables:
             return DeltaTable(str(self.path(layer)), version=version)
         except TableNotFoundError:
             return None
+        except DeltaError as error:
+            if "Json error" not in str(error):
+                raise
+            raise DataError(
+                f"{self.path(layer) / '_delta_log'}: a file of the table's log is damaged ({str(error).splitlines()[0]}); "
+                "restore it from a copy, or remove the table's folder and backfill its partitions"
+            ) from error
 
     def _create(self, folder: Path, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
         create_table_with_add_actions(
@@ -316,8 +334,29 @@ def _picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 
 
 def _read(folder: Path, file: _File, wanted: pa.Schema) -> pa.Table:
-    parquet = pq.ParquetFile(folder / file.path)
-    return _as(parquet.read(columns=_in_file(parquet, wanted)), file, wanted)
+    with _told(folder, file):
+        parquet = _opened(folder, file)
+        rows = parquet.read(columns=_in_file(parquet, wanted))
+    return _as(rows, file, wanted)
+
+
+def _opened(folder: Path, file: _File) -> pq.ParquetFile:
+    return pq.ParquetFile(folder / file.path, page_checksum_verification=True)
+
+
+@contextmanager
+def _told(folder: Path, file: _File) -> Iterator[None]:
+    """Say of a file that was damaged or lost how it is mended. What the system itself refuses may pass, and is left as it is."""
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
+            raise
+        writer = _WRITERS.get(folder.name)
+        remedy = f"run {writer} for that partition again, which writes it anew" if writer else "restore it from a copy"
+        raise DataError(
+            f"{folder / file.path}, a file of partition {file.partition_key} of the table {folder.name!r}, is damaged or gone ({str(error).strip()}); {remedy}"
+        ) from error
 
 
 def _groups_of(path: Path) -> Iterator[tuple[str, int]]:

@@ -1,10 +1,13 @@
 """What every stage shares: read the spec, do the work, write the result, end with the contract's exit code."""
 
 import argparse
+import errno
 import importlib.util
 import logging
 import os
+import re
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,11 +19,13 @@ from pydantic import ValidationError
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec, Params
-from pipelines_lib.errors import BadInput, DataError, Held, SluiceError
+from pipelines_lib.errors import BadInput, DataError, Held, SluiceError, Unavailable
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
 
 log = logging.getLogger("sluice")
+
+_REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM})
 
 
 @dataclass(frozen=True)
@@ -119,10 +124,23 @@ def _worked(work: Work, stage: Stage) -> JobResult:
     except SluiceError:
         raise
     except Exception as error:
+        if (refused := _refused_by_the_system(error)) is not None:
+            where = f", {error.filename}" if isinstance(error, OSError) and error.filename else ""
+            raise Unavailable(
+                f"{stage.spec.stage} of {stage.spec.partition_key}: the system refused ({os.strerror(refused)}{where}). See to the room and the "
+                f"rights of the store {stage.spec.store} and of {tempfile.gettempdir()}, then run the stage again; what it had begun is in no table"
+            ) from (None if stage.use_case.private() else error)
         if not stage.use_case.private():
             raise
         told = f"{type(error).__name__} (its message is not shown: it may quote values of columns with `privacy`)"
         raise RuntimeError(told).with_traceback(error.__traceback__) from None
+
+
+def _refused_by_the_system(error: Exception) -> int | None:
+    """The system's number where a disk is full, a quota or a limit reached, or a folder closed to us; delta-rs tells it in its text alone."""
+    told = re.search(r"\(os error (\d+)\)", str(error))
+    number = error.errno if isinstance(error, OSError) and error.errno is not None else int(told[1]) if told else None
+    return number if number in _REFUSALS else None
 
 
 def _with_params(use_case: UseCase, params: Params) -> UseCase:

@@ -6,10 +6,11 @@ Whether and how it is packed is told by its first bytes: a name promises less.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
-from pipelines_lib.errors import DataError
+from pipelines_lib.errors import DataError, Unavailable
 
 BLOCK_BYTES = 1 << 24
 """How much of a file is looked at in one go: some 200,000 rows of 80 characters."""
@@ -30,7 +31,7 @@ class File:
 
     def compression(self) -> str | None:
         """gzip, zstd, or None for a plain file."""
-        with self.path.open("rb") as plain:
+        with self._open() as plain:
             first = plain.read(4)
         return next((name for magic, name in _MAGIC.items() if first.startswith(magic)), None)
 
@@ -38,7 +39,7 @@ class File:
         """Its content in blocks of `size` bytes, the last one shorter. Raises `DataError` where it can't be unpacked."""
         packing = self.compression()
         if packing is None:
-            with self.path.open("rb", buffering=0) as plain:
+            with self._open() as plain:
                 while block := plain.read(size):
                     yield block
             return
@@ -49,6 +50,15 @@ class File:
         except OSError as error:
             raise DataError(
                 f"{self.name}: starts as a {packing} file, and can't be unpacked ({error}); have it written again, whole"
+            ) from error
+
+    def _open(self) -> IO[bytes]:
+        """Raises `Unavailable` where it has gone since it was found."""
+        try:
+            return self.path.open("rb", buffering=0)
+        except FileNotFoundError as error:
+            raise Unavailable(
+                f"{self.name}: was there when reading began, and is gone; let it be written elsewhere and renamed to its place, and run ingest again"
             ) from error
 
 

@@ -269,3 +269,61 @@ def test_who_may_read_a_table_follows_from_the_umask(tmp_path, umask, mode):
     files = [*tmp_path.rglob("*.parquet"), tmp_path / "note.txt"]
     assert len(files) == 2
     assert {path.stat().st_mode & 0o777 for path in files} == {mode}
+
+
+DAMAGES = {
+    "a byte": lambda path: path.write_bytes(bytes([*(data := path.read_bytes())[:200], data[200] ^ 1, *data[201:]])),
+    "its end": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "all": lambda path: path.write_bytes(b""),
+    "the file": Path.unlink,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_told_with_its_remedy_and_mended_by_the_same_rows(tmp_path, damage):
+    tables, written = Tables(tmp_path), rows(n=500)
+    tables.write("raw", "2026-01-01", written)
+    version, before = tables.version("raw"), tables.read("raw")
+    [path] = tables.path("raw").rglob("partition_key=*/*.parquet")
+    DAMAGES[damage](path)
+
+    for look in (lambda: tables.read("raw"), lambda: list(tables.scan("raw", "2026-01-01"))):
+        with pytest.raises(DataError, match=r"partition 2026-01-01 of the table 'raw', is damaged or gone (.|\n)*; run ingest for that"):
+            look()
+
+    assert tables.write("raw", "2026-01-01", written) == version
+    assert tables.read("raw").equals(before)
+
+
+def test_a_damaged_log_is_told_with_its_remedy(tmp_path):
+    tables = Tables(tmp_path)
+    tables.write("raw", "2026-01-01", rows(n=5))
+    for path in (tables.path("raw") / "_delta_log").glob("*.json"):
+        path.write_text('{"add": ')
+
+    with pytest.raises(DataError, match=r"_delta_log: a file of the table's log is damaged .*; restore it from a copy, or remove"):
+        tables.read("raw")
+
+
+def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(tmp_path):
+    """In a process of its own: a limit that was lowered can't be raised again by everyone."""
+    tables = Tables(tmp_path)
+    tables.write("raw", "2026-01-01", rows(n=5))
+    before = tables.read("raw")
+    code = (
+        "import resource, signal, sys; from pathlib import Path; import pyarrow as pa; from pipelines_lib.data.tables import Tables;"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (900, 900));"
+        "rows = pa.table({'row_id': [f'{i:09d}' for i in range(5000)], 'x': [str(i) for i in range(5000)]});"
+        "Tables(Path(sys.argv[1])).write('raw', '2026-01-01', rows)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+
+    assert "File too large" in done.stderr
+    assert list((tables.path("raw") / "_staging").iterdir()) == []
+    assert tables.read("raw").equals(before)
