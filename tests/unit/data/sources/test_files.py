@@ -1,4 +1,5 @@
 import gzip
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -7,7 +8,7 @@ from pyarrow import parquet
 from pipelines_lib.data.sources import SourceContext, land, open_source, source_path
 from pipelines_lib.data.sources.files import part_of, read_file
 from pipelines_lib.data.sources.storage import Found
-from pipelines_lib.errors import ConfigError, DataError
+from pipelines_lib.errors import ConfigError, DataError, Unavailable
 
 HEADER = "id,who,when,price,count,colour,action\n"
 KEY = "2026-01-02"
@@ -141,3 +142,20 @@ def test_names_of_files_enter_the_rows_names(tmp_path):
     long = part_of(Found("", "part-00001-" + "x" * 90))
     assert (len(long), long[:11]) == (48, "part-00001-")
     assert long != part_of(Found("", "part-00001-" + "x" * 91))
+
+
+def test_a_file_that_goes_while_it_is_read_is_asked_for_again(sandbox, make_use_case, monkeypatch):
+    sandbox.source(KEY, lines(3))
+    path, opened, opens = sandbox.project.home / "in" / f"{KEY}.csv", Path.open, []
+
+    def open_once(self, *arguments, **named):
+        if self == path:
+            opens.append(self)
+            if len(opens) == 2:
+                path.rename(f"{path}.gone")
+        return opened(self, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", open_once)
+
+    with pytest.raises(Unavailable, match=r"csv: was there when reading began, and is gone; .* run ingest again"):
+        read(sandbox, make_use_case(), KEY)
