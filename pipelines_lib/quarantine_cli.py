@@ -84,14 +84,15 @@ def release(
     settings, tables = _open(use_case)
     held = False
     for before in waiting(tables, partition or None):
-        if before.rows and before.unreadable == before.rows.keys():
+        if before.rows and before.unreadable == before.rows.keys() and not before.held:
             typer.echo(
                 f"{before.partition_key}: all {len(before.rows)} rows can't be read, so no rule brings them back: mend the source and run ingest again"
             )
             continue
         would = judged_again(tables.root, settings, before.partition_key)
-        if dry_run or (not partition and would.before.rows == would.after.rows):
+        if dry_run or (not partition and not would.changes):
             typer.echo(would.sentence(would=True))
+            held = held or bool(would.held_because and not dry_run)
             continue
         spec, _ = last_ingest(tables.root, before.partition_key)
         profile, because = project.profile(), ""

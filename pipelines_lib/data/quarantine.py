@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
 from pipelines_lib.data.quality.judge import MASK
@@ -26,6 +27,8 @@ class Waiting:
     partition_key: str
     rows: dict[str, tuple[str, ...]] = field(repr=False)
     """`row_id` to the row's reasons."""
+    held: bool = False
+    """Whether the partition was held when it was last judged."""
 
     @property
     def unreadable(self) -> set[str]:
@@ -46,6 +49,11 @@ class Outcome:
     after: Waiting
     held_because: str
     """Why the partition does not pass, or nothing."""
+
+    @property
+    def changes(self) -> bool:
+        """Whether the rules of today say otherwise than those by which it was judged: of a row, or of the partition."""
+        return self.before.rows != self.after.rows or self.before.held != self.after.held
 
     def sentence(self, would: bool) -> str:
         """For a person: how many rows come back, how many stay and why, and whether the partition passes."""
@@ -74,7 +82,10 @@ def waiting(tables: Tables, partitions: Sequence[str] | None = None) -> list[Wai
     for key in partitions or ():
         if key not in judged:
             raise DataError(f"partition {key} was never judged, so nothing of it is in quarantine; run its data pipeline first")
-    return [Waiting(key, found.get(key, {})) for key in (sorted(found) if partitions is None else dict.fromkeys(partitions))]
+    keys = sorted(found) if partitions is None else list(dict.fromkeys(partitions))
+    verdicts = tables.read("quality", keys, columns=["partition_key", "kind", "success"])
+    held = set(verdicts.filter((pc.field("kind") == "partition") & ~pc.field("success"))["partition_key"].to_pylist())
+    return [Waiting(key, found.get(key, {}), key in held) for key in keys]
 
 
 def shown(tables: Tables, use_case: UseCase, partition_key: str, reason: str | None = None) -> list[dict[str, Any]]:
@@ -122,7 +133,7 @@ def judged_again(root: Path, use_case: UseCase, partition_key: str) -> Outcome:
         quarantine=lambda rows: rejected.append(rows.select(["row_id", "reasons"])),
     )
     rows = {row["row_id"]: tuple(row["reasons"]) for part in rejected for row in part.to_pylist()}
-    return Outcome(before, Waiting(partition_key, rows), findings.held_because)
+    return Outcome(before, Waiting(partition_key, rows, bool(findings.held_because)), findings.held_because)
 
 
 def _masked(raw: str, reasons: Sequence[str], private: set[str]) -> Any:

@@ -89,5 +89,10 @@ def test_rows_come_back_once_the_rule_is_corrected(tmp_path: Path) -> None:
     assert "29 of 31" not in shell("quarantine", "release", "shop")
 
     shell.write(low=0, max_quarantined=0.01)
+    assert "would be held" in shell("quarantine", "release", "shop", "--dry-run")
     assert "The partition is held" in shell("quarantine", "release", "shop", "--partition", KEY, code=3)
+    assert "would be held" in shell("quarantine", "release", "shop", code=3)
+
+    shell.write(low=0, max_quarantined=0.1)
+    assert "prepare done" in shell("quarantine", "release", "shop"), "no row comes back, but the partition is held no longer"
     assert "was never judged" in shell("quarantine", "list", "shop", "--partition", DATA, code=2)

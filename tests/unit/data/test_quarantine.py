@@ -98,3 +98,11 @@ def test_the_ingest_that_counts_is_the_one_that_wrote_the_rows(sandbox, shop, ru
     assert len(judged_again(root, shop(), KEY).after.rows) == 0
     with pytest.raises(DataError, match=r"no run below .* has ingested partition 2026-01-09.*sluice run shop data --partition 2026-01-09"):
         last_ingest(root, "2026-01-09")
+
+
+def test_a_partition_that_is_held_no_longer_is_a_change_though_no_row_comes_back(sandbox, shop, run):
+    sandbox.source(KEY, HEADER + SOUND + BROKEN)
+    root = run(shop(), *ALL)
+
+    assert not judged_again(root, shop(), KEY).changes
+    assert judged_again(root, shop(quality={**STRICT, "max_quarantined": 0.01}), KEY).changes
