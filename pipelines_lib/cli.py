@@ -267,3 +267,7 @@ def _params(given: list[str]) -> dict[str, JsonValue]:
         except json.JSONDecodeError:
             params[name] = value
     return params
+
+
+if __name__ == "__main__":
+    main()
