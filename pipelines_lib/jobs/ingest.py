@@ -42,7 +42,9 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     with tables.writer("raw", key) as raw:
         for records in open_rows(context):
-            changes += column_changes(f"{source.described()} {records.part}".rstrip(), records.names, stage.use_case)
+            changes += column_changes(
+                f"partition {key} of {stage.use_case.name}: {source.described()} {records.part}".rstrip(), records.names, stage.use_case
+            )
             left_out |= dict.fromkeys(not_written(records.names, stage.use_case))
             for read in records.batches:
                 batch = protect_batch(read, stage.use_case, names)

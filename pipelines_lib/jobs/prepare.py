@@ -80,7 +80,7 @@ def _clean_shard(stage: Stage, tables: Tables) -> JobResult:
     key, n_shards = stage.spec.partition_key, stage.spec.shards
     left = clean_shard(stage.use_case, tables, shard, partition_key=key, accepted=accepted, n_shards=n_shards)
     leave(stage, accepted.raw_version, left)
-    told = f"cleaned shard {stage.spec.shard} of {stage.spec.shards}: {left.found['n_rows']} rows"
+    told = f"cleaned shard {stage.spec.shard + 1} of {stage.spec.shards}: {left.found['n_rows']} rows"
     return JobResult(stage="prepare", reason=told, figures={"n_rows": left.found["n_rows"]})
 
 

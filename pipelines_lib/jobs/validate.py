@@ -48,10 +48,12 @@ def main(stage: Stage) -> JobResult:
         figures["upstream"] = [f"{change.kind}: {change.column}" for change in findings.changes]
     if because := findings.held_because:
         name = stage.use_case.name
-        remedy = (
-            f"`sluice quarantine show {name} --partition {key}` lists the rows. Mend the source and run ingest again, or mend the rule and "
-            f"run validate again (`sluice quarantine release {name} --partition {key}` does it and prepares what passes)"
-        )
+        remedy = "Mend the source and run ingest again"
+        if findings.n_rows:
+            remedy = (
+                (f"`sluice quarantine show {name} --partition {key}` lists the rows. " if findings.n_quarantined else "")
+                + f"{remedy}, or mend the rule and run validate again (`sluice quarantine release {name} --partition {key}` does it and prepares what passes)"
+            )
         raise Held(f"partition {key} of {name} is held: {because}. {remedy}", figures, links)
     return JobResult(
         stage="validate",
@@ -102,7 +104,7 @@ def _judge_shard(stage: Stage, tables: Tables, ingested: JobResult) -> JobResult
     left = judge_shard(stage.use_case, tables, shard, partition_key=key, raw_version=version, unreadable=_unreadable(stage))
     leave(stage, version, left)
     n_rows = sum(file.n_rows for file in left.staged)
-    told = f"judged shard {stage.spec.shard} of {stage.spec.shards}; {n_rows} rows and records break a rule so far"
+    told = f"judged shard {stage.spec.shard + 1} of {stage.spec.shards}; {n_rows} rows and records break a rule so far"
     return JobResult(stage="validate", reason=told, figures={"n_quarantined": n_rows})
 
 

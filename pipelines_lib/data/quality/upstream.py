@@ -124,7 +124,7 @@ def _at_least(n: int, of: int) -> float:
 def _without(source: str, name: str, new: Sequence[str]) -> str:
     near = difflib.get_close_matches(source, new, n=1, cutoff=0.6)
     return (
-        f"has no column {source!r}, which is declared as columns.{name}; "
-        + (f"did you mean {near[0]!r}? " if near else "")
+        f"has no column {source!r}, which is declared as columns.{name}"
+        + (f"; did you mean {near[0]!r}? " if near else ". ")
         + f"Set columns.{name}.source to the name in the source, or remove the column, or set quality.upstream.lost_columns to empty"
     )

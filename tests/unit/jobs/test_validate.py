@@ -89,7 +89,7 @@ def test_a_table_expectation_holds_the_partition(sandbox, make_use_case):
 
 
 def test_no_rows_hold_the_partition(sandbox, make_use_case):
-    with pytest.raises(Held, match="it has no rows"):
+    with pytest.raises(Held, match=r"it has no rows\. Mend the source and run ingest again$"):
         run(sandbox, make_use_case(), HEADER)
 
 

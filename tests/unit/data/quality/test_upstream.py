@@ -49,7 +49,7 @@ def test_a_lost_column_may_count_as_empty(shop):
 
 
 def test_another_file_altogether_is_bad_input_whatever_the_policy(shop):
-    with pytest.raises(DataError, match="has no column 'id'"):
+    with pytest.raises(DataError, match=r"has no column 'id', which is declared as columns.id\. Set columns.id.source"):
         column_changes("in.csv", ["a", "b"], shop(lost_columns="empty"))
 
 
