@@ -13,7 +13,7 @@ from pipelines_lib.data.shards import changes_of, clean_shard, columns_of
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.relabel import label, told
-from pipelines_lib.jobs.shards import commit, leave, shard_of, shards_left
+from pipelines_lib.jobs.shards import commit, leave, shard_in_words, shard_of, shards_left
 from pipelines_lib.jobs.stage import Stage, run_stage
 
 
@@ -80,7 +80,7 @@ def _clean_shard(stage: Stage, tables: Tables) -> JobResult:
     key, n_shards = stage.spec.partition_key, stage.spec.shards
     left = clean_shard(stage.use_case, tables, shard, partition_key=key, accepted=accepted, n_shards=n_shards)
     leave(stage, accepted.raw_version, left)
-    told = f"cleaned shard {stage.spec.shard + 1} of {stage.spec.shards}: {left.found['n_rows']} rows"
+    told = f"cleaned {shard_in_words(stage)}: {left.found['n_rows']} rows"
     return JobResult(stage="prepare", reason=told, figures={"n_rows": left.found["n_rows"]})
 
 

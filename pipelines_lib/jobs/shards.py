@@ -30,6 +30,12 @@ def shard_of(stage: Stage, tables: Tables, raw_version: int) -> Shard:
     return tables.shards("raw", stage.spec.partition_key, stage.spec.shards, version=raw_version)[stage.spec.shard]
 
 
+def shard_in_words(stage: Stage) -> str:
+    """The shard that this process does, for a person, who counts from 1."""
+    assert stage.spec.shard is not None
+    return f"shard {stage.spec.shard + 1} of {stage.spec.shards}"
+
+
 def leave(stage: Stage, raw_version: int, left: Left) -> None:
     """Write down what this shard staged and found."""
     write_bytes(stage.folder / "shard.arrow", left.tables_as_bytes())

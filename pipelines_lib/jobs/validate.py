@@ -21,7 +21,7 @@ from pipelines_lib.data.shards import Left, judge_shard, staged_rows
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
-from pipelines_lib.jobs.shards import commit, leave, shard_of, shards_left
+from pipelines_lib.jobs.shards import commit, leave, shard_in_words, shard_of, shards_left
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_text
 
@@ -104,7 +104,7 @@ def _judge_shard(stage: Stage, tables: Tables, ingested: JobResult) -> JobResult
     left = judge_shard(stage.use_case, tables, shard, partition_key=key, raw_version=version, unreadable=_unreadable(stage))
     leave(stage, version, left)
     n_rows = sum(file.n_rows for file in left.staged)
-    told = f"judged shard {stage.spec.shard + 1} of {stage.spec.shards}; {n_rows} rows and records break a rule so far"
+    told = f"judged {shard_in_words(stage)}; {n_rows} rows and records break a rule so far"
     return JobResult(stage="validate", reason=told, figures={"n_quarantined": n_rows})
 
 
