@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines_lib.contracts import DatasetRef
 from pipelines_lib.data.privacy import classes_for_people
 from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
-from pipelines_lib.data.tables import Tables
+from pipelines_lib.data.tables import DamagedFile, Tables
 from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, UseCase
@@ -87,10 +87,12 @@ def read(tables: Tables, ref: DatasetRef) -> Snapshot:
     """Read a snapshot again from its reference alone, whatever the use case has become since. Raises `DataError` where its rows are lost or changed."""
     try:
         rows = _read(tables, ref)
-    except (FileNotFoundError, DeltaError) as error:
+    except (DamagedFile, DeltaError) as error:
+        # Not the remedy of a damaged file: who runs the partition again gets the rows of today.
+        why = str(error.__cause__ if isinstance(error, DamagedFile) else error).strip().splitlines()[0]
         raise DataError(
-            f"{ref.use_case}: version {ref.version} of table {ref.table} can't be read any more ({str(error).splitlines()[0]}); "
-            "its files were removed by something else than `sluice vacuum`, which keeps what a model was trained on. Restore them from a backup"
+            f"{ref.use_case}: version {ref.version} of table {ref.table} can't be read any more ({why}); "
+            "its files were removed or damaged by something else than `sluice vacuum`, which keeps what a model was trained on. Restore them from a backup"
         ) from error
     if rows.num_rows != ref.n_rows:
         raise DataError(

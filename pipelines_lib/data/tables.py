@@ -65,6 +65,10 @@ class Shard:
         return self.first is not None and self.first <= row_id and (self.end is None or row_id < self.end)
 
 
+class DamagedFile(DataError):
+    """A data file that a version of a table names was damaged or lost."""
+
+
 class Tables:
     """The tables of one use case below `root` (the use case's folder in the store)."""
 
@@ -354,7 +358,7 @@ def _told(folder: Path, file: _File) -> Iterator[None]:
             raise
         writer = _WRITERS.get(folder.name)
         remedy = f"run {writer} for that partition again, which writes it anew" if writer else "restore it from a copy"
-        raise DataError(
+        raise DamagedFile(
             f"{folder / file.path}, a file of partition {file.partition_key} of the table {folder.name!r}, is damaged or gone ({str(error).strip()}); {remedy}"
         ) from error
 
