@@ -171,10 +171,12 @@ class Tables:
     ) -> Iterator[pa.Table]:
         """Rows of one partition, or of one shard of it, a row group at a time, in order. For layers that are written whole.
 
-        Raises `DataError` as `read` does.
+        Without `columns`, rows of `raw` have those that the partition came with, whatever other partitions brought; rows of any
+        other layer have all of the table's. Raises `DataError` as `read` does.
         """
         table, schema = self._table(layer, version), self.schema(layer, version)
-        wanted = schema if columns is None else _picked(schema, columns)
+        own = columns is None and layer == "raw"
+        wanted = self._own(table, partition_key, schema) if own else schema if columns is None else _picked(schema, columns)
         number = 0
         for files in _by_partition(table, [partition_key]):
             for file in files:
@@ -186,6 +188,14 @@ class Tables:
                             rows = parquet.read_row_group(group, columns=_in_file(parquet, wanted))
                         yield _as(rows, file, wanted)
                     number += 1
+
+    def _own(self, table: DeltaTable, partition_key: str, schema: pa.Schema) -> pa.Schema:
+        """The columns that the partition's files hold, in their order, and `partition_key`."""
+        names: dict[str, None] = {}
+        for file in (file for files in _by_partition(table, [partition_key]) for file in files):
+            with _told(self.path("raw"), file):
+                names |= dict.fromkeys(_opened(self.path("raw"), file).schema_arrow.names)
+        return pa.schema([schema.field(name) for name in (*names, "partition_key")])
 
     def shards(self, layer: Layer, partition_key: str, of: int, *, version: int | None = None) -> list[Shard]:
         """One partition cut into `of` ranges of its row groups, of about equal length; some are empty where it has fewer groups.

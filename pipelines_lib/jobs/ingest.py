@@ -61,9 +61,10 @@ def main(stage: Stage) -> JobResult:
     if stage.use_case.label.join is not None:
         truths = truth.collect(context, tables, names)
         Marks(stage.root).add("collected", key)
+    told = [f"{change.kind} {change.column!r}" for change in dict.fromkeys(changes)]
     return JobResult(
         stage="ingest",
-        reason=f"read {raw.n_rows} rows of {key}" + (f", {len(unreadable)} records unreadable" if unreadable else ""),
+        reason=", ".join([f"read {raw.n_rows} rows of {key}", *([f"unreadable: {len(unreadable)}"] if unreadable else []), *told]),
         figures={"n_rows": raw.n_rows, "n_unreadable": len(unreadable), "n_columns": len(columns), **facts}
         | ({"not_written": list(left_out)} if left_out else {})
         | ({"ground_truth": truths} if truths else {}),

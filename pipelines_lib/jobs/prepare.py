@@ -26,9 +26,10 @@ def main(stage: Stage) -> JobResult:
     clean = _cleaned(stage, tables)
     Marks(stage.root).add("prepared", key, stage.use_case.data_hash())
     done = label(stage, key, tables)
+    dropped = sum(change.rows_dropped for change in clean.changes)
     return JobResult(
         stage="prepare",
-        reason=f"cleaned {clean.n_rows} rows of {key}; labelled {told(done)}",
+        reason=f"cleaned {clean.n_rows} rows of {key}{f' ({dropped} dropped)' if dropped else ''}; labelled {told(done)}",
         figures={
             "n_rows": clean.n_rows,
             "n_labelled": {partition: one["n_labelled"] for partition, one in done.items()},

@@ -69,6 +69,9 @@ class Stage:
 
 Work = Callable[[Stage], JobResult]
 
+_TRY_AGAIN = 1
+"""Whatever is no code of the contract says so."""
+
 
 def run_stage(work: Work) -> NoReturn:
     """Run `work` as the process's whole life."""
@@ -108,6 +111,9 @@ def _run(work: Work) -> int:
         # torchrun ends with 1 whatever its workers end with; the launcher finds here what a worker meant.
         write_json(Path(spec.stage_dir) / FAILURE, {"exit_code": ExitCode.BAD_INPUT})
         return ExitCode.BAD_INPUT
+    except Unavailable as error:
+        log.error("%s: %s", type(error).__name__, error)
+        return _TRY_AGAIN
     seconds = round(time.monotonic() - started, 3)
     if is_first_rank():
         write_json(result_path, result.model_copy(update={"seconds": seconds}))

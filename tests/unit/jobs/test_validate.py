@@ -160,3 +160,16 @@ def test_a_label_is_judged_as_cleaning_leaves_it(sandbox, make_use_case):
 
     rows = Tables(sandbox.stage("validate", use_case, KEY).root).read("quarantine", [KEY]).to_pylist()
     assert [(row["row_id"], row["reasons"]) for row in rows] == [(f"{KEY}:000000007", ["label: action is none of the values of label.map"])]
+
+
+def test_what_other_partitions_brought_does_not_show(sandbox, make_use_case):
+    use_case = make_use_case(quality={"max_quarantined": 0.5})
+    header = HEADER.rstrip("\n")
+    for key, more in (("2026-01-02", ",extra"), ("2026-01-01", "")):
+        rows = "".join(f"{line}{',x' if more else ''}\n" for line in [*lines(9).splitlines(), "e9,u,2026-01-01,many,1,red,buy"])
+        run(sandbox, use_case, f"{header}{more}\n{rows}", key)
+
+    tables = Tables(sandbox.stage("validate", use_case, KEY).root)
+    [row] = tables.read("quarantine", [KEY]).to_pylist()
+    assert list(json.loads(row["raw"])) == header.split(",")
+    assert [part.column_names for part in tables.scan("raw", KEY)] == [["row_id", *header.split(","), "partition_key"]]
