@@ -272,7 +272,7 @@ def contents(backfill: Backfill, store: str, layers: Sequence[Layer] = LAYERS) -
 
 @pytest.mark.parametrize("stage", STAGES[Pipeline.DATA])
 def test_a_stage_that_is_killed_leaves_old_or_new_and_running_again_mends_all(corrected, stage):
-    """At every file operation of Python, and a few moments after each, where delta-rs works, which does its own."""
+    """At every file operation of Python, at every other a few moments later: delta-rs, which does its own, works in between."""
     written = WRITTEN[stage]
     before, after = contents(corrected, "before"), contents(corrected, "after")
     stages = STAGES[Pipeline.DATA]
@@ -284,9 +284,9 @@ def test_a_stage_that_is_killed_leaves_old_or_new_and_running_again_mends_all(co
     rng = random.Random(11)
     found: set[tuple[str, bool]] = set()
     n_killed = 0
-    for at, later in ((at, later) for at in count(1) for later in (False, True)):
+    for at in count(1):
         shutil.copytree(start, store)
-        code = corrected.kill(store.name, stage, CORRECTED, at, rng.uniform(0.0005, 0.01) if later else 0.0)
+        code = corrected.kill(store.name, stage, CORRECTED, at, rng.uniform(0.0005, 0.01) if at % 2 == 0 else 0.0)
         assert code in (None, 0, -signal.SIGKILL), corrected.said()
         n_killed += bool(code)
         for layer, days in contents(corrected, store.name).items():
@@ -298,7 +298,7 @@ def test_a_stage_that_is_killed_leaves_old_or_new_and_running_again_mends_all(co
         assert {layer: rows[CORRECTED] for layer, rows in contents(corrected, store.name, written).items()} == {
             layer: after[layer][CORRECTED] for layer in written
         }
-        if at % 5 == 1:
+        if at % 7 == 1:
             for following in stages[stages.index(stage) + 1 :]:
                 assert corrected.stage(store.name, following, CORRECTED) == 0, corrected.said()
             assert corrected.active(store.name) == corrected.active("after"), at
