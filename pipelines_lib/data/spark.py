@@ -9,6 +9,7 @@ shard that they came from, are staged as files, and the driver commits those of 
 """
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -57,6 +58,8 @@ def session(settings: Spark, *, quiet: bool) -> Iterator[Any]:
     from pyspark.sql import SparkSession  # noqa: PLC0415 - an extra, and slow to import
 
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    # It tells of each connection that it closes, when the interpreter ends and there is nothing left to tell it to.
+    logging.getLogger("py4j").setLevel(logging.WARNING)
     if local:
         os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     own = {
