@@ -128,7 +128,8 @@ def _secrets(use_case: UseCase, stage: str) -> dict[str, str]:
     return secrets
 
 
-_RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
+RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
+"""Of every task that does not say otherwise."""
 
 
 def run_job(
@@ -144,7 +145,7 @@ def run_job(
         workers=workers,
         shards=shards,
         on_hold=on_hold,
-        **{**_RETRIES, **kwargs},
+        **{**RETRIES, **kwargs},
     )
 
 
@@ -158,6 +159,6 @@ def run_sharded(use_case: UseCase, pipeline: Pipeline, stage: str, **kwargs: Any
     if use_case.shards == 1:
         return [whole]
     mapped = LocalJobOperator.partial(
-        task_id=f"{stage}_shards", use_case_name=use_case.name, pipeline=str(pipeline), stage=stage, shards=use_case.shards, **_RETRIES
+        task_id=f"{stage}_shards", use_case_name=use_case.name, pipeline=str(pipeline), stage=stage, shards=use_case.shards, **RETRIES
     )
     return [mapped.expand(shard=list(range(use_case.shards))), whole]

@@ -1,0 +1,40 @@
+"""What an operator of our own needs to know of the run that it stands in: its partition, and what an earlier stage left."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk.exceptions import AirflowFailException
+from pydantic import JsonValue
+
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.orchestration.partition import partition_of
+from pipelines_lib.store import read_json
+from pipelines_lib.use_case import UseCase
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """An earlier stage of a run."""
+
+    use_case: UseCase
+    store: str
+    partition_key: str
+    outputs: Mapping[str, JsonValue]
+    """What the stage left for those that follow."""
+
+
+def earlier(context: Mapping[str, Any], use_case_name: str, pipeline: Pipeline, stage: str) -> Earlier:
+    """What `stage` of this run left. Raises `AirflowFailException` where the settings are wrong or the run names no partition."""
+    project = Project.from_environment()
+    try:
+        use_case = project.use_case(use_case_name)
+        store = project.profile().store
+    except ConfigError as error:
+        raise AirflowFailException(str(error)) from error
+    key = partition_of(context, use_case)
+    spec = JobSpec(stage=stage, pipeline=pipeline, use_case=use_case.name, partition_key=key, run_id=context["run_id"], store=store)
+    return Earlier(use_case, store, key, JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json")).outputs)
