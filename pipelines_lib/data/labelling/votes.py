@@ -137,6 +137,11 @@ def votes_of(name: str, function: LabellingFunction, rows: pa.Table, rules: Rule
         raise ConfigError(
             f"{where}:{line}: labelling function {name} failed with {type(error).__name__}; it must return a class or None for each row, so mend it"
         ) from error
+    if not hasattr(said, "__len__"):
+        raise ConfigError(
+            f"{where}: labelling function {name} returned {type(said).__name__} and not a vote for each row; return a class or None for each row "
+            "(a `return` may be missing)"
+        )
     if len(said) != rows.num_rows:
         raise ConfigError(
             f"{where}: labelling function {name} returned {len(said)} votes for {rows.num_rows} rows; return a class or None for each row"

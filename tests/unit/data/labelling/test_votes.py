@@ -206,6 +206,7 @@ def broken(rows):
     ("function", "says"),
     [
         (broken, r"test_votes.py:\d+: labelling function f failed with KeyError"),
+        (lambda rows: None, "returned NoneType and not a vote for each row"),
         (lambda rows: ["spam"], "returned 1 votes for 2 rows"),
         (lambda rows: ["spam", "eggs"], "does not list for 1 of 2 rows; the classes are spam, ham"),
         (lambda rows: [1, 2], "something else than texts"),
