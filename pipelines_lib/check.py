@@ -75,7 +75,7 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
     if share > allowed:
         problems.append(
             at(
-                f"{share:.1%} of the records of {path} have can't be read as rows ({file.unreadable[0].why}), and quality.max_quarantined allows "
+                f"{share:.1%} of the records of {path} can't be read as rows ({file.unreadable[0].why}), and quality.max_quarantined allows "
                 f"{allowed:.1%}; mend the file, or correct how `source` says it is written",
                 *("source", "path"),
             )

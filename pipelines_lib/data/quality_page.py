@@ -9,7 +9,8 @@ _STYLE = """
 :root { color-scheme: light dark; --line: #8885; --bad: #c62828; --good: #2e7d32 }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; width: 100%; margin: 1rem 0 }
-th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; overflow-wrap: anywhere }
+th, td { text-align: left; padding: .35rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top }
+td:first-child, code { overflow-wrap: anywhere }
 th { white-space: nowrap }
 td.n { text-align: right; font-variant-numeric: tabular-nums }
 .pass { color: var(--good) } .hold { color: var(--bad) } code { font-size: .9em }
