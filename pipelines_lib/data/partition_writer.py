@@ -38,8 +38,6 @@ class StagedFile:
     """Absolute."""
     n_rows: int
     sha256: str
-    columns: tuple[tuple[str, str], ...]
-    """Name and Arrow type of each column."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +174,7 @@ class PartitionWriter:
             path = new_file(self._folder, f"{self._key}.", ".parquet")
             writer = pq.ParquetWriter(path, group.schema, compression="zstd", compression_level=1, write_page_checksum=True)
             self._open = (writer, path)
-        self._open[0].write_table(_whole(group), row_group_size=GROUP_ROWS)
+        self._open[0].write_table(group, row_group_size=GROUP_ROWS)
         self._rows_of_open += n_rows
         if self._rows_of_open >= FILE_ROWS:
             self._close_file()
@@ -186,9 +184,7 @@ class PartitionWriter:
             return
         writer, path = self._open
         writer.close()
-        assert self._schema is not None
-        columns = tuple((field.name, str(field.type)) for field in self._schema)
-        self._staged.append(StagedFile(str(path), self._rows_of_open, _sha256(path), columns))
+        self._staged.append(StagedFile(str(path), self._rows_of_open, _sha256(path)))
         self._open, self._rows_of_open = None, 0
 
 
@@ -220,11 +216,6 @@ def _holds(path: Path, file: StagedFile) -> bool:
 def stats(file: PlacedFile) -> str:
     """A file's statistics as Delta writes them."""
     return json.dumps({"numRecords": file.n_rows})
-
-
-def _whole(rows: pa.Table) -> pa.Table:
-    """`rows` in arrays of their own: how an array was sliced must not show in the file."""
-    return rows.combine_chunks()
 
 
 def _sha256(path: Path) -> str:

@@ -43,9 +43,7 @@ class Left:
     @classmethod
     def read(cls, document: Mapping[str, Any], tables: bytes) -> "Left":
         """From `document()` and `tables_as_bytes`."""
-        staged = [
-            StagedFile(file["path"], file["n_rows"], file["sha256"], tuple(map(tuple, file["columns"]))) for file in document["staged"]
-        ]
+        staged = [StagedFile(**file) for file in document["staged"]]
         return cls(staged, [(name, kind) for name, kind in document["columns"]], document["found"], _tables_of(tables))
 
     def tables_as_bytes(self) -> bytes:
