@@ -35,7 +35,9 @@ def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
     Raises `BadInput` for less than a day: a run that is at work reads the version that it began with.
     """
     if days < 1:
-        raise BadInput(f"days is {days}; versions are kept for a day at least, since a run reads the version that it began with")
+        raise BadInput(
+            f"--days {days}: versions are kept for a day at least, since a run reads the version that it began with; ask for 1 or more"
+        )
     tables = Tables(root)
     pinned = pinned_versions(root)
     removed = []
@@ -44,14 +46,15 @@ def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
         if not (folder / "_delta_log").is_dir():
             continue
         kept = tuple(version for version in sorted(pinned.get(layer, ())) if version <= tables.version(layer))
-        paths = [folder / path for path in tables.vacuum(layer, hours=days * 24, keep_versions=kept, dry_run=True)]
-        paths += [path for path in (folder / STAGING).glob("*") if time.time() - path.stat().st_mtime > days * _DAY]
-        n_bytes = sum(path.stat().st_size for path in paths if path.exists())
+        unnamed = [folder / path for path in tables.vacuum(layer, hours=days * 24, keep_versions=kept, dry_run=True)]
+        left = [path for path in (folder / STAGING).glob("*") if time.time() - path.stat().st_mtime > days * _DAY]
+        n_bytes = sum(path.stat().st_size for path in (*unnamed, *left) if path.exists())
         if not dry_run:
+            # By Delta, not from the list: a run that wrote the same rows meanwhile has put the same names to use again.
             tables.vacuum(layer, hours=days * 24, keep_versions=kept)
-            for path in paths:
+            for path in left:
                 path.unlink(missing_ok=True)
-        removed.append(Removed(layer, len(paths), n_bytes, kept))
+        removed.append(Removed(layer, len(unnamed) + len(left), n_bytes, kept))
     return removed
 
 

@@ -82,6 +82,23 @@ def test_young_versions_stay_and_a_dry_run_removes_nothing(old, monkeypatch):
         vacuum(root, 0)
 
 
+def test_rows_that_are_written_again_meanwhile_stay(old, monkeypatch):
+    root, _ = old
+    age(root, monkeypatch)
+    look = Tables.vacuum
+
+    def meanwhile(self, layer, *, dry_run=False, **given):
+        found = look(self, layer, dry_run=dry_run, **given)
+        if dry_run and layer == "clean":
+            Tables(root).write("clean", KEY, rows(1.0))
+        return found
+
+    monkeypatch.setattr(Tables, "vacuum", meanwhile)
+    vacuum(root, 30)
+
+    assert Tables(root).read("clean")["price"].to_pylist() == [1.0] * 12
+
+
 def test_a_run_that_was_never_registered_keeps_its_snapshot_too(old):
     root, ref = old
     other = ref.model_copy(update={"version": 0})
