@@ -18,7 +18,7 @@ from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World, world
 from pipelines_lib.training.loop import Loop, Progress
-from pipelines_lib.training.model import ScoringModel, Shape, TabularModel
+from pipelines_lib.training.models import build
 from pipelines_lib.use_case import Training
 
 log = logging.getLogger("sluice")
@@ -31,11 +31,19 @@ def main(stage: Stage) -> JobResult:
     ref = snapshot_of(stage)
     data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
     torch.manual_seed(settings.seed)
-    model = TabularModel(Shape.of(data.transform, len(data.classes) or 1), settings.hidden, settings.embedding, settings.dropout)
+    model = build(stage.use_case, data.transform, data.objective.n_outputs)
     with world() as ranks:
         _announce(data, model, ranks)
         checkpoints = Checkpoints(stage.folder / "checkpoints", _fingerprint(stage, ref, settings))
-        loop = Loop(model, train=data.train, validation=data.validation, settings=settings, world=ranks, checkpoints=checkpoints)
+        loop = Loop(
+            model,
+            objective=data.objective,
+            train=data.train,
+            validation=data.validation,
+            settings=settings,
+            world=ranks,
+            checkpoints=checkpoints,
+        )
         progress = loop.run()
     if ranks.is_first:
         _write(stage, settings, data, model, progress)
@@ -54,13 +62,13 @@ def _announce(data: Prepared, model: torch.nn.Module, ranks: World) -> None:
 def _write(stage: Stage, settings: Training, data: Prepared, model: torch.nn.Module, progress: Progress) -> None:
     from pipelines_lib.training.export import to_onnx  # noqa: PLC0415 - the exporter costs a second to import, and one rank needs it
 
-    write_bytes(stage.folder / "model.onnx", to_onnx(ScoringModel(model, data.label_scale), data.sample))
+    write_bytes(stage.folder / "model.onnx", to_onnx(data.objective.scoring(model), data.sample))
     write_text(stage.folder / "transform.json", data.transform.to_json())
     write_json(
         stage.folder / "training.json",
         {
             "settings": settings.model_dump(mode="json"),
-            "classes": list(data.classes),
+            "classes": list(data.objective.classes),
             "history": [dict(epoch) for epoch in progress.history],
             "best_epoch": progress.best_epoch,
         },

@@ -165,9 +165,10 @@ def _training(plan: Plan) -> Iterator[str]:
     yield f"  batch_size: {size.batch_size}"
     yield f"  learning_rate: {scalar(size.learning_rate)}"
     yield f"  weight_decay: {scalar(size.weight_decay)}"
-    yield f"  hidden: {flow(size.hidden)}  # widths of the hidden layers"
-    yield f"  embedding: {size.embedding}  # width of a category's embedding; text gets eight times as much"
-    yield f"  dropout: {scalar(size.dropout)}"
+    yield "  model:"
+    yield f"    hidden: {flow(size.hidden)}  # widths of the hidden layers"
+    yield f"    embedding: {size.embedding}  # width of a category's embedding; text gets eight times as much"
+    yield f"    dropout: {scalar(size.dropout)}"
 
 
 def _gate(plan: Plan) -> Iterator[str]:

@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
 from pipelines_lib.data.sides import TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, feature_columns
 from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.training.objective import Objective
 from pipelines_lib.use_case import UseCase
 
 Inputs = dict[str, torch.Tensor]
@@ -24,10 +26,14 @@ class Rows:
     """`numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L]; those that are not empty."""
     labels: torch.Tensor
     """Class places int64 [n], or values float32 [n]."""
-    row_ids: list[str]
+    row_ids: pa.ChunkedArray
 
     def __len__(self) -> int:
-        return len(self.row_ids)
+        return len(self.labels)
+
+    def ids(self, places: NDArray[np.int64]) -> list[str]:
+        """The row ids at `places`."""
+        return list(self.row_ids.take(pa.array(places)).to_pylist())
 
     def take(self, places: NDArray[np.int64]) -> tuple[Inputs, torch.Tensor]:
         """Inputs and labels of the rows at `places`."""
@@ -35,10 +41,9 @@ class Rows:
         return {name: tensor[index] for name, tensor in self.inputs.items()}, self.labels[index]
 
 
-def rows_of(arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any], row_ids: list[str]) -> Rows:
-    """Tensors over the memory of `arrays`; class places stay int64, values become float32."""
-    label_type = np.int64 if labels.dtype.kind in "iu" else np.float32
-    return Rows({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels.astype(label_type)), row_ids)
+def rows_of(arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any], row_ids: pa.ChunkedArray) -> Rows:
+    """Tensors over the memory of `arrays` and `labels`."""
+    return Rows({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels), row_ids)
 
 
 def order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -58,10 +63,7 @@ class Prepared:
     transform: FeatureTransform
     train: Rows
     validation: Rows
-    classes: list[str]
-    """Sorted; empty for a regression."""
-    label_scale: tuple[float, float] | None
-    """Mean and deviation of the training labels of a regression."""
+    objective: Objective
     sample: dict[str, NDArray[Any]]
     """Inputs of a few rows, at least two, to try an export on."""
 
@@ -73,20 +75,8 @@ def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
     columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
     transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean)
     arrays = {side: transform.apply(columns[side]) for side in sides}
-    classes = [] if use_case.task == "regression" else snapshot.classes()
-    scale = None if classes else _scale(sides[TRAIN])
+    classes = () if use_case.task == "regression" else tuple(snapshot.classes())
+    objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"])
     sample = {name: np.concatenate([arrays[TRAIN][name][:64], arrays[VALIDATION][name][:64]]) for name in arrays[TRAIN]}
-    train, validation = (rows_of(arrays[side], _labels(rows, classes, scale), rows["row_id"].to_pylist()) for side, rows in sides.items())
-    return Prepared(transform, train, validation, classes, scale, sample)
-
-
-def _scale(rows: Any) -> tuple[float, float]:
-    values = np.asarray(rows["label"].to_pylist(), np.float64)
-    return float(values.mean()), float(values.std()) or 1.0
-
-
-def _labels(rows: Any, classes: list[str], scale: tuple[float, float] | None) -> NDArray[Any]:
-    if scale is None:
-        places = {name: place for place, name in enumerate(classes)}
-        return np.array([places[name] for name in rows["label"].to_pylist()], np.int64)
-    return (np.asarray(rows["label"].to_pylist(), np.float64) - scale[0]) / scale[1]
+    train, validation = (rows_of(arrays[side], objective.encode(rows["label"]), rows["row_id"]) for side, rows in sides.items())
+    return Prepared(transform, train, validation, objective, sample)

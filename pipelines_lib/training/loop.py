@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy, mse_loss
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.training.checkpoint import Checkpoint, Checkpoints, Tensors, load_optimizer, optimizer_tensors
 from pipelines_lib.training.dataset import Rows, order, share
 from pipelines_lib.training.distributed import World
+from pipelines_lib.training.objective import Objective
 from pipelines_lib.use_case import Training
 
 log = logging.getLogger("sluice")
@@ -59,7 +59,15 @@ class Loop:
     """One training of `model` on `train`, stopped early by the loss on `validation`."""
 
     def __init__(
-        self, model: nn.Module, *, train: Rows, validation: Rows, settings: Training, world: World, checkpoints: Checkpoints
+        self,
+        model: nn.Module,
+        *,
+        objective: Objective,
+        train: Rows,
+        validation: Rows,
+        settings: Training,
+        world: World,
+        checkpoints: Checkpoints,
     ) -> None:
         self._world = world
         self._settings = settings
@@ -70,7 +78,7 @@ class Loop:
         self._optimizer = torch.optim.AdamW(
             model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=world.device.type in ("cpu", "cuda")
         )
-        self._loss = cross_entropy if train.labels.dtype == torch.int64 else _squared_error
+        self._loss = objective.loss
         self._progress = Progress()
         self._best: Tensors = _copy(model)
         self._n_steps = math.ceil(len(train) / settings.batch_size)
@@ -106,7 +114,7 @@ class Loop:
         mine = share(batch, self._world.rank, self._world.size)
         inputs, labels = self._train.take(mine)
         torch.manual_seed(_dropout_seed(self._settings.seed, epoch * self._n_steps + step, self._world.rank))
-        loss = self._loss(self._wrapped(**self._to_device(inputs)), labels.to(self._world.device), reduction="sum")
+        loss = self._loss(self._wrapped(**self._to_device(inputs)), labels.to(self._world.device)).sum()
         value = float(loss.item())
         if not math.isfinite(value):
             raise DataError(self._not_finite(value, mine, epoch, step))
@@ -125,7 +133,7 @@ class Loop:
             stop = start + _VALIDATION_BATCH
             inputs = {name: tensor[start:stop] for name, tensor in self._validation.inputs.items()}
             labels = self._validation.labels[start:stop].to(self._world.device)
-            total += self._loss(self._model(**self._to_device(inputs)), labels, reduction="sum").item()
+            total += self._loss(self._model(**self._to_device(inputs)), labels).sum().item()
         return self._world.sum(total)[0] / len(self._validation)
 
     def _finish_epoch(self, progress: Progress, train_loss: float, validation_loss: float) -> None:
@@ -181,16 +189,12 @@ class Loop:
         return {name: tensor.to(self._world.device) for name, tensor in inputs.items()}
 
     def _not_finite(self, value: float, mine: Any, epoch: int, step: int) -> str:
-        ids = ", ".join(self._train.row_ids[place] for place in mine[:20])
+        ids = ", ".join(self._train.ids(mine[:20]))
         more = f" and {len(mine) - 20} more" if len(mine) > 20 else ""
         return (
             f"the loss is {value} in epoch {epoch + 1}, step {step + 1}, in the batch of the rows {ids}{more}; "
             "look for extreme labels among them, or lower training.learning_rate"
         )
-
-
-def _squared_error(value: torch.Tensor, label: torch.Tensor, reduction: str) -> torch.Tensor:
-    return mse_loss(value.squeeze(1), label, reduction=reduction)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

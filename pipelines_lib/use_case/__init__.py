@@ -9,15 +9,16 @@ from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers,
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
 from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import Label
-from pipelines_lib.use_case.model import Deployment, Gate, Training
 from pipelines_lib.use_case.monitoring import Monitoring
 from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
+from pipelines_lib.use_case.serving import Deployment, Gate
 from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
+from pipelines_lib.use_case.training import Training
 
 __all__ = [
     "HIGHER_IS_BETTER",

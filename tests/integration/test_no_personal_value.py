@@ -52,7 +52,7 @@ CLINIC: dict[str, Any] = {
     "label": {"column": "outcome", "map": {f"{SECRET}ill": "ill", f"{SECRET}well": "well"}, "positive": "ill"},
     "split": {"by": "entity", "validation": 0.2, "test": 0.3},
     "quality": {"max_quarantined": 0.2},
-    "training": {"epochs": 1, "hidden": [4], "batch_size": 64, "workers": 1},
+    "training": {"epochs": 1, "model": {"hidden": [4]}, "batch_size": 64, "workers": 1},
     "gate": {"metric": "roc_auc", "floor": 0.0, "resamples": 100, "min_rows": 5},
     "monitoring": {"min_rows": 10, "psi": 0.01, "share": 0.01},
 }

@@ -149,7 +149,7 @@ SQL = {"connection": "shop_db", "query": "SELECT * FROM t WHERE at < :end", "ord
         ({"split": {"by": "row", "gap": 1}}, "`gap` goes with `by: time`"),
         ({"split": {"by": "time", "test_from": "2026-02-01"}}, "go together"),
         ({"split": {"by": "time", "validation_from": "2026-02-01", "test_from": "2026-02-01"}}, "no earlier than test"),
-        ({"training": {"hidden": []}}, "at least 1 item"),
+        ({"training": {"model": {"hidden": []}}}, "at least 1 item"),
     ],
 )
 def test_a_rule_of_one_part(make_use_case, changes, says):

@@ -34,7 +34,7 @@ CREDIT: dict[str, Any] = {
     },
     "label": {"column": "outcome", "positive": "bad"},
     "split": {"by": "entity"},
-    "training": {"epochs": 2, "hidden": [8], "batch_size": 64, "learning_rate": 0.02, "workers": 1},
+    "training": {"epochs": 2, "model": {"hidden": [8]}, "batch_size": 64, "learning_rate": 0.02, "workers": 1},
     "gate": {"metric": "roc_auc", "floor": 0.6, "resamples": 100, "margin": 0.05},
 }
 

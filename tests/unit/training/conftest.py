@@ -4,11 +4,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipelines_lib.use_case import Training
 
-SETTINGS = {"epochs": 3, "batch_size": 32, "hidden": [16, 8], "embedding": 4, "dropout": 0.2, "learning_rate": 0.01, "seed": 3}
+SETTINGS = {"epochs": 3, "batch_size": 32, "model": {"hidden": [16, 8], "embedding": 4, "dropout": 0.2}, "learning_rate": 0.01, "seed": 3}
 N_TRAIN, N_VALIDATION = 150, 60
 
 
@@ -34,20 +35,29 @@ def build_loop(folder: Path, world=None, task: str = "binary", **settings):
     from pipelines_lib.training.dataset import rows_of
     from pipelines_lib.training.distributed import World
     from pipelines_lib.training.loop import Loop
-    from pipelines_lib.training.model import Shape, TabularModel
+    from pipelines_lib.training.models.shape import Shape
+    from pipelines_lib.training.models.tabular import TabularModel
+    from pipelines_lib.training.objective import Objective
 
     columns, labels = problem(task)
     transform = FeatureTransform.fit({name: values[:N_TRAIN] for name, values in columns.items()}, TYPES)
     arrays = transform.apply(columns)
     sides = [
-        rows_of({name: array[part] for name, array in arrays.items()}, labels[part], [f"row{i}" for i in range(part.start, part.stop)])
+        rows_of(
+            {name: array[part] for name, array in arrays.items()},
+            labels[part],
+            pa.chunked_array([[f"row{i}" for i in range(part.start, part.stop)]]),
+        )
         for part in (slice(0, N_TRAIN), slice(N_TRAIN, N_TRAIN + N_VALIDATION))
     ]
     given = Training.model_validate(SETTINGS | settings)
+    objective = Objective() if task == "regression" else Objective(("no", "yes"))
     torch.manual_seed(given.seed)
-    model = TabularModel(Shape.of(transform, 1 if task == "regression" else 2), given.hidden, given.embedding, given.dropout)
+    model = TabularModel(Shape.of(transform, objective.n_outputs), given.model.hidden, given.model.embedding, given.model.dropout)
     checkpoints = Checkpoints(folder, "print")
-    return Loop(model, train=sides[0], validation=sides[1], settings=given, world=world or World(), checkpoints=checkpoints)
+    return Loop(
+        model, objective=objective, train=sides[0], validation=sides[1], settings=given, world=world or World(), checkpoints=checkpoints
+    )
 
 
 TYPES = {"x": "number", "y": "number", "colour": "string", "note": "text"}
@@ -61,4 +71,4 @@ def problem(task: str):
     good = random.random(n) < 0.5
     signal = x - y + 2 * (colour == "red") + 2 * good + random.normal(scale=0.5, size=n)
     columns = {"x": x, "y": y, "colour": colour.tolist(), "note": ["a good thing" if g else "bad, very bad" for g in good]}
-    return columns, signal if task == "regression" else (signal > 1.5).astype(np.int64)
+    return columns, signal.astype(np.float32) if task == "regression" else (signal > 1.5).astype(np.int64)

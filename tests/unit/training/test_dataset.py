@@ -52,4 +52,4 @@ def test_figures_of_the_cleaning_come_from_the_training_rows_alone(make_use_case
     # Price, count and the flag; the price that is missing in validation is the training rows' mean.
     assert data.validation.inputs["numeric"].shape == (2, 3)
     assert data.validation.inputs["numeric"][1, 0] == 0.0
-    assert data.classes == ["no", "yes"]
+    assert data.objective.classes == ("no", "yes")

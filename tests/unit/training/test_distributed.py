@@ -38,7 +38,7 @@ def train(folder: Path, n_ranks: int, settings: dict) -> list[dict]:
 
 def test_two_ranks_train_like_one_process(tmp_path):
     # 150 rows in batches of 149: the last global batch has one row, so one rank's share of it is empty.
-    settings = {"dropout": 0.0, "batch_size": 149, "epochs": 4, "task": "regression"}
+    settings = {"model": {"hidden": [16, 8], "embedding": 4, "dropout": 0.0}, "batch_size": 149, "epochs": 4, "task": "regression"}
     [alone] = train(tmp_path / "one", 1, settings)
     first, second = train(tmp_path / "two", 2, settings)
     assert first == second

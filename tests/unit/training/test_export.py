@@ -8,7 +8,9 @@ import torch
 
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training import export
-from pipelines_lib.training.model import ScoringModel, Shape, TabularModel
+from pipelines_lib.training.models.shape import Shape
+from pipelines_lib.training.models.tabular import TabularModel
+from pipelines_lib.training.objective import ScoringModel
 
 TYPES = {"x": "number", "colour": "string", "shape": "string", "note": "text"}
 COLUMNS = {"x": [1.0, 2.0, 3.0], "colour": ["red", "red", "blue"], "shape": ["o", "o", "o"], "note": ["a b", "", "c 你好"]}

@@ -5,41 +5,15 @@ layer norm in place of batch norm: a row's answer then depends on the row alone,
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from pipelines_lib.features.text import PADDING
-from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.training.models.shape import Shape
 
 TEXT_TIMES = 8
 """A text's embedding is so many times as wide as a category's."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """What the model's first and last layer must fit."""
-
-    n_numeric: int
-    categories: tuple[int, ...]
-    """Size of each category, its place 0 included."""
-    n_texts: int
-    """Tokens a row, all text columns together; 0 without text."""
-    buckets: int
-    n_outputs: int
-    """Classes; 1 for a regression."""
-
-    @classmethod
-    def of(cls, transform: FeatureTransform, n_outputs: int) -> "Shape":
-        """The shape that takes what `transform` makes."""
-        return cls(
-            n_numeric=len(transform.numeric),
-            categories=tuple(part.size for part in transform.categorical),
-            n_texts=sum(part.length for part in transform.text),
-            buckets=transform.buckets,
-            n_outputs=n_outputs,
-        )
 
 
 class TabularModel(nn.Module):
@@ -83,26 +57,6 @@ class Block(nn.Module):
         """float32 [n, width_in] → [n, width_out]."""
         y: torch.Tensor = self.shortcut(x) + self.deep(x)
         return y
-
-
-class ScoringModel(nn.Module):
-    """What is exported: probabilities [n, C], or the value [n, 1] in the label's own units."""
-
-    def __init__(self, model: nn.Module, label_scale: tuple[float, float] | None) -> None:
-        super().__init__()
-        self.model = model
-        self.label_scale = label_scale
-        """Mean and deviation of the training labels of a regression; None for a classification."""
-
-    def forward(
-        self, numeric: torch.Tensor | None = None, categorical: torch.Tensor | None = None, text: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """float32 [n, C]."""
-        raw: torch.Tensor = self.model(numeric, categorical, text)
-        if self.label_scale is None:
-            return torch.softmax(raw, dim=1)
-        mean, deviation = self.label_scale
-        return raw * deviation + mean
 
 
 def _mean_of_words(embedded: torch.Tensor, text: torch.Tensor) -> torch.Tensor:

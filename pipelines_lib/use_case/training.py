@@ -1,0 +1,73 @@
+"""The model and the loop that trains it: `training:`."""
+
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipelines_lib.use_case.base import Duration, Settings
+
+Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
+
+
+class Model(Settings):
+    """What is trained."""
+
+    type: Literal["tabular"] = "tabular"
+    """`tabular`: numbers, embedded categories and averaged words into a residual MLP."""
+    hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
+    """Widths of the hidden layers."""
+    embedding: int = Field(default=8, ge=1)
+    """Width of a category's embedding; text gets eight times as much."""
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+
+
+class Training(Settings):
+    """The model, and how it is trained."""
+
+    window: int = Field(default=14, ge=1)
+    """Partitions a training reads, the newest last."""
+    model: Model = Model()
+    epochs: int = Field(default=10, ge=1)
+    """At most so many passes over the training rows."""
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a better validation loss before training stops; the best epoch's weights are kept."""
+    batch_size: int = Field(default=256, ge=1)
+    """Rows of the global batch, over all workers."""
+    accumulate: int = Field(default=1, ge=1)
+    """In how many parts a worker goes through its share of a batch, for batches whose activations do not fit. The gradient is the batch's."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    schedule: Literal["constant", "cosine"] = "constant"
+    """`cosine`: the learning rate rises for a twentieth of the steps and falls to nothing by the last epoch."""
+    weight_decay: float = Field(default=1e-4, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0)
+    """Largest norm of a step's gradient; a longer one is shortened to it."""
+    seed: int = 0
+
+    workers: int = Field(default=2, ge=1, le=64)
+    """Processes that train together."""
+    strategy: Strategy = "ddp"
+    """How they do: `ddp`, one gradient a step; `fsdp`, the same with parameters in shards; `local_sgd`, steps of their own and an average
+    now and then; `async`, gradients to a parameter server as they come."""
+    sync_steps: int = Field(default=8, ge=1)
+    """`local_sgd`: steps between two averages."""
+    staleness: int = Field(default=4, ge=1)
+    """`async`: updates by which the weights that a gradient was computed on may be behind."""
+    shares: Literal["measured", "equal"] | list[Annotated[float, Field(gt=0)]] = "measured"
+    """How a batch is shared out: by the throughput that each worker shows at the start, in equal parts, or in these proportions."""
+    device: Device = "auto"
+    """What computes: `auto` takes CUDA, XLA, MPS or the CPU, the first that is there."""
+    precision: Precision = "fp32"
+    """Of the matrix products; weights and sums stay fp32. fp16 scales its loss."""
+    tf32: bool = False
+    """Whether CUDA may round the factors of fp32 products to 10 bits (TF32)."""
+    compile: bool = False
+    """Whether torch.compile makes kernels for the model: a minute at the start, for long trainings."""
+    checkpoint_steps: int = Field(default=200, ge=1)
+    """Steps between checkpoints; one is also written after each epoch."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many are kept."""
+    timeout: Duration = timedelta(minutes=5)
+    """How long a worker may show no progress before it is taken to hang, and named."""
