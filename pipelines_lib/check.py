@@ -162,6 +162,8 @@ def _hooks(path: Path, use_case: UseCase, rows: Typed | None, at: At) -> Iterato
     if not path.exists():
         if use_case.label.rules is not None:
             yield at(f"there is no {path}; write it, with the functions that this names", "label", "rules", "functions")
+        if use_case.training.model.type == "hooks":
+            yield at(f"there is no {path}; write it, with a function model(shape, settings)", "training", "model", "type")
         return
     try:
         module = _imported(path, use_case.name)
@@ -171,7 +173,13 @@ def _hooks(path: Path, use_case: UseCase, rows: Typed | None, at: At) -> Iterato
         yield f"{path}:{line}: hooks: can't be imported: {type(error).__name__}: {error}; mend it"
         return
     if use_case.source.land:
-        yield from _land(path, module, at)
+        parameters = "(partition_key, path, params)"
+        yield from _called(
+            path, module, at, name="land", arguments=("2026-01-01", path, {}), parameters=parameters, field=("source", "land")
+        )
+    if (model := use_case.training.model).type == "hooks":
+        parameters, field = "(shape, settings)", ("training", "model", "type")
+        yield from _called(path, module, at, name="model", arguments=(None, model), parameters=parameters, field=field)
     if use_case.label.rules is not None:
         yield from _labelling_functions(path, module, use_case, rows, at)
 
@@ -198,16 +206,19 @@ def _labelling_functions(path: Path, module: ModuleType, use_case: UseCase, rows
                 yield str(error)
 
 
-def _land(path: Path, module: ModuleType, at: At) -> Iterator[str]:
-    land = getattr(module, "land", None)
-    if not callable(land):
-        yield at(f"{path} has no function land(partition_key, path, params); write it, or remove `land`", "source", "land")
+def _called(
+    path: Path, module: ModuleType, at: At, *, name: str, arguments: tuple[object, ...], parameters: str, field: tuple[str, ...]
+) -> Iterator[str]:
+    """A function that a setting has called is there, and takes what it is given."""
+    function = getattr(module, name, None)
+    if not callable(function):
+        yield at(f"{path} has no function {name}{parameters}; write it, or take the setting out", *field)
         return
     try:
-        inspect.signature(land).bind("2026-01-01", path, {})
+        inspect.signature(function).bind(*arguments)
     except TypeError as error:
-        line = inspect.unwrap(land).__code__.co_firstlineno
-        yield f"{path}:{line}: land: must take (partition_key, path, params) ({error}); change its parameters"
+        line = inspect.unwrap(function).__code__.co_firstlineno
+        yield f"{path}:{line}: {name}: must take {parameters} ({error}); change its parameters"
 
 
 def _imported(path: Path, name: str) -> ModuleType:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from pathlib import Path
 
 import torch
 from torch.distributed.elastic.multiprocessing.errors import record
@@ -31,7 +32,7 @@ def main(stage: Stage) -> JobResult:
     ref = snapshot_of(stage)
     data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
     torch.manual_seed(settings.seed)
-    model = build(stage.use_case, data.transform, data.objective.n_outputs)
+    model = build(stage.use_case, data.transform, data.objective.n_outputs, sample=data.sample, hooks=stage.hooks)
     with world() as ranks:
         _announce(data, model, ranks)
         checkpoints = Checkpoints(stage.folder / "checkpoints", _fingerprint(stage, ref, settings))
@@ -96,7 +97,8 @@ def _fingerprint(stage: Stage, ref: DatasetRef, settings: Training) -> str:
     # The number of workers shares the same batches out differently, so it may change between two tries.
     decides = settings.model_dump(mode="json", exclude={"window", "workers", "checkpoint_steps"})
     types = {name: stage.use_case.columns[name].type for name in stage.use_case.features()}
-    text = json.dumps([ref.content_hash, decides, types, stage.use_case.task], sort_keys=True)
+    own = Path(str(stage.hooks().__file__)).read_text(encoding="utf-8") if settings.model.type == "hooks" else ""
+    text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -68,7 +68,8 @@ class ScoringModel(nn.Module):
         self, numeric: torch.Tensor | None = None, categorical: torch.Tensor | None = None, text: torch.Tensor | None = None
     ) -> torch.Tensor:
         """float32 [n, C]."""
-        raw: torch.Tensor = self.model(numeric, categorical, text)
+        given = {"numeric": numeric, "categorical": categorical, "text": text}
+        raw: torch.Tensor = self.model(**{name: tensor for name, tensor in given.items() if tensor is not None}).float()
         if self.label_scale is None:
             return torch.softmax(raw, dim=1)
         mean, deviation = self.label_scale

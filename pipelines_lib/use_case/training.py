@@ -1,27 +1,45 @@
 """The model and the loop that trains it: `training:`."""
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, JsonValue, model_validator
 
 from pipelines_lib.use_case.base import Duration, Settings
 
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
+ModelType = Literal["tabular", "hooks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
 
 class Model(Settings):
     """What is trained."""
 
-    type: Literal["tabular"] = "tabular"
-    """`tabular`: numbers, embedded categories and averaged words into a residual MLP."""
+    type: ModelType = "tabular"
+    """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `hooks`: what `model(shape, settings)` of
+    `hooks.py` returns."""
     hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
     """Widths of the hidden layers."""
     embedding: int = Field(default=8, ge=1)
     """Width of a category's embedding; text gets eight times as much."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """`hooks`: whatever the function makes of it, as `settings.options`."""
+
+    @model_validator(mode="after")
+    def _settings_of_its_kind(self) -> Self:
+        defaults = type(self).model_construct()
+        for name, kinds in _KINDS_WITH.items():
+            if self.type not in kinds and getattr(self, name) != getattr(defaults, name):
+                raise ValueError(
+                    f"`{name}` is a setting of `type: {' or '.join(kinds)}`, and this model is `type: {self.type}`; remove it, or change the type"
+                )
+        return self
+
+
+_KINDS_WITH: dict[str, tuple[ModelType, ...]] = {"options": ("hooks",)}
+"""Settings that not every kind of model has, and the kinds that do."""
 
 
 class Training(Settings):

@@ -167,6 +167,25 @@ def test_hooks(project, hooks, start, says):
     assert all(says in problem for problem in problems)
 
 
+MODEL = SETTINGS + "training:\n  model: {type: hooks}\n"
+
+
+@pytest.mark.parametrize(
+    ("hooks", "start", "says"),
+    [
+        ("def model(shape, settings):\n    pass\n", None, ""),
+        (None, "use_case.yaml:24: training.model.type: ", "hooks.py; write it, with a function model(shape, settings)"),
+        ("X = 1\n", "use_case.yaml:24: training.model.type: ", "has no function model(shape, settings); write it"),
+        ("\ndef model(shape):\n    pass\n", "hooks.py:2: model: ", "must take (shape, settings)"),
+    ],
+)
+def test_a_model_of_the_users_own(project, hooks, start, says):
+    problems = check(project, MODEL, hooks=hooks)
+
+    assert [problem.startswith(start) for problem in problems] == ([True] if start else [])
+    assert all(says in problem for problem in problems)
+
+
 RULES = SETTINGS.replace("  action: {type: string, role: label}\n", "").replace(
     "  column: action\n  positive: buy\n",
     "  rules:\n    functions: [cheap, red]\n    classes: [buy, view]\n  positive: buy\n",

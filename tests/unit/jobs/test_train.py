@@ -102,3 +102,40 @@ def test_two_ranks_write_one_result(launched, house):
     assert log.count("epoch 1/2") == 1
     assert "OMP_NUM_THREADS" not in log
     assert "[rank 1]" not in log
+
+
+OWN = """\
+import torch
+
+
+class Linear(torch.nn.Module):
+    def __init__(self, shape, settings):
+        super().__init__()
+        self.numbers = torch.nn.Linear(len(shape.numeric), settings.options["width"])
+        self.towns = torch.nn.Embedding(shape.categories[0], settings.options["width"])
+        self.head = torch.nn.Linear(settings.options["width"], shape.n_outputs)
+
+    def forward(self, numeric, categorical):
+        return self.head(torch.relu(self.numbers(numeric) + self.towns(categorical[:, 0])))
+
+
+def model(shape, settings):
+    return Linear(shape, settings)
+"""
+
+
+def test_a_model_of_the_users_own_is_trained_and_exported(house, make_credit, caplog):
+    training = make_credit().training.model_dump() | {"model": {"type": "hooks", "options": {"width": 6}}}
+    use_case = make_credit(training=training)
+    (house.home / "credit").mkdir()
+    hooks = house.home / "credit" / "hooks.py"
+    hooks.write_text(OWN)
+    house.run("snapshot", "train", use_case=use_case)
+    graph = files(house)["model.onnx"]
+    assert {value.name for value in onnx.load_from_string(graph).graph.input} == {"numeric", "categorical"}
+
+    # Another model is another training, though the settings are the same.
+    hooks.write_text(OWN.replace("torch.relu", "torch.tanh"))
+    house.run("train", use_case=use_case)
+    assert files(house)["model.onnx"] != graph
+    assert "another snapshot" in caplog.text
