@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Self
 
 import numpy as np
@@ -18,12 +19,13 @@ from numpy.typing import NDArray
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.fitted import Fitted, fit_steps
 from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numbers, row_steps
+from pipelines_lib.features.series import Series
 from pipelines_lib.features.text import PADDING, token_id, tokens
 from pipelines_lib.features.values import Column, as_strings
 from pipelines_lib.use_case import CleaningStep, ColumnType
 
-FORMAT = 2
-"""Format 1 had no cleaning steps; it is read still."""
+FORMAT = 3
+"""Format 1 had no cleaning steps and format 2 no series; both are read still."""
 MAX_SCALED = 10.0
 """A standardised number is moved to within ±this: an outlier must not drown the rest."""
 MIN_SEEN = 2
@@ -139,10 +141,18 @@ class FeatureTransform:
     text: tuple[Tokens, ...] = ()
     buckets: int = 2
     """How many ids the tokens are hashed into."""
+    series: tuple[Series, ...] = ()
+    """Windows of sensors; their columns are no numbers by themselves."""
 
     @classmethod
-    def fit(cls, columns: Mapping[str, Column], types: Mapping[str, ColumnType], steps: Sequence[CleaningStep] = ()) -> Self:
-        """Fit on the training rows. `types` names the features, `steps` are the use case's cleaning steps.
+    def fit(
+        cls,
+        columns: Mapping[str, Column],
+        types: Mapping[str, ColumnType],
+        steps: Sequence[CleaningStep] = (),
+        series: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    ) -> Self:
+        """Fit on the training rows. `types` names the features, `steps` are the use case's cleaning steps, `series` its windows of sensors.
 
         Raises `DataError` where a column is absent or too short.
         """
@@ -153,7 +163,8 @@ class FeatureTransform:
         made = _made(fitted, cleaned, types)
         flags: dict[str, ColumnType] = {part.output: "boolean" for part in fitted if part.kind == "flag"}
         text = _of(types, "text")
-        numbers = {**{name: types[name] for name in _of(types, "integer", "number", "boolean")}, **flags}
+        steps_of = {name for window in series.values() for name in window}
+        numbers = {**{name: types[name] for name in _of(types, "integer", "number", "boolean") if name not in steps_of}, **flags}
         return cls(
             columns=dict(types),
             rows=rows,
@@ -162,6 +173,7 @@ class FeatureTransform:
             categorical=tuple(Categories.fit(name, made[name]) for name in _of(types, "string")),
             text=tuple(Tokens.fit(name, made[name]) for name in text),
             buckets=_buckets([made[name] for name in text]),
+            series=tuple(Series.fit(name, window, types, made) for name, window in series.items()),
         )
 
     def cleaned(self, columns: Mapping[str, Column]) -> dict[str, Column]:
@@ -176,7 +188,8 @@ class FeatureTransform:
         return {name: _as_list(after[name], self.columns[name]) if name in touched else columns[name] for name in self.columns}
 
     def apply(self, columns: Mapping[str, Column]) -> Arrays:
-        """The model's inputs, those that are not empty: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L].
+        """The model's inputs, those that are not empty: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L],
+        `series` float32 [n, T, 2C]: the values of C sensors, then which of them are there.
 
         Takes any values; one that can't be read as its column's type counts as missing.
         Raises `DataError` where a column is absent or the columns differ in length.
@@ -194,6 +207,9 @@ class FeatureTransform:
                 arrays["categorical"][:, place] = categories.apply(made[categories.name])
         if self.text:
             arrays["text"] = np.concatenate([part.apply(made[part.name], self.buckets) for part in self.text], axis=1)
+        if self.series:
+            channels = np.stack([part.apply(made) for part in self.series], axis=3)
+            arrays["series"] = channels.reshape(n, channels.shape[1], -1)
         return arrays
 
     def to_json(self) -> str:
@@ -205,9 +221,9 @@ class FeatureTransform:
         """Raises `DataError` where `text` is not what `to_json` writes."""
         try:
             document = json.loads(text)
-            if document["format"] not in (1, FORMAT):
+            if document["format"] not in (1, 2, FORMAT):
                 raise DataError(
-                    f"this feature transform has format {document['format']!r}, and formats 1 and {FORMAT} are read here; train again"
+                    f"this feature transform has format {document['format']!r}, and formats 1 to {FORMAT} are read here; train again"
                 )
             rows, fitted = ([], []) if document["format"] == 1 else (document["rows"], document["fitted"])
             return cls(
@@ -218,6 +234,10 @@ class FeatureTransform:
                 categorical=tuple(Categories(name=part["name"], words=tuple(part["words"])) for part in document["categorical"]),
                 text=tuple(Tokens(**part) for part in document["text"]),
                 buckets=int(document["buckets"]),
+                series=tuple(
+                    Series(**{**part, "columns": tuple(part["columns"]), "types": tuple(part["types"])})
+                    for part in document.get("series", [])
+                ),
             )
         except (ValueError, TypeError, KeyError) as error:
             raise DataError(f"not a feature transform ({error!r}); train again, or restore the file") from error

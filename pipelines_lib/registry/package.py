@@ -1,6 +1,7 @@
 """The model package: a folder with everything that a version needs to answer, and nothing that executes.
 
-model.onnx      the graph: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L] → `scores` float32 [n, C]
+model.onnx      the graph: `numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L], `series` float32 [n, T, 2c], those
+                that it takes → `scores` float32 [n, C]
 transform.json  the feature transform that makes the graph's inputs
 profile.json    what the training rows looked like, for drift
 holdout.json    recorded rows with the scores that evaluation gave, for whoever must prove that he serves this model

@@ -23,7 +23,7 @@ class Rows:
     """One side of a snapshot."""
 
     inputs: Inputs
-    """`numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L]; those that are not empty."""
+    """`numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L], `series` float32 [n, T, 2C]; those that are not empty."""
     labels: torch.Tensor
     """Class places int64 [n], or values float32 [n]."""
     row_ids: pa.ChunkedArray
@@ -73,7 +73,7 @@ def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
     types = {name: use_case.columns[name].type for name in use_case.features()}
     sides = {side: snapshot.side(side) for side in (TRAIN, VALIDATION)}
     columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
-    transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean)
+    transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean, use_case.series)
     arrays = {side: transform.apply(columns[side]) for side in sides}
     classes = () if use_case.task == "regression" else tuple(snapshot.classes())
     objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"])

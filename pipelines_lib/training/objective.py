@@ -65,10 +65,14 @@ class ScoringModel(nn.Module):
         """Mean and deviation of the training labels of a regression; None for a classification."""
 
     def forward(
-        self, numeric: torch.Tensor | None = None, categorical: torch.Tensor | None = None, text: torch.Tensor | None = None
+        self,
+        numeric: torch.Tensor | None = None,
+        categorical: torch.Tensor | None = None,
+        text: torch.Tensor | None = None,
+        series: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """float32 [n, C]."""
-        given = {"numeric": numeric, "categorical": categorical, "text": text}
+        given = {"numeric": numeric, "categorical": categorical, "text": text, "series": series}
         raw: torch.Tensor = self.model(**{name: tensor for name, tensor in given.items() if tensor is not None}).float()
         if self.label_scale is None:
             return torch.softmax(raw, dim=1)

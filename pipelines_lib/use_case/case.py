@@ -4,6 +4,7 @@ import datetime as dt
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -126,6 +127,11 @@ class UseCase(Settings):
         return {name: c for name, c in self.columns.items() if (done := c.protection) is None or not done.drop}
 
     @property
+    def series(self) -> dict[str, tuple[str, ...]]:
+        """Each sensor's columns in the order of time, as `training.model.series` names them."""
+        return {name: tuple(_window(given, self.columns)) for name, given in self.training.model.series.items()}
+
+    @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that fit its task."""
         return METRICS[self.task]
@@ -217,3 +223,12 @@ class UseCase(Settings):
         if self.hashed():
             parts["domain"] = self.privacy.domain or self.name
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _window(given: list[str] | str, columns: Iterable[str]) -> list[str]:
+    """The columns that `heat_{step}` stands for among `columns`, by number; a list as it is."""
+    if isinstance(given, list):
+        return given
+    pattern = re.compile(re.escape(given).replace(re.escape("{step}"), r"(\d+)", 1))
+    steps = {int(match[1]): name for name in columns if (match := pattern.fullmatch(name)) and match.groups()}
+    return [steps[step] for step in sorted(steps)]

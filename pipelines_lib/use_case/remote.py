@@ -185,6 +185,20 @@ class Sensors(Settings):
     """Which time a row carries: the end of its step, when all of it is known, or its start."""
     fill: Fill | None = None
     """Steps without a reading stay missing where nothing is said, and a step without any is no row."""
+    window: int | None = Field(default=None, ge=2, le=1000)
+    """So many steps of each sensor that is a number stand beside each row, its own the last: `heat_0` … `heat_15` for 16. They come from the same
+    partition, so at its start, and where a step is no row, they are missing."""
+
+    @property
+    def windows(self) -> dict[str, list[str]]:
+        """The sensors that have a window, and its columns, oldest first."""
+        steps = range(self.window or 0)
+        return {name: [f"{name}_{step}" for step in steps] for name, how in self.columns.items() if steps and how != "last"}
+
+    @property
+    def made(self) -> list[str]:
+        """The columns of the rows."""
+        return [self.entity, self.time, *self.columns, *(name for window in self.windows.values() for name in window)]
 
     @model_validator(mode="after")
     def _fits_the_layout(self) -> Self:
@@ -199,6 +213,13 @@ class Sensors(Settings):
             raise ValueError(f"{taken} name one column twice; each has its own")
         if both := sorted({self.entity, self.time} & set(self.columns)):
             raise ValueError(f"column {both[0]!r} is no reading; remove it from `columns`")
+        if self.window is not None and not self.windows:
+            raise ValueError("`window` is of sensors that are numbers, and all are `last`, the text of a reading; remove it")
+        if len(set(self.made)) < len(self.made):
+            name = next(name for name in self.made if self.made.count(name) > 1)
+            raise ValueError(
+                f"a window's column would be called {name!r}, as another column is; rename that in the source, or remove `window`"
+            )
         if self.fill is not None and self.fill.method == "interpolate" and "last" in self.columns.values():
             raise ValueError(
                 "`last` keeps a reading as the text it was, and there is no line between two texts; fill it `forward`, or take the mean"

@@ -59,6 +59,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
     for role in ("entity", "time"):
         if len(named := use_case.columns_with(role)) > 1:
             yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
+    yield from _series(use_case)
     yield from _splitting(use_case)
     if use_case.gate.metric not in use_case.metrics:
         yield (
@@ -76,6 +77,28 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
     yield from _protected_away(use_case)
+
+
+def _series(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Windows of sensors: of features that are numbers, all of one length, no column in two places."""
+    where, windows = ("training", "model", "series"), use_case.series
+    numbers = use_case.features("integer", "number", "boolean")
+    for sensor, given in use_case.training.model.series.items():
+        if isinstance(given, str) and "{step}" not in given:
+            yield (*where, sensor), f"{given!r} has no {{step}} in it; write it like `{sensor}_{{step}}`, or list the columns"
+        elif len(windows[sensor]) < 2:
+            yield (
+                (*where, sensor),
+                f"a window has two steps or more, and this one has {len(windows[sensor])}; name columns that are declared, oldest first",
+            )
+        for name in (name for name in windows[sensor] if name not in numbers):
+            yield (*where, sensor), f"{name!r} is no feature of type integer, number or boolean; declare it so, or take it out"
+    if len({len(window) for window in windows.values()}) > 1:
+        lengths = ", ".join(f"{sensor} {len(window)}" for sensor, window in windows.items())
+        yield where, f"the windows differ in length ({lengths}); give every sensor as many steps"
+    named = [name for window in windows.values() for name in window]
+    if twice := sorted({name for name in named if named.count(name) > 1}):
+        yield where, f"column {twice[0]!r} stands in two places; give each step a column of its own"
 
 
 def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -245,7 +268,7 @@ def _sources(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]
                 "no column has `role: time`, so a row has no time to compare with; set `row`, or give one the role",
             )
     if (sensors := use_case.source.sensors) is not None:
-        made = [sensors.entity, sensors.time, *sensors.columns, *(name for join in use_case.joins for name in join.columns.values())]
+        made = [*sensors.made, *(name for join in use_case.joins for name in join.columns.values())]
         for name, column in use_case.columns.items():
             if (wanted := column.source or name) not in made:
                 yield (

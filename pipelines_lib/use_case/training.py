@@ -9,7 +9,7 @@ from pipelines_lib.use_case.base import Duration, Settings
 
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
-ModelType = Literal["tabular", "hooks"]
+ModelType = Literal["tabular", "sequence", "hooks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
 
@@ -17,18 +17,34 @@ class Model(Settings):
     """What is trained."""
 
     type: ModelType = "tabular"
-    """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `hooks`: what `model(shape, settings)` of
+    """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `sequence`: windows of sensors into an
+    encoder, and the other features beside it; `hooks`: what `model(shape, settings)` of
     `hooks.py` returns."""
     hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
     """Widths of the hidden layers."""
     embedding: int = Field(default=8, ge=1)
     """Width of a category's embedding; text gets eight times as much."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    series: dict[str, list[str] | str] = Field(default_factory=dict)
+    """`sequence`, `hooks`: each sensor's columns in the order of time, oldest first: their names, or one with `{step}` in it (`heat_{step}`), which
+    stands for those with a number there, in its order."""
+    encoder: Literal["gru", "transformer"] = "gru"
+    """`sequence`: what goes over the steps; it is as wide as the first hidden layer."""
+    layers: int = Field(default=1, ge=1, le=12)
+    """`sequence`: layers of the encoder."""
+    heads: int = Field(default=4, ge=1)
+    """`sequence`: attention heads of a transformer's layer."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """`hooks`: whatever the function makes of it, as `settings.options`."""
 
     @model_validator(mode="after")
     def _settings_of_its_kind(self) -> Self:
+        if self.type == "sequence" and not self.series:
+            raise ValueError("`type: sequence` reads windows of sensors; name each sensor's columns under `series`")
+        if self.encoder == "transformer" and self.hidden[0] % self.heads:
+            raise ValueError(
+                f"the encoder is {self.hidden[0]} wide (the first of `hidden`), which {self.heads} heads can't share; make it a multiple of `heads`"
+            )
         defaults = type(self).model_construct()
         for name, kinds in _KINDS_WITH.items():
             if self.type not in kinds and getattr(self, name) != getattr(defaults, name):
@@ -38,7 +54,11 @@ class Model(Settings):
         return self
 
 
-_KINDS_WITH: dict[str, tuple[ModelType, ...]] = {"options": ("hooks",)}
+_KINDS_WITH: dict[str, tuple[ModelType, ...]] = {
+    "series": ("sequence", "hooks"),
+    **dict.fromkeys(("encoder", "layers", "heads"), ("sequence",)),
+    "options": ("hooks",),
+}
 """Settings that not every kind of model has, and the kinds that do."""
 
 

@@ -45,7 +45,7 @@ def open_sensors(sensors: Sensors, source: Iterator[Records], context: SourceCon
         for batch in records.batches:
             rejected.setdefault(records.part, []).extend(readings.add(batch))
         facts |= records.facts
-    names = [sensors.entity, sensors.time, *sensors.columns]
+    names = sensors.made
     grid = _grid(readings, context)
     told = {"n_readings": readings.n, "n_readings_of_other_sensors": readings.n_other}
     yield Records("", names, _batches(grid, readings, context), {**facts, **told})  # type: ignore[dict-item]
@@ -262,6 +262,24 @@ def _interpolated(grid: _Grid, column: Floats, limit: int) -> Floats:
     return np.where(fits, line, column)
 
 
+# --- windows -----------------------------------------------------------------------------------------------------------
+
+
+def _numbered(grid: _Grid, window: int) -> Integers:
+    """A number of each row, ascending, that is less by as many as a row of the same entity is steps earlier."""
+    # Between one entity's numbers and the next one's there is room for a window: nobody's past is another's.
+    low = int(grid.step.min(initial=0))
+    room = int(grid.step.max(initial=0)) - low + 1 + window
+    return np.asarray(grid.entity * room + (grid.step - low), np.int64)
+
+
+def _before(number: Integers, here: slice, steps: int) -> tuple[Integers, Mask]:
+    """(row of the same entity `steps` earlier, whether there is one) of each row in `here`."""
+    wanted = number[here] - steps
+    at = np.minimum(np.searchsorted(number, wanted), max(0, len(number) - 1))
+    return at, number[at] == wanted
+
+
 # --- texts -------------------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +289,7 @@ def _batches(grid: _Grid, readings: _Readings, context: SourceContext) -> Iterat
     entities, words = pa.array(sorted(readings.entities), pa.string()), pa.array(list(readings.words), pa.string())
     shift = 1 if sensors.stamp == "end" else 0
     start, every = _microseconds(context.start - _EPOCH) // 1_000_000, _microseconds(sensors.every) // 1_000_000
+    number = _numbered(grid, sensors.window or 0)
     for first in range(0, max(1, len(grid.step)), _BATCH):
         here = slice(first, first + _BATCH)
         seconds = pa.array(start + (grid.step[here] + shift) * every).cast(pa.timestamp("s"))
@@ -281,8 +300,21 @@ def _batches(grid: _Grid, readings: _Readings, context: SourceContext) -> Iterat
         for place, (name, how) in enumerate(sensors.columns.items()):
             cells = pa.array(grid.cells[here, place], from_pandas=True)
             columns[name] = words.take(cells.cast(pa.int64())) if how == "last" else _number_texts(cells, how)
+        columns |= _windows(grid, number, here, sensors)
         n = len(columns[sensors.entity])
         yield Batch(pa.table(columns), pa.array(np.arange(first + 1, first + n + 1)))
+
+
+def _windows(grid: _Grid, number: Integers, here: slice, sensors: Sensors) -> dict[str, pa.Array]:
+    """The columns of the sensors' windows, as texts."""
+    texts: dict[str, pa.Array] = {}
+    places = {name: place for place, name in enumerate(sensors.columns)}
+    for step in range(sensors.window or 0):
+        at, there = _before(number, here, (sensors.window or 0) - 1 - step)
+        for name, window in sensors.windows.items():
+            cells = pa.array(np.where(there, grid.cells[at, places[name]], np.nan), from_pandas=True)
+            texts[window[step]] = _number_texts(cells, sensors.columns[name])
+    return {name: texts[name] for window in sensors.windows.values() for name in window}
 
 
 def _number_texts(cells: pa.Array, how: str) -> pa.Array:

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training.models.own import own_model
+from pipelines_lib.training.models.sequence import SequenceModel
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
 from pipelines_lib.use_case import UseCase
@@ -30,5 +31,7 @@ def build(
     match settings.type:
         case "hooks":
             return own_model(hooks(), shape, settings, sample, private=bool(use_case.private()))
+        case "sequence":
+            return SequenceModel(shape, settings)
         case "tabular":
             return TabularModel(shape, settings.hidden, settings.embedding, settings.dropout)

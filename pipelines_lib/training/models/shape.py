@@ -1,6 +1,9 @@
 """What a model takes and gives."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
+
+import numpy as np
 
 from pipelines_lib.features.transform import FeatureTransform
 
@@ -15,10 +18,16 @@ class Shape:
     """Names of the columns of `categorical`."""
     categories: tuple[int, ...]
     """Size of each category, its place 0 included."""
-    n_texts: int
-    """Tokens a row, all text columns together; 0 without text."""
-    buckets: int
+    text: tuple[str, ...] = ()
+    """Names of the text columns …"""
+    lengths: tuple[int, ...] = ()
+    """… and how many tokens of a row each has in `text`."""
+    buckets: int = 2
     """Ids that the tokens are hashed into."""
+    series: tuple[str, ...] = ()
+    """Names of the sensors in `series`, which has two channels of each: the values, and which of them are there."""
+    n_steps: int = 0
+    """Steps of a sensor's window."""
     n_outputs: int
     """Classes; 1 for a regression."""
 
@@ -27,6 +36,37 @@ class Shape:
         """Numbers a row."""
         return len(self.numeric)
 
+    @property
+    def n_texts(self) -> int:
+        """Tokens a row, all text columns together; 0 without text."""
+        return sum(self.lengths)
+
+    @property
+    def n_channels(self) -> int:
+        """Width of `series`."""
+        return 2 * len(self.series)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is anything beside `series`."""
+        return bool(self.numeric or self.categorical or self.text)
+
+    def places(self, columns: Collection[str] | None = None) -> tuple[list[int], list[int], list[int]]:
+        """Where the features `columns` (all, when None), with the flags of their outliers, stand in `numeric`, `categorical` and `text`."""
+
+        def has(name: str) -> bool:
+            return columns is None or name in columns or name.removesuffix("_outlier") in columns
+
+        starts = np.cumsum([0, *self.lengths])
+        tokens = [
+            place
+            for name, start, length in zip(self.text, starts, self.lengths, strict=False)
+            if has(name)
+            for place in range(int(start), int(start) + length)
+        ]
+        numeric, categorical = ([place for place, name in enumerate(names) if has(name)] for names in (self.numeric, self.categorical))
+        return numeric, categorical, tokens
+
     @classmethod
     def of(cls, transform: FeatureTransform, n_outputs: int) -> "Shape":
         """The shape that takes what `transform` makes."""
@@ -34,7 +74,10 @@ class Shape:
             numeric=tuple(part.name for part in transform.numeric),
             categorical=tuple(part.name for part in transform.categorical),
             categories=tuple(part.size for part in transform.categorical),
-            n_texts=sum(part.length for part in transform.text),
+            text=tuple(part.name for part in transform.text),
+            lengths=tuple(part.length for part in transform.text),
             buckets=transform.buckets,
+            series=tuple(part.name for part in transform.series),
+            n_steps=len(transform.series[0].columns) if transform.series else 0,
             n_outputs=n_outputs,
         )

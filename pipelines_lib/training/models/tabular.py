@@ -9,11 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pipelines_lib.features.text import PADDING
+from pipelines_lib.training.models.inputs import Inputs
 from pipelines_lib.training.models.shape import Shape
-
-TEXT_TIMES = 8
-"""A text's embedding is so many times as wide as a category's."""
 
 
 class TabularModel(nn.Module):
@@ -21,27 +18,15 @@ class TabularModel(nn.Module):
 
     def __init__(self, shape: Shape, hidden: Sequence[int], embedding: int, dropout: float) -> None:
         super().__init__()
-        width = shape.n_numeric + embedding * len(shape.categories) + (TEXT_TIMES * embedding if shape.n_texts else 0)
-        # One table for all categories: each column looks up its own stretch of it.
-        self.categories = nn.Embedding(sum(shape.categories), embedding) if shape.categories else None
-        offsets = torch.tensor([0, *shape.categories[:-1]], dtype=torch.int64).cumsum(0)
-        self.register_buffer("offsets", offsets, persistent=False)
-        self.words = nn.Embedding(shape.buckets, TEXT_TIMES * embedding, padding_idx=PADDING) if shape.n_texts else None
-        self.blocks = nn.Sequential(*(Block(a, b, dropout) for a, b in zip([width, *hidden], hidden, strict=False)))
+        self.inputs = Inputs(shape, embedding)
+        self.blocks = residual_mlp(self.inputs.width, hidden, dropout)
         self.head = nn.Linear(hidden[-1], shape.n_outputs)
 
     def forward(
         self, numeric: torch.Tensor | None = None, categorical: torch.Tensor | None = None, text: torch.Tensor | None = None
     ) -> torch.Tensor:
         """float32 [n, C]."""
-        parts = []
-        if numeric is not None:
-            parts.append(numeric)
-        if self.categories is not None and categorical is not None:
-            parts.append(self.categories(categorical + self.offsets).flatten(1))
-        if self.words is not None and text is not None:
-            parts.append(_mean_of_words(self.words(text), text))
-        logits: torch.Tensor = self.head(self.blocks(torch.cat(parts, dim=1)))
+        logits: torch.Tensor = self.head(self.blocks(self.inputs(numeric, categorical, text)))
         return logits
 
 
@@ -59,7 +44,6 @@ class Block(nn.Module):
         return y
 
 
-def _mean_of_words(embedded: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
-    """Mean over the tokens that are no padding [n, width]; zeros for a row without any."""
-    is_word = (text != PADDING).unsqueeze(2).to(embedded.dtype)
-    return (embedded * is_word).sum(dim=1) / is_word.sum(dim=1).clamp(min=1.0)
+def residual_mlp(width: int, hidden: Sequence[int], dropout: float) -> nn.Sequential:
+    """[n, width] → [n, hidden[-1]]."""
+    return nn.Sequential(*(Block(a, b, dropout) for a, b in zip([width, *hidden], hidden, strict=False)))

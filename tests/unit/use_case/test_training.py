@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipelines_lib.use_case import Model
+from pipelines_lib.use_case import FieldErrors, Model, UseCase
 
 
 def test_a_setting_of_another_kind_is_refused_and_told():
@@ -12,5 +12,64 @@ def test_a_setting_of_another_kind_is_refused_and_told():
 
 
 def test_what_was_written_out_with_its_defaults_is_read_again():
-    for model in (Model(), Model(type="hooks", options={"width": 4})):
+    for model in (Model(), Model(type="hooks", options={"width": 4}), Model(type="sequence", series={"heat": "heat_{step}"}, heads=2)):
         assert Model.model_validate(model.model_dump()) == model
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"type": "sequence"}, "name each sensor's columns under `series`"),
+        ({"series": {"heat": "heat_{step}"}}, "`series` is a setting of `type: sequence or hooks`"),
+        ({"encoder": "transformer"}, "`encoder` is a setting of `type: sequence`"),
+        ({"type": "sequence", "series": {"heat": "h_{step}"}, "encoder": "transformer", "hidden": [10]}, "the encoder is 10 wide"),
+    ],
+)
+def test_settings_of_windows(settings, says):
+    with pytest.raises(ValidationError, match=says):
+        Model(**settings)
+
+
+SENSORS = {
+    "name": "pump",
+    "title": "Pump",
+    "owner": "tests",
+    "task": "binary",
+    "start": "2026-01-01",
+    "source": {"path": "{home}/in/{partition}.csv"},
+    "columns": {
+        **{f"heat_{step}": {"type": "number"} for step in (10, 2, 1)},
+        **{f"noise_{step}": {"type": "integer"} for step in (1, 2, 10)},
+        "heat_max": {"type": "number"},
+        "site": {"type": "string"},
+        "outcome": {"type": "string", "role": "label"},
+    },
+    "label": {"column": "outcome", "positive": "bad"},
+    "gate": {"metric": "roc_auc", "floor": 0.6},
+}
+
+
+def pump(**model) -> UseCase:
+    return UseCase.model_validate({**SENSORS, "training": {"model": {"type": "sequence", **model}}})
+
+
+def test_a_pattern_stands_for_the_columns_with_a_number_in_its_order():
+    use_case = pump(series={"heat": "heat_{step}", "noise": ["noise_10", "noise_2", "noise_1"]})
+    assert use_case.series == {"heat": ("heat_1", "heat_2", "heat_10"), "noise": ("noise_10", "noise_2", "noise_1")}
+
+
+@pytest.mark.parametrize(
+    ("series", "says"),
+    [
+        ({"heat": "heat"}, "'heat' has no {step} in it; write it like `heat_{step}`"),
+        ({"heat": "warmth_{step}"}, "this one has 0; name columns that are declared"),
+        ({"heat": ["heat_1", "site"]}, "'site' is no feature of type integer, number or boolean"),
+        ({"heat": ["heat_1", "heat_3"]}, "'heat_3' is no feature"),
+        ({"heat": "heat_{step}", "noise": ["noise_1", "noise_2"]}, "differ in length (heat 3, noise 2)"),
+        ({"heat": ["heat_1", "heat_2"], "warm": ["heat_2", "heat_10"]}, "column 'heat_2' stands in two places"),
+    ],
+)
+def test_windows_that_do_not_fit_the_columns(series, says):
+    with pytest.raises((ValidationError, FieldErrors)) as told:
+        pump(series=series)
+    assert says in str(told.value)

@@ -39,7 +39,7 @@ def rows(context) -> Callable[..., list[dict[str, Any]]]:
         table = pa.table({name: pa.array([line[i] or None for line in lines], pa.string()) for i, name in enumerate(header)})
         sensors = Sensors.model_validate(own)
         first, *rest = list(open_sensors(sensors, iter([_records(table, cut)]), context))
-        assert first.names == ["machine", "at", *sensors.columns]
+        assert first.names == sensors.made
         assert first.part == ""
         batches = list(first.batches)
         assert [n for batch in batches for n in batch.numbers.to_pylist()] == list(range(1, sum(b.rows.num_rows for b in batches) + 1))
@@ -329,3 +329,53 @@ def test_readings_reach_raw(sandbox, make_use_case):
     assert raw.select(["machine", "at", "heat", "action"]).to_pylist() == [
         {"machine": "m1", "at": "2026-01-01T00:10:00", "heat": "2", "action": "view"}
     ]
+
+
+WINDOWED = {**WIDE, "columns": {"heat": "mean", "n": "count", "state": "last"}, "window": 3}
+
+
+def test_a_window_is_the_earlier_steps_of_the_same_entity(rows):
+    found = rows(
+        WINDOWED,
+        "machine,at,heat,n,state\n"
+        "m1,2026-01-01T00:01,1,1,on\nm1,2026-01-01T00:11,2,,on\nm1,2026-01-01T00:31,4,1,off\nm2,2026-01-01T00:41,9,1,on\n",
+    )
+
+    windows = [[row[f"heat_{step}"] for step in range(3)] for row in found]
+    # The step from 00:20 on is no row; m2 has no past, though m1's last step lies just before its first.
+    assert windows == [[None, None, "1"], [None, "1", "2"], ["2", None, "4"], [None, None, "9"]]
+    assert [[row[f"n_{step}"] for step in range(3)] for row in found] == [
+        [None, None, "1"],
+        [None, "1", "0"],
+        ["0", None, "1"],
+        [None, None, "1"],
+    ]
+    assert not any(name.startswith("state_") for name in found[0])
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 20), st.integers(0, 99)), min_size=1, unique_by=lambda r: r[:2]),
+    st.integers(2, 6),
+)
+def test_a_windows_columns_are_the_rows_of_those_steps(rows, readings, window):
+    text = "machine,at,heat\n" + "".join(f"{who},2026-01-01T{step // 6:02d}:{step % 6}0:00,{heat}\n" for who, step, heat in readings)
+    found = rows({**WIDE, "columns": {"heat": "mean"}, "window": window, "stamp": "start"}, text)
+
+    known = {(who, step): str(heat) for who, step, heat in readings}
+    for row in found:
+        own = int(row["at"][:2]) * 6 + int(row["at"][3])
+        expected = [known.get((row["machine"], own - back)) for back in reversed(range(window))]
+        assert [row[f"heat_{step}"] for step in range(window)] == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"columns": {"state": "last"}}, "remove it"),
+        ({"columns": {"heat": "mean", "heat_1": "mean"}}, "would be called 'heat_1'"),
+    ],
+)
+def test_windows_that_can_not_be_made(changes, says):
+    with pytest.raises(ValidationError, match=says):
+        Sensors.model_validate({**WINDOWED, **changes})

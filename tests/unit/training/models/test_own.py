@@ -12,7 +12,7 @@ from pipelines_lib.training.models.own import own_model
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.use_case import Model
 
-SHAPE = Shape(numeric=("x", "y", "z"), categorical=(), categories=(), n_texts=0, buckets=2, n_outputs=2)
+SHAPE = Shape(numeric=("x", "y", "z"), categorical=(), categories=(), n_outputs=2)
 SAMPLE = {"numeric": np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)}
 SETTINGS = Model(type="hooks", options={"width": 4})
 
