@@ -94,7 +94,7 @@ class Loop:
     def _epoch(self) -> None:
         progress, settings = self._progress, self._settings
         started, first_step = time.monotonic(), progress.step_in_epoch
-        places = order(len(self._train), settings.seed, progress.epoch)
+        places = order(len(self._train), settings.seed, progress.epoch, settings.shuffle)
         self._wrapped.train()
         # What the other ranks had summed before a checkpoint is in it once: the first rank carries it on.
         loss_sum = progress.loss_sum if self._world.is_first else 0.0
