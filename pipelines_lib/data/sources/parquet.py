@@ -78,7 +78,9 @@ def _without_zeros(written: pa.StringArray) -> pa.StringArray:
 
 
 def _seconds(values: pa.Array) -> pa.StringArray:
-    return pc.divide(values.cast(pa.int64()).cast(pa.float64()), float(_PER_SECOND[values.type.unit])).cast(pa.string())
+    # Beyond 2**53 units, which are 104 days of nanoseconds, a float is the nearest one.
+    units = values.cast(pa.int64()).cast(pa.float64(), safe=False)
+    return pc.divide(units, float(_PER_SECOND[values.type.unit])).cast(pa.string())
 
 
 def _flat(rows: pa.Table) -> pa.Table:

@@ -42,6 +42,7 @@ def read(folder, table, **how):
         (dt.date(2026, 1, 2), pa.date32(), "2026-01-02"),
         (dt.time(3, 4, 5), pa.time64("us"), "03:04:05"),
         (dt.timedelta(seconds=90, milliseconds=500), pa.duration("ms"), "90.5"),
+        (dt.timedelta(days=105), pa.duration("ns"), "9072000"),
         (b"\xff\x00", pa.binary(), "/wA="),
         ("", pa.string(), None),
         ("é", pa.large_string(), "é"),
