@@ -80,8 +80,12 @@ def _iso(written: pa.StringArray, form: str, around: dt.datetime) -> pa.StringAr
     return parsed.take(distinct.indices)
 
 
+_YEARS = ("%Y", "%y", "%c", "%x", "%G")
+"""The letters of `strptime` that say a year."""
+
+
 def _moment(text: str, form: str, around: dt.datetime) -> str | None:
-    if "%Y" in form or "%y" in form:
+    if any(sign in form for sign in _YEARS):
         moment = _parsed(text, form)
     else:
         # One of three years, since 29 February is in none of the others.
@@ -93,6 +97,6 @@ def _moment(text: str, form: str, around: dt.datetime) -> str | None:
 def _parsed(text: str, form: str) -> dt.datetime | None:
     try:
         moment = dt.datetime.strptime(text, form)
-    except ValueError:
+        return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)
+    except (ValueError, OverflowError):  # in UTC it may lie before the first year, or behind the last
         return None
-    return moment if moment.tzinfo is None else moment.astimezone(dt.UTC).replace(tzinfo=None)

@@ -91,6 +91,30 @@ def test_lines_that_do_not_match_are_kept_with_their_numbers(tmp_path):
     assert unreadable == [(3, "  at com.x.Y(Z.java)", "does not match the pattern"), (4, "31.02.2026 8", "at is not %d.%m.%Y")]
 
 
+@pytest.mark.parametrize(
+    ("form", "written", "iso"),
+    [
+        ("%c", "Thu Jan  2 03:04:05 2020", "2020-01-02T03:04:05"),
+        ("%x", "01/02/20", "2020-01-02T00:00:00"),
+        ("%G-W%V-%u", "2020-W01-4", "2020-01-02T00:00:00"),
+        ("%d.%m.%y", "02.01.20", "2020-01-02T00:00:00"),
+    ],
+)
+def test_every_way_to_say_a_year_is_one(tmp_path, form, written, iso):
+    rows, _, _ = read(tmp_path, f"{written}\n", Log(pattern="(?P<time>.+)", time_format=form))
+
+    assert rows == [{"time": iso}]
+
+
+def test_a_time_that_utc_has_no_year_for_costs_its_line_alone(tmp_path):
+    log = Log(pattern="(?P<time>.+)", time_format="%Y-%m-%d %H:%M %z")
+
+    rows, _, unreadable = read(tmp_path, "2026-01-02 03:04 +0000\n0001-01-01 00:00 +0500\n9999-12-31 23:00 -0500\n", log)
+
+    assert rows == [{"time": "2026-01-02T03:04:00"}]
+    assert [number for number, _, _ in unreadable] == [2, 3]
+
+
 def test_what_can_not_be_right_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"none of its first 2 lines matches source\.log\.pattern"):
         read(tmp_path, "a\nb\n", Log(pattern="common"))
