@@ -16,11 +16,13 @@ from pipelines_lib.data.sources.text import TextFile, lines, text_file, whole_li
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.use_case.source import Log
 
+_NO_MATCH = "does not match the pattern"
+
 
 def records(file: File, log: Log, around: dt.datetime, part: str = "") -> Records:
     """The records of `file`. A time that says no year is of the year that puts it nearest to `around`.
 
-    Raises `ConfigError` where Arrow can't run the pattern, `DataError` where no line matches it.
+    Raises `ConfigError` where Arrow can't run the pattern, `DataError` where no line is a record.
     """
     pattern = f"^(?:{log.regex})$"
     try:
@@ -40,10 +42,17 @@ def _batches(text: TextFile, log: Log, pattern: str, around: dt.datetime) -> Ite
         n_before += n_lines
         n_rows += batch.rows.num_rows
         if batch.unreadable and not n_rows:
-            raise DataError(
-                f"{text.file.name}: none of its first {len(batch.unreadable)} lines matches source.log.pattern ({log.pattern!r:.60}); correct the pattern"
-            )
+            raise _no_records(text.file, batch.unreadable, log)
         yield batch
+
+
+def _no_records(file: File, unreadable: tuple[Unreadable, ...], log: Log) -> DataError:
+    """The error where no line is a record. One that only its time keeps from being one says that the pattern is right."""
+    shown = next((record for record in unreadable if record.why != _NO_MATCH), unreadable[0])
+    remedy = f"correct source.log.pattern ({log.pattern!r:.60})"
+    if shown.why != _NO_MATCH:
+        remedy = "set source.log.time_format to how it is written"
+    return DataError(f"{file.name}: none of its first {len(unreadable)} lines is a record (line {shown.number}: {shown.why}); {remedy}")
 
 
 def _parse(found: pa.StringArray, log: Log, pattern: str, around: dt.datetime, n_before: int) -> tuple[Batch, int]:
@@ -66,7 +75,7 @@ def _parse(found: pa.StringArray, log: Log, pattern: str, around: dt.datetime, n
         Unreadable(
             n_before + 1 + at,
             found[at].as_py(),
-            f"{log.time} is not {log.time_as}" if matches[at].as_py() else "does not match the pattern",
+            f"{log.time} is not {log.time_as}" if matches[at].as_py() else _NO_MATCH,
         )
         for at in bad.tolist()
     )

@@ -116,8 +116,12 @@ def test_a_time_that_utc_has_no_year_for_costs_its_line_alone(tmp_path):
 
 
 def test_what_can_not_be_right_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"none of its first 2 lines matches source\.log\.pattern"):
+    with pytest.raises(
+        DataError, match=r"none of its first 2 lines is a record \(line 1: does not match the pattern\); correct source\.log\.pattern"
+    ):
         read(tmp_path, "a\nb\n", Log(pattern="common"))
+    with pytest.raises(DataError, match=r"first 2 lines is a record \(line 2: at is not %d\.%m\); set source\.log\.time_format"):
+        read(tmp_path, "# the log\n2026-01-02\n", Log(pattern=r"(?P<at>\d\S+)", time="at", time_format="%d.%m"))
     with pytest.raises(ConfigError, match=r"source\.log\.pattern: .*look-ahead"):
         read(tmp_path, "a\n", Log(pattern="(?=a)(?P<x>a)"))
 
