@@ -100,8 +100,8 @@ def _file(project: Project, source: Source) -> Path | None:
     for name in PLACEHOLDERS:
         pattern = pattern.replace(f"{{{name}}}", "*")
     anchor = Path(pattern).anchor
-    found = sorted((Path(anchor) if anchor else project.folder).glob(pattern.removeprefix(anchor)))
-    return found[-1] if found else None
+    matches = (Path(anchor) if anchor else project.folder).glob(pattern.removeprefix(anchor))
+    return max((path for path in matches if path.is_file()), default=None)
 
 
 def _missing_columns(path: Path, use_case: UseCase, there: list[str], at: At) -> Iterator[str]:

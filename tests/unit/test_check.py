@@ -146,6 +146,16 @@ def test_a_file_a_partition_is_checked_against_the_newest_there_is(project):
     assert check_use_case(project, "shop") == []
 
 
+def test_a_folder_that_is_called_like_a_file_is_no_partition(project):
+    folder = project.home / "in"
+    (folder / "2026-01-02.csv").mkdir(parents=True)
+    settings = SETTINGS.replace("data.csv\n  replay: {partitions: 2}", "'{home}/in/{partition}.csv'")
+    assert check(project, settings, data=None) == []
+
+    (folder / "2026-01-01.csv").write_text(DATA)
+    assert check_use_case(project, "shop") == []
+
+
 LAND = SETTINGS.replace("data.csv\n  replay: {partitions: 2}", "'{home}/in/{partition}.csv'\n  land: true")
 
 
