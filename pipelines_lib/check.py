@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +22,7 @@ from pipelines_lib.data.labelling.values import labels_of
 from pipelines_lib.data.privacy import classes_for_people, names_for_people, protect_batch
 from pipelines_lib.data.pseudonyms import Pseudonyms
 from pipelines_lib.data.quality.judge import problems as expectation_problems
+from pipelines_lib.data.quality.upstream import conformed
 from pipelines_lib.data.raw import raw_rows
 from pipelines_lib.data.sources.files import read_file
 from pipelines_lib.data.typed import Typed, typed
@@ -84,6 +86,7 @@ def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str
         return None, problems
     # Judged as it will be written: the expectations meet bins and hashes, and the key does not matter to them.
     batch = protect_batch(file, use_case, Pseudonyms.under("check", use_case.name))
+    batch = replace(batch, rows=conformed(batch.rows, use_case))
     return typed(raw_rows(batch, "check"), use_case), []
 
 

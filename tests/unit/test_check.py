@@ -156,6 +156,22 @@ def test_a_folder_that_is_called_like_a_file_is_no_partition(project):
     assert check_use_case(project, "shop") == []
 
 
+def test_a_column_that_may_be_lost_is_empty(project):
+    settings = SETTINGS.replace("quality:\n", "quality:\n  upstream: {lost_columns: empty}\n").replace(
+        "{type: number, source: Price}", "{type: number, source: Prize}"
+    )
+
+    assert check(project, settings) == []
+
+
+def test_a_column_that_may_be_lost_and_must_not_be_empty(project):
+    settings = SETTINGS.replace("quality:\n", "quality:\n  upstream: {lost_columns: empty}\n")
+
+    [problem] = check(project, settings, data=DATA.replace("colour", "shade"))
+
+    assert problem.startswith("use_case.yaml:11: columns.colour.nullable: 100.0% of the rows")
+
+
 LAND = SETTINGS.replace("data.csv\n  replay: {partitions: 2}", "'{home}/in/{partition}.csv'\n  land: true")
 
 
