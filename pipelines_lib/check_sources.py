@@ -2,12 +2,13 @@
 
 import difflib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from pipelines_lib.config import Project
 from pipelines_lib.connections import variable_of
 from pipelines_lib.data.sources.files import read_file
+from pipelines_lib.data.sources.joins import row_time
 from pipelines_lib.errors import BadInput
 from pipelines_lib.use_case import Join, Source, UseCase
 from pipelines_lib.use_case.base import connections_in
@@ -75,6 +76,7 @@ def _of_the_rows(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
     """What the rows' own file must have: what sensors are made of, or the declared columns that nothing joins; and the keys."""
     source = use_case.source
     needed: list[tuple[str, Field]]
+    one_of: list[tuple[str, Field]] = []
     joined = {name for join in use_case.joins for name in join.columns.values()}
     if source.sensors is not None:
         sensors = source.sensors
@@ -82,9 +84,20 @@ def _of_the_rows(path: Path, use_case: UseCase, at: At) -> Iterator[str]:
         needed = [(str(name), ("source", "sensors")) for name in own]
     else:
         declared: list[tuple[str, Field]] = [(column.source or name, ("columns", name)) for name, column in use_case.written.items()]
-        keys: list[tuple[str, Field]] = [(key, ("joins", index, "on")) for index, join in enumerate(use_case.joins) for key in join.on]
-        needed = [(name, field) for name, field in [*declared, *keys] if name not in joined]
-    yield from _lacks(path, source, needed, at, ("source", "path"), private=bool(use_case.private()))
+        if use_case.quality.upstream.lost_columns == "empty":
+            # As ingest has it: they may be lost, but not all of them, and what is joined is there.
+            declared, one_of = [], [] if any(name in joined for name, _ in declared) else declared
+        told = {name for name, _ in declared}
+        keys = [(name, field) for index, join in enumerate(use_case.joins) for name, field in _keys(index, join, use_case)]
+        needed = [(name, field) for name, field in [*declared, *(key for key in keys if key[0] not in told)] if name not in joined]
+    yield from _lacks(path, source, needed, at, ("source", "path"), private=bool(use_case.private()), one_of=one_of)
+
+
+def _keys(index: int, join: Join, use_case: UseCase) -> Iterator[tuple[str, Field]]:
+    """The rows' columns that records are found by."""
+    yield from ((name, ("joins", index, "on")) for name in join.on)
+    if join.asof is not None:
+        yield row_time(join, use_case), ("joins", index, "asof", *(["row"] if join.asof.row else []))
 
 
 def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
@@ -93,14 +106,27 @@ def _of_a_join(index: int, join: Join) -> list[tuple[str, Field]]:
     return [*((name, ("joins", index, part)) for name, part in needed), *times]
 
 
-def _lacks(path: Path, source: Source, needed: Iterable[tuple[str, Field]], at: At, place: Field, *, private: bool) -> Iterator[str]:
-    """No name of the file is told where rows are about people: a row may stand where the header should."""
+def _lacks(
+    path: Path,
+    source: Source,
+    needed: Iterable[tuple[str, Field]],
+    at: At,
+    place: Field,
+    *,
+    private: bool,
+    one_of: Sequence[tuple[str, Field]] = (),
+) -> Iterator[str]:
+    """The needed columns that the file has not; and those of `one_of`, where it has none of them.
+
+    No name of the file is told where rows are about people: a row may stand where the header should.
+    """
     try:
         there = read_file(path, source).rows.column_names
     except BadInput as error:
         yield at(str(error), *place)
         return
-    for name, field in needed:
+    lost = [] if any(name in there for name, _ in one_of) else one_of
+    for name, field in [*lost, *needed]:
         if name not in there:
             near = [] if private else difflib.get_close_matches(name, there, n=1)
             yield at(

@@ -111,6 +111,41 @@ def test_what_joined_files_lack(project):
     assert age.startswith("use_case.yaml:5: joins.0.columns: ")
 
 
+LOST = "quality:\n  upstream: {lost_columns: empty}\n"
+
+
+def test_a_column_that_may_be_lost_is_not_missed_and_a_key_is(project):
+    write(project, JOINED + LOST + SETTINGS.replace("SOURCE", CSV), in_01="who\nc\n", customers="customer,age\nc,3\n")
+    assert check(project) == []
+
+    (project.folder / "in" / "2026-01-01.csv").write_text("price,action\n1,buy\n")
+    [key] = check(project)
+    assert key.startswith("use_case.yaml:4: joins.0.on: ")
+
+
+def test_all_columns_may_not_be_lost_at_once(project):
+    joined = JOINED.replace("[age]", "[note]")
+    write(project, joined + LOST + SETTINGS.replace("SOURCE", CSV), in_01="who\nc\n", customers="customer,note\nc,x\n")
+
+    assert [problem.partition(": ")[2].partition(": ")[0] for problem in check(project)] == [
+        "columns.price",
+        "columns.age",
+        "columns.action",
+    ]
+
+
+@pytest.mark.parametrize(("row", "column"), [("", "at"), ("row: then, ", "then")])
+def test_the_time_that_a_join_compares_may_not_be_lost(project, row, column):
+    joined = JOINED + "    asof: {time: since, " + row + "within: 1d}\n"
+    settings = SETTINGS.replace("SOURCE", CSV).replace("  action:", "  at: {type: timestamp, role: time}\n  action:")
+    write(project, joined + LOST + settings, in_01="price,who,action\n1,c,buy\n", customers="customer,age,since\nc,3,2026-01-01\n")
+
+    [problem] = check(project)
+
+    assert problem.startswith("use_case.yaml:6: joins.0.asof")
+    assert f"has no column {column!r}" in problem
+
+
 def test_an_unreadable_lookup(project):
     write(project, JOINED + SETTINGS.replace("SOURCE", CSV), customers="")
 

@@ -19,7 +19,7 @@ from pipelines_lib.data.records import Batch, Records, Unreadable
 from pipelines_lib.data.sources import SourceContext, open_source
 from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import Join
+from pipelines_lib.use_case import Join, UseCase
 
 Numbers = NDArray[np.int64]
 
@@ -68,7 +68,7 @@ class Lookup:
         _check_unique(codes, times, numbers.to_numpy()[order], join, where)
         rows = table.select(list(join.columns)).rename_columns(list(join.columns.values())).take(pa.array(order)).combine_chunks()
         first = np.searchsorted(codes, np.arange(len(distinct.dictionary) + 1))
-        return cls(join, rows, distinct.dictionary, first, times, _row_time(join, context))
+        return cls(join, rows, distinct.dictionary, first, times, row_time(join, context.use_case))
 
     def find(self, rows: pa.Table) -> Numbers:
         """Position of each row's record [n], `NONE` where it has none."""
@@ -192,12 +192,12 @@ def _times(table: pa.Table, numbers: pa.Int64Array, name: str, where: str) -> Nu
     return times
 
 
-def _row_time(join: Join, context: SourceContext) -> str:
-    """The rows' column that is compared with the joined times, by its name in the source."""
+def row_time(join: Join, use_case: UseCase) -> str:
+    """The rows' column that is compared with the joined times, by its name in the source; none without `asof`."""
     if join.asof is None or join.asof.row is not None:
         return "" if join.asof is None else join.asof.row or ""
-    [name] = context.use_case.columns_with("time")
-    return context.use_case.columns[name].source or name
+    [name] = use_case.columns_with("time")
+    return use_case.columns[name].source or name
 
 
 def _check_unique(codes: Numbers, times: Numbers | None, numbers: Numbers, join: Join, where: str) -> None:

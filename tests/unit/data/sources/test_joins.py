@@ -3,6 +3,7 @@ import itertools
 import json
 import sqlite3
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -247,7 +248,7 @@ def _lookup(join: Join, table: pa.Table) -> module.Lookup:
         records = Records("", table.column_names, iter([Batch(table, pa.array(range(1, table.num_rows + 1), pa.int64()))]), {})
         patch.setattr(module, "open_source", lambda *_: iter([records]))
         patch.setattr(module, "_in_reach", lambda *_: iter([None]))
-        return module.Lookup.read(join, None)
+        return module.Lookup.read(join, SimpleNamespace(use_case=None))
 
 
 def test_each_of_many_records_is_its_own_last_one():
