@@ -51,13 +51,14 @@ def not_checked(project: Project, name: str) -> list[str]:
     sources = [("source", use_case.source), *((f"joins.{join.name}", join.source) for join in use_case.joins)]
     if use_case.label.join is not None:
         sources.append(("label.join", use_case.label.join.source))
+    made_of = "several sources" if use_case.joins else "readings"
     return [
         *(
             f"{where}: {source.described()} was not asked{_with_what(source)}"
             for where, source in sources
             if source.kind != "path" or source.path.startswith("s3://")
         ),
-        *(["the values of the rows, since they are made of several sources"] if made_of_several(use_case) else []),
+        *([f"the values of the rows, since they are made of {made_of}"] if made_of_several(use_case) else []),
     ]
 
 

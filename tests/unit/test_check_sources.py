@@ -162,6 +162,7 @@ def test_sensors_need_their_own_columns(project):
 
     assert problem.startswith("use_case.yaml:8: source.sensors: ")
     assert "has no column 'at'" in problem
+    assert not_checked(project, "shop") == ["the values of the rows, since they are made of readings"]
 
 
 def test_wrong_settings_are_told_alone(project):
