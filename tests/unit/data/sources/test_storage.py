@@ -214,7 +214,6 @@ def test_settings_that_contradict_each_other_are_refused(make_use_case, source, 
 
 
 def test_a_packed_object_is_unpacked(sandbox, make_use_case, clouds, connect):
-    pytest.importorskip("pipelines_lib.data.sources.stream")
     put(clouds[1], "packed", **{"2026-01-02.csv.gz": gzip.compress(HEADER + line("gz"))})
     connect("store", clouds[1])
     use_case = make_use_case(source={"path": "s3://packed/{partition}.csv.gz", "connection": "store"})
