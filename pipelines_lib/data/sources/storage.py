@@ -142,15 +142,6 @@ def _client(given: Connection | None) -> Any:
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
 
     extra = {} if given is None else given.extra
-    config = Config(
-        # Newer clients send and ask for checksums that stores other than Amazon's don't know.
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-        connect_timeout=10,
-        read_timeout=60,
-        s3={"addressing_style": extra.get("addressing_style", "auto")},
-    )
     keys = {}
     if given is not None and given.login:
         keys = {
@@ -159,12 +150,27 @@ def _client(given: Connection | None) -> Any:
             "aws_session_token": extra.get("aws_session_token"),
         }
     try:
+        config = Config(
+            # Newer clients send and ask for checksums that stores other than Amazon's don't know.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+            connect_timeout=10,
+            read_timeout=60,
+            s3={"addressing_style": extra.get("addressing_style", "auto")},
+        )
         return boto3.client("s3", endpoint_url=extra.get("endpoint_url"), region_name=extra.get("region_name"), config=config, **keys)
     except (ValueError, BotoCoreError) as error:
-        where = "" if given is None else f"connection {given.name!r}: "
-        raise ConfigError(
-            f"{where}{error}; correct its extras endpoint_url and region_name, such as https://oss-cn-beijing.aliyuncs.com"
-        ) from error
+        raise ConfigError(_no_client(given, str(error).rstrip("."))) from error
+
+
+def _no_client(given: Connection | None, why: str) -> str:
+    if given is None:
+        return f"the environment of the job is no way to a store: {why}; correct AWS_PROFILE and what else boto3 reads there, or set source.connection"
+    return (
+        f"connection {given.name!r}: {why}; correct its login and password, or its extras endpoint_url "
+        "(such as https://oss-cn-beijing.aliyuncs.com), region_name and addressing_style (auto, path or virtual)"
+    )
 
 
 _REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")

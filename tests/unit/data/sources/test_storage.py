@@ -130,10 +130,29 @@ def test_what_is_wrong_is_said(sandbox, make_use_case, clouds, connect):
         Bucket("none")
 
 
-def test_an_address_that_is_none_is_said(connect):
-    connect("store", "oss-cn-beijing.aliyuncs.com")
-    with pytest.raises(ConfigError, match=r"connection 'store': .*correct its extras endpoint_url"):
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"extra": {"endpoint_url": "oss-cn-beijing.aliyuncs.com"}},
+        {"extra": {"region_name": "us east"}},
+        {"extra": {"addressing_style": "paths"}},
+        {"password": None},
+    ],
+)
+def test_a_connection_that_can_not_be_right_is_said(monkeypatch, changes):
+    given = {"conn_type": "aws", "login": "k", "password": "s", "extra": {}}
+    monkeypatch.setenv("SLUICE_CONN_STORE", json.dumps({**given, **changes}))
+    with pytest.raises(ConfigError, match=r"connection 'store': .*; correct its login and password, or its extras endpoint_url") as raised:
         Bucket("store")
+    assert "AWS_PROFILE" not in str(raised.value)
+
+
+def test_an_environment_that_can_not_be_right_is_said(monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "nobody")
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+    with pytest.raises(ConfigError, match=r"nobody.*; correct AWS_PROFILE .* or set source\.connection") as raised:
+        Bucket(None)
+    assert "extras" not in str(raised.value)
 
 
 def test_a_day_on_which_nothing_came_is_a_file_without_a_line(sandbox, make_use_case):
