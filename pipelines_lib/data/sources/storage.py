@@ -97,7 +97,7 @@ class Bucket:
 
     @contextmanager
     def _errors(self, name: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError  # noqa: PLC0415
+        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError  # noqa: PLC0415
 
         where = f"{name}{f' (connection {self._name!r})' if self._name else ''}"
         try:
@@ -108,6 +108,8 @@ class Bucket:
             raise ConfigError(
                 f"{where}: there are no credentials; give the connection a login and a password, or the machine a role"
             ) from error
+        except ParamValidationError as error:
+            raise DataError(f"{where}: is no address that a store can have; correct source.path (s3://bucket/key)") from error
         except BotoCoreError as error:
             raise Unavailable(f"{where}: the store does not answer ({type(error).__name__}); it is tried again") from error
 

@@ -155,6 +155,13 @@ def test_an_environment_that_can_not_be_right_is_said(monkeypatch):
     assert "extras" not in str(raised.value)
 
 
+@pytest.mark.parametrize("path", ["s3:///a.csv", "s3://our bucket/*.csv"])
+def test_an_address_that_is_none_is_not_tried_again(connect, path):
+    connect("store", "http://127.0.0.1:1")
+    with pytest.raises(DataError, match=r"\(connection 'store'\): is no address that a store can have; correct source\.path"):
+        Bucket("store").find(path)
+
+
 def test_a_day_on_which_nothing_came_is_a_file_without_a_line(sandbox, make_use_case):
     (sandbox.project.home / "in").mkdir(parents=True)
     (sandbox.project.home / "in" / f"{KEY}.jsonl").write_bytes(b"\n")
