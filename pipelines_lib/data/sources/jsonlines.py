@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 from pyarrow import ipc
 
 from pipelines_lib.data.records import Batch, Records, Unreadable
+from pipelines_lib.data.sources.jsontext import AS_WRITTEN, cell
 from pipelines_lib.data.sources.names import unique_names
 from pipelines_lib.data.sources.stream import File
 from pipelines_lib.data.sources.text import text_file, whole_lines
@@ -24,14 +25,8 @@ _MARK = "\x1e between two lines \x1e"
 _BETWEEN = f",{json.dumps(_MARK)},"
 
 
-class _Digits(str):
-    """A number as it is written."""
-
-    __slots__ = ()
-
-
 _quick = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
-_exact = json.JSONDecoder(parse_int=_Digits, parse_float=_Digits, parse_constant=_Digits)
+_exact = json.JSONDecoder(**AS_WRITTEN)
 
 
 def records(file: File, kept: IO[bytes], part: str = "") -> Records:
@@ -147,26 +142,8 @@ def _column(rows: list[Row], name: str) -> pa.StringArray:
     try:
         texts = pa.array(values, pa.string())
     except (pa.ArrowTypeError, pa.ArrowInvalid):
-        texts = pa.array([_text(value) for value in values], pa.string())
+        texts = pa.array([cell(value) for value in values], pa.string())
     return pc.if_else(pc.equal(texts, ""), pa.scalar(None, pa.string()), texts)
-
-
-def _text(value: Any) -> str | None:
-    if value is None or isinstance(value, str):
-        return value
-    return _json(value)
-
-
-def _json(value: Any) -> str:
-    match value:
-        case _Digits():
-            return str(value)
-        case list():
-            return f"[{','.join(map(_json, value))}]"
-        case dict():
-            return f"{{{','.join(f'{json.dumps(key, ensure_ascii=False)}:{_json(item)}' for key, item in value.items())}}}"
-        case _:
-            return json.dumps(value, ensure_ascii=False)
 
 
 # --- kept until it is asked for ---------------------------------------------------------------------------------------

@@ -51,6 +51,12 @@ def test_objects_are_taken_apart_and_lists_are_json(tmp_path):
     assert row == {"user.name": "Ann", "user.home.town": "Köln", "items": '[{"n":10000000000000000.10,"t":"ä"},[],"x",false,null]'}
 
 
+def test_a_list_may_be_nested_as_deeply_as_it_can_be_read(tmp_path):
+    deep = "[" * 700 + "]" * 700
+
+    assert read(tmp_path, f'{{"a": {deep}}}')[1] == [{"a": deep}]
+
+
 def test_a_key_that_comes_late_is_a_column_from_the_beginning(tmp_path, monkeypatch):
     monkeypatch.setattr(File.blocks, "__defaults__", (64,))
     lines = [f'{{"a": {i}}}' for i in range(40)] + ['{"b": "x", "A": 1}']
