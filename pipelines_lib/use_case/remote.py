@@ -86,7 +86,7 @@ class Pages(Settings):
     size: dict[str, int] = Field(default_factory=dict, max_length=1)
     """The request's parameter for how many records a page has, and how many to ask for: `{limit: 500}`."""
     next: str | None = None
-    """`cursor`: where in the answer the next mark stands, with dots (`meta.next`). Absent, null or empty there: the last page. A mark that is
+    """`cursor`: where in the answer the next mark stands, with dots (`meta.next`). Absent, null, false, 0 or empty there: the last page. A mark that is
     an address is followed as it is."""
     at_most: int = Field(default=10_000, ge=1)
     """Pages after which something must be wrong."""

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import requests
 
 from pipelines_lib import connections
+from pipelines_lib.data.sources.jsontext import AS_WRITTEN
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
 from pipelines_lib.use_case import Http
 
@@ -31,23 +32,10 @@ class Answer:
     """One page."""
 
     body: Any
-    """The JSON, its floats as `Number`."""
+    """The JSON, its numbers as `Digits`."""
     content: bytes
     next_link: str | None
     """Address of the next page by the header `Link`."""
-
-
-class Number(float):
-    """A float of JSON that knows how it was written."""
-
-    __slots__ = ("text",)
-
-    def __new__(cls, text: str) -> Self:  # noqa: D102
-        number = super().__new__(cls, text)
-        number.text = text
-        return number
-
-    text: str
 
 
 class Api:
@@ -131,7 +119,7 @@ class Api:
         if "json" not in kind.casefold():
             raise DataError(f"{_without_query(response.url)}: answers in {kind}, not in JSON; correct source.http.url or its params")
         content = _content(response)
-        body = json.loads(content, parse_float=Number)
+        body = json.loads(content, **AS_WRITTEN)
         link = response.links.get("next", {}).get("url")
         return Answer(body, content, None if link is None else urljoin(response.url, link))
 

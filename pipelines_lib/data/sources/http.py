@@ -9,8 +9,9 @@ from typing import IO, Any
 import pyarrow as pa
 
 from pipelines_lib.data.records import Batch, Records, Unreadable
-from pipelines_lib.data.sources.api import Answer, Api, Number
+from pipelines_lib.data.sources.api import Answer, Api
 from pipelines_lib.data.sources.context import SourceContext
+from pipelines_lib.data.sources.jsontext import Digits, cell, written
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import Http
 
@@ -40,12 +41,17 @@ def open_http(http: Http, context: SourceContext) -> Iterator[Records]:
 def _line(record: Any) -> tuple[dict[str, str | None], bytes]:
     """(a record as a row, the JSON that is kept of it); no row where it can't be one, and then [why, how it was written] is kept."""
     if not isinstance(record, dict):
-        return {}, json.dumps(["not an object with fields", json.dumps(record)]).encode()
+        return {}, json.dumps(["not an object with fields", _shown(record)]).encode()
     row = flat(record)
     try:
         return row, json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and no table can store
-        return {}, json.dumps(["holds half a character, which no text can", json.dumps(record)]).encode()
+        return {}, json.dumps(["holds half a character, which no text can", _shown(record)]).encode()
+
+
+def _shown(record: Any) -> str:
+    """A record that is no row, as JSON; half a character in the way that JSON spells it."""
+    return written(record).encode(errors="backslashreplace").decode()
 
 
 def flat(record: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
@@ -55,25 +61,13 @@ def flat(record: dict[str, Any], prefix: str = "") -> dict[str, str | None]:
     """
     row: dict[str, str | None] = {}
     for key, value in record.items():
-        cells = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": _text(value)}
+        cells = flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": cell(value)}
         if both := row.keys() & cells.keys():
             raise DataError(
                 f"a record has the field {min(both)!r} twice: once by this name and once as an object in an object; have the source rename it"
             )
         row |= cells
     return row
-
-
-def _text(value: object) -> str | None:
-    match value:
-        case None | str():
-            return value
-        case bool():
-            return "true" if value else "false"
-        case Number():
-            return value.text
-        case _:
-            return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def _batches(kept: IO[bytes], names: list[str]) -> Iterator[Batch]:
@@ -102,7 +96,7 @@ def _batches(kept: IO[bytes], names: list[str]) -> Iterator[Batch]:
 
 
 def _pages(http: Http, api: Api, context: SourceContext) -> Iterator[list[Any]]:
-    url, params = _filled(api.url, context), {name: _filled(_text(value) or "", context) for name, value in http.params.items()}
+    url, params = _filled(api.url, context), {name: _filled(cell(value) or "", context) for name, value in http.params.items()}
     pages = http.pages
     params |= {name: str(size) for name, size in pages.size.items()}
     param = pages.param or _DEFAULT_PARAM.get(pages.by, "")
@@ -147,7 +141,7 @@ def _check_new(http: Http, what: bytes, seen: set[str]) -> None:
 def _records(http: Http, body: Any) -> list[Any]:
     found = _at(body, http.records)
     if not isinstance(found, list):
-        what = "nothing" if found is None else f"a {type(found).__name__}"
+        what = "nothing" if found is None else "a number" if isinstance(found, Digits) else f"a {type(found).__name__}"
         top = f" The answer has the keys {', '.join(sorted(body))}." if isinstance(body, dict) else ""
         where = f"at {http.records!r}" if http.records else "as the answer"
         raise DataError(f"source.http.records: there must be a list {where}, and there is {what}.{top} Correct source.http.records")
@@ -156,7 +150,8 @@ def _records(http: Http, body: Any) -> list[Any]:
 
 def _mark(http: Http, answer: Answer) -> str | None:
     mark = _at(answer.body, http.pages.next or "")
-    return None if mark in (None, "", False) else str(_text(mark))
+    none = mark in (None, "", False) or (isinstance(mark, Digits) and float(mark) == 0)
+    return None if none else cell(mark)
 
 
 def _at(body: Any, path: str) -> Any:

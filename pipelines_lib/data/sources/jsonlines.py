@@ -24,7 +24,6 @@ Row = dict[str, Any]
 _MARK = "\x1e between two lines \x1e"
 _BETWEEN = f",{json.dumps(_MARK)},"
 
-
 _quick = json.JSONDecoder(parse_int=str, parse_float=str, parse_constant=str)
 _exact = json.JSONDecoder(**AS_WRITTEN)
 

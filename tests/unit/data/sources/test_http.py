@@ -22,9 +22,9 @@ from pipelines_lib.config import Project
 from pipelines_lib.data.records import Batch, Records
 from pipelines_lib.data.sources import api
 from pipelines_lib.data.sources import http as module
-from pipelines_lib.data.sources.api import Number
 from pipelines_lib.data.sources.context import SourceContext
 from pipelines_lib.data.sources.http import flat, open_http
+from pipelines_lib.data.sources.jsontext import AS_WRITTEN
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
 from pipelines_lib.use_case import Http
 
@@ -170,7 +170,7 @@ def test_batches(server, opened, monkeypatch):
     found = [(records.names, batch) for records in opened() for batch in records.batches]
 
     assert [batch.numbers.to_pylist() for _, batch in found] == [[1, 2, 3], [4, 6], [7, 8, 9]]
-    assert [(u.number, u.text) for _, batch in found for u in batch.unreadable] == [(5, '["no", 1.5]')]
+    assert [(u.number, u.text) for _, batch in found for u in batch.unreadable] == [(5, '["no",1.5]')]
     assert all(batch.rows.column_names == ["id", "name", "late"] for _, batch in found)
 
 
@@ -181,7 +181,17 @@ def test_a_record_with_half_a_character_is_none(server, read):
 
     assert batch.rows.to_pylist() == [{"id": "a"}, {"id": "😀"}]
     assert batch.numbers.to_pylist() == [1, 4]
-    assert [(u.number, u.text) for u in batch.unreadable] == [(2, '{"id": "\\ud83d"}'), (3, '{"\\udc00": 1}')]
+    assert [(u.number, u.text) for u in batch.unreadable] == [(2, '{"id":"\\ud83d"}'), (3, '{"\\udc00":1}')]
+
+
+@pytest.mark.parametrize("number", ["-0", "1.50", "1E400", "9" * 5000])
+def test_numbers_stay_as_they_are_written(server, read, number):
+    server.replies(Reply(f'[{{"id": {number}, "a": [{number}]}}, [{number}, "é\\ud83d"]]'.encode()))
+
+    [batch] = read()
+
+    assert batch.rows.to_pylist() == [{"id": number, "a": f"[{number}]"}]
+    assert [u.text for u in batch.unreadable] == [f'[{number},"é\\ud83d"]']
 
 
 def test_an_answer_that_unpacks_to_more_than_a_page_is_refused(server, read, monkeypatch):
@@ -218,7 +228,7 @@ def test_pages_by_offset_count_what_came_and_not_what_was_asked_for(server, read
     assert [r.query["offset"] for r in server.requests] == ["0", "2", "4", "6", "7"]
 
 
-@pytest.mark.parametrize("end", [None, "", {}])
+@pytest.mark.parametrize("end", [None, "", {}, 0, 0.0, False])
 def test_pages_by_mark(server, read, end):
     def answer(r: Request) -> Reply:
         at = int(r.query.get("after", "0"))
@@ -354,6 +364,7 @@ def test_nobody_listens(read):
         (Reply(status=404), "HTTP 404 Not Found"),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), "answers in text/html, not in JSON"),
         (Reply({"rows": [], "total": 0}), r"a list as the answer, and there is a dict. The answer has the keys rows, total"),
+        (Reply(b"17"), r"a list as the answer, and there is a number. Correct"),
     ],
 )
 def test_what_does_not_pass_is_not_tried_again(server, read, reply, says):
@@ -467,7 +478,7 @@ _values = st.recursive(
 
 @given(st.dictionaries(st.text("xyz", min_size=1, max_size=2), _values, max_size=4))
 def test_a_flat_row_says_all_that_the_object_said(record):
-    row = flat(json.loads(json.dumps(record), parse_float=Number))
+    row = flat(json.loads(json.dumps(record), **AS_WRITTEN))
 
     def at(value: Any, name: str) -> Any:
         for key in name.split("."):
