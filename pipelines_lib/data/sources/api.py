@@ -137,11 +137,11 @@ class Api:
         raise DataError(f"{_without_query(response.url)}: {phrase}; {remedy}")
 
     def own(self, address: str) -> str:
-        """The address of a next page, as the API gave it. Raises `DataError` where another host would be asked."""
+        """The address of a next page, as the API gave it. Raises `DataError` where another host, port or scheme would be asked."""
         target = urljoin(self.url, address)
         if _origin(target) != _origin(self.url):
             raise DataError(
-                f"{_without_query(self.url)}: says that its next page is at {_without_query(target)}, which is another host; set "
+                f"{_without_query(self.url)}: says that its next page is at {_without_query(target)}, which is another host, port or scheme; set "
                 "source.http.url to that one, or page by number, offset or mark"
             )
         return target

@@ -444,7 +444,7 @@ def test_a_next_page_at_another_host_is_refused(server, other, read, monkeypatch
     export(monkeypatch, server)
     server.answer = lambda r: Reply({"items": ROWS, "next": f"{other.url}/x?k={TOKEN}"}, headers={"Link": f'<{other.url}/x>; rel="next"'})
 
-    with pytest.raises(DataError, match="which is another host") as raised:
+    with pytest.raises(DataError, match="which is another host, port or scheme; set source") as raised:
         read(url="/orders", connection="shop_api", records="items", pages=pages)
     assert other.requests == []
     assert TOKEN not in str(raised.value)
