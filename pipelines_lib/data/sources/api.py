@@ -78,7 +78,7 @@ class Api:
             time.sleep(wait)
             waited += wait
         raise Unavailable(
-            f"{_without_query(url)}: {problem}, after {attempt} attempts in which {waited:.0f} s were waited"
+            f"{_without_query(url)}: {problem}, after {attempt} attempt{'s' if attempt > 1 else ''} in which {waited:.0f} s were waited"
             + (f" (it asks for {least:.0f} s more)" if least else "")
             + "; a later retry may help, or raise source.http.retry"
         )

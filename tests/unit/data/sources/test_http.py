@@ -329,7 +329,8 @@ def test_retry_after_is_honoured(server, read, wait):
 @pytest.mark.parametrize(
     ("reply", "retry", "says", "n_requests"),
     [
-        (Reply(status=502), {"attempts": 3}, "HTTP 502 Bad Gateway, after 3 attempts", 3),
+        (Reply(status=502), {"attempts": 3}, "HTTP 502 Bad Gateway, after 3 attempts in which", 3),
+        (Reply(status=502), {"attempts": 1}, "HTTP 502 Bad Gateway, after 1 attempt in which", 1),
         (Reply(ROWS, cut=True), {"attempts": 2}, "the connection failed", 2),
         (Reply(b"[1,"), {"attempts": 2}, "broken JSON", 2),
         (Reply(b'["\xff"]'), {"attempts": 2}, "UnicodeDecodeError", 2),
