@@ -34,7 +34,7 @@ def records(file: File, kept: IO[bytes], part: str = "") -> Records:
     Which columns it has shows at its last line, so it is read once, and what was read is `kept` (an empty file) until it is
     asked for.
     """
-    text = text_file(file, None, "the file's encoding to UTF-8")
+    text = text_file(file, None, None)
     kept.seek(0)
     kept.truncate()
     keys: dict[str, None] = {}

@@ -37,8 +37,8 @@ class TextFile:
     encoding: str
     """A Python codec's name."""
     declared: bool
-    setting: str
-    """The setting that declares the encoding, for messages."""
+    setting: str | None
+    """The setting that declares the encoding, for messages; None where there is none."""
     sample: str
     """Its beginning, without a byte order mark."""
 
@@ -55,19 +55,23 @@ class TextFile:
         except _NotInEncodingError as error:
             raise DataError(
                 f"{self.file.name}: byte {error.place} is not {self.encoding}, which {'is declared' if self.declared else 'was detected'}; "
-                f"set {self.setting} to what the file is in"
+                f"{_remedy(self.setting)}"
             ) from error
 
     def is_no_text(self) -> DataError:
         """The error where NUL characters stand in it."""
         return DataError(
             f"{self.file.name}: holds NUL characters when read as {self.encoding}, so it is no text file, "
-            f"or UTF-16 without a mark; set {self.setting}"
+            f"or UTF-16 without a mark; {_remedy(self.setting)}"
         )
 
 
-def text_file(file: File, declared: str | None, setting: str) -> TextFile:
-    """`file` with its encoding. Raises `DataError` where it holds nothing, or its encoding can't be told."""
+def _remedy(setting: str | None) -> str:
+    return "write the file in UTF-8" if setting is None else f"set {setting} to what the file is in"
+
+
+def text_file(file: File, declared: str | None, setting: str | None) -> TextFile:
+    """`file` with its encoding, which `setting` declares where there is such a setting. Raises `DataError` where it holds nothing, or its encoding can't be told."""
     head = next(file.blocks(SAMPLE_BYTES), b"")
     encoding = declared or next((name for mark, name in _MARKS[:4] if head.startswith(mark)), None) or _encoding(file, head, setting)
     try:
@@ -147,7 +151,7 @@ def _broken_at(file: File, encoding: str) -> int | None:
     return None
 
 
-def _encoding(file: File, head: bytes, setting: str) -> str:
+def _encoding(file: File, head: bytes, setting: str | None) -> str:
     """UTF-8 where the whole file is; else the likeliest of charset-normalizer's that the whole file is in."""
     place = _broken_at(file, "utf-8")
     if place is None:
@@ -157,9 +161,7 @@ def _encoding(file: File, head: bytes, setting: str) -> str:
         if _broken_at(file, encoding) is None:
             return encoding
     recognised = f"{', '.join(guesses)}, which it is not either" if guesses else "no encoding either"
-    raise DataError(
-        f"{file.name}: not UTF-8 (byte {place}), and charset-normalizer recognises {recognised}; set {setting} to what the file is in"
-    )
+    raise DataError(f"{file.name}: not UTF-8 (byte {place}), and charset-normalizer recognises {recognised}; {_remedy(setting)}")
 
 
 def _around(file: File, place: int) -> bytes:

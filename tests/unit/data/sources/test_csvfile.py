@@ -106,9 +106,13 @@ def test_what_is_declared_wins(tmp_path):
         (b" \n", Csv(), "empty"),
         (b"\xef\xbb\xbf\n", Csv(), "empty"),
         ("\ufeff\r\n".encode("utf-16-le"), Csv(), "empty"),
-        (b"a,b\n\xff,1\n", Csv(encoding="utf-8"), "byte 4 is not utf-8, which is declared"),
+        (
+            b"a,b\n\xff,1\n",
+            Csv(encoding="utf-8"),
+            r"byte 4 is not utf-8, which is declared; set source\.csv\.encoding to what the file is in$",
+        ),
         (b"a,b\n", Csv(encoding="latin-42"), "no encoding that Python knows"),
-        (b"a,b\n1,\x00\n", Csv(), "NUL"),
+        (b"a,b\n1,\x00\n", Csv(), r"NUL.*; set source\.csv\.encoding to what the file is in$"),
         (b"a,b\n1\n2\n", Csv(), "none of its 2 records has the 2 cells"),
     ],
 )

@@ -103,6 +103,12 @@ def test_what_holds_no_objects_is_refused(tmp_path):
         read(tmp_path, "\n")
 
 
+@pytest.mark.parametrize("data", [b'{"a": "\0"}\n', b"\xff\xfe\x00\xd8", bytes(range(128, 256))])
+def test_an_encoding_that_no_setting_declares_is_mended_in_the_file(tmp_path, data):
+    with pytest.raises(DataError, match=r"; write the file in UTF-8$"):
+        read(tmp_path, data)
+
+
 def test_packed_and_marked_files(tmp_path):
     assert read(tmp_path, gzip.compress(b'\xef\xbb\xbf{"a": 1}\n'))[1] == [{"a": "1"}]
 
