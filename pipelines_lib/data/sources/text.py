@@ -24,7 +24,6 @@ _MARKS = (
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
-    (codecs.BOM_UTF8, "utf-8-sig"),
 )
 _UTF8 = ("utf-8", "utf-8-sig")
 
@@ -73,7 +72,7 @@ def _remedy(setting: str | None) -> str:
 def text_file(file: File, declared: str | None, setting: str | None) -> TextFile:
     """`file` with its encoding, which `setting` declares where there is such a setting. Raises `DataError` where it holds nothing, or its encoding can't be told."""
     head = next(file.blocks(SAMPLE_BYTES), b"")
-    encoding = declared or next((name for mark, name in _MARKS[:4] if head.startswith(mark)), None) or _encoding(file, head, setting)
+    encoding = declared or next((name for mark, name in _MARKS if head.startswith(mark)), None) or _encoding(file, head, setting)
     try:
         sample = codecs.getincrementaldecoder(encoding)(errors="replace").decode(head)
     except LookupError as error:
