@@ -46,9 +46,9 @@ class _Parsed:
 
 
 def csv_batches(
-    blocks: Iterator[bytes], delimiter: str, names: list[str], first_number: int = 1, longest: int = LONGEST_RECORD
+    file: str, blocks: Iterator[bytes], delimiter: str, names: list[str], *, first_number: int = 1, longest: int = LONGEST_RECORD
 ) -> Iterator[Batch]:
-    """Every record of UTF-8 text, numbered from `first_number`; blank lines are none. Raises `DataError` over one that never ends."""
+    """Every record of a file's UTF-8 text, numbered from `first_number`; blank lines are none. Raises `DataError` over one that never ends."""
     rest, n_before = b"", first_number - 1
     for block, is_last in _with_last(blocks):
         data = rest + block
@@ -60,7 +60,7 @@ def csv_batches(
             if not parsed.used:
                 break
         rest = data
-        check_length(len(rest), n_before + 1)
+        check_length(file, len(rest), n_before + 1)
 
 
 def long_cells() -> "_long_cells":

@@ -110,12 +110,13 @@ def _batches(layout: _Layout) -> Iterator[Batch]:
     first_block = next(blocks)
     first_number = 1 + sum(1 for line in above if line.strip(b"\r\n"))
     n_rows, unreadable = 0, 0
-    for batch in csv_batches(chain([first_block], blocks), csv.delimiter, layout.names, first_number):
+    name = layout.text.file.name
+    for batch in csv_batches(name, chain([first_block], blocks), csv.delimiter, layout.names, first_number=first_number):
         below = _without_record(batch, first_number) if csv.header else batch
         n_rows, unreadable = n_rows + below.rows.num_rows, unreadable + len(below.unreadable)
         if unreadable and not n_rows:
             raise DataError(
-                f"{layout.text.file.name}: none of its {unreadable} records has the {len(layout.names)} cells that its "
+                f"{name}: none of its {unreadable} records has the {len(layout.names)} cells that its "
                 f"{'header' if csv.header else 'other records'} has (read as {csv.encoding}, cells split at {csv.delimiter!r}"
                 f"{f', {csv.skip} lines skipped' if csv.skip else ''}); "
                 "set source.csv.skip to the number of lines above the header, or source.csv.delimiter"

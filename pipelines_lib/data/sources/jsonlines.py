@@ -40,7 +40,7 @@ def records(file: File, kept: IO[bytes], part: str = "") -> Records:
     keys: dict[str, None] = {}
     unreadable: list[tuple[Unreadable, ...]] = []
     n_lines = n_rows = 0
-    for block in whole_lines(text.blocks()):
+    for block in whole_lines(text):
         lines = block.decode().split("\n")
         rows, numbers, bad = _parse(lines, n_lines)
         n_lines += len(lines) - (not lines[-1])

@@ -37,7 +37,7 @@ def records(file: File, log: Log, around: dt.datetime, part: str = "") -> Record
 
 def _batches(text: TextFile, log: Log, pattern: str, around: dt.datetime) -> Iterator[Batch]:
     n_before, n_rows = 0, 0
-    for block in whole_lines(text.blocks()):
+    for block in whole_lines(text):
         batch, n_lines = _parse(lines(block), log, pattern, around, n_before)
         n_before += n_lines
         n_rows += batch.rows.num_rows

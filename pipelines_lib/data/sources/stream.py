@@ -62,10 +62,10 @@ class File:
             ) from error
 
 
-def check_length(n_bytes: int, number: int) -> None:
-    """Raises `DataError` where the beginning of record `number` is longer than any record."""
+def check_length(name: str, n_bytes: int, number: int) -> None:
+    """Raises `DataError` where the beginning of record `number` of file `name` is longer than any record."""
     if n_bytes > LONGEST:
         raise DataError(
-            f"the record that begins at number {number} is longer than {LONGEST >> 20} MiB, so its end is not where it was looked for; "
+            f"{name}: the record that begins at number {number} is longer than {LONGEST >> 20} MiB, so its end is not where it was looked for; "
             "correct how `source` says that the file is written (encoding, format), or write it in shorter records"
         )

@@ -87,17 +87,17 @@ def text_file(file: File, declared: str | None, setting: str | None) -> TextFile
     return text
 
 
-def whole_lines(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """The same content, cut behind line feeds. Raises `DataError` over a line that never ends."""
+def whole_lines(text: TextFile) -> Iterator[bytes]:
+    """Its blocks, cut behind line feeds. Raises `DataError` over a line that never ends."""
     rest = b""
     n_lines = 0
-    for block in blocks:
+    for block in text.blocks():
         cut = block.rfind(b"\n") + 1
         if cut:
             n_lines += block.count(b"\n")
             yield rest + block[:cut]
         rest = block[cut:] if cut else rest + block
-        check_length(len(rest), n_lines + 1)
+        check_length(text.file.name, len(rest), n_lines + 1)
     if rest:
         yield rest
 

@@ -16,7 +16,7 @@ PIECES = st.sampled_from(
 def read(data: bytes, size: int, names: tuple[str, ...] = ("a", "b"), **given):
     """(rows, their numbers, unreadable records), read in blocks of `size` bytes."""
     rows, numbers, unreadable = [], [], []
-    for batch in csv_batches((data[at : at + size] for at in range(0, len(data), size)), ",", list(names), **given):
+    for batch in csv_batches("x.csv", (data[at : at + size] for at in range(0, len(data), size)), ",", list(names), **given):
         rows += [tuple(row.values()) for row in batch.rows.to_pylist()]
         numbers += batch.numbers.to_pylist()
         unreadable += [(record.number, record.text) for record in batch.unreadable]
@@ -79,5 +79,5 @@ def test_a_record_that_ends_with_blank_lines_in_an_open_quote_costs_its_line():
 def test_a_record_that_never_ends_does_not_fill_the_memory(monkeypatch):
     monkeypatch.setattr("pipelines_lib.data.sources.stream.LONGEST", 1000)
 
-    with pytest.raises(DataError, match="the record that begins at number 2 is longer"):
+    with pytest.raises(DataError, match=r"^x\.csv: the record that begins at number 2 is longer"):
         read(b"1,2\n" + b"x" * 2000, 100, longest=100)

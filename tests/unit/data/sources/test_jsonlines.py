@@ -136,7 +136,7 @@ def test_what_was_written_is_read(tmp_path, docs):
 def test_a_line_that_never_ends_does_not_fill_the_memory(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines_lib.data.sources.stream.LONGEST", 1000)
 
-    with pytest.raises(DataError, match="the record that begins at number 2 is longer"):
+    with pytest.raises(DataError, match=r"/file\.jsonl: the record that begins at number 2 is longer"):
         read(tmp_path, '{"a": 1}\n' + "x" * 2000)
 
 
