@@ -10,6 +10,7 @@ import csv
 import io
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +64,14 @@ def csv_batches(
         check_length(file, len(rest), n_before + 1)
 
 
-def long_cells() -> "_long_cells":
+@contextmanager
+def long_cells() -> Iterator[None]:
     """Let `csv` take cells of any length; its limit is the process's, so it is put back."""
-    return _long_cells()
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _with_last(blocks: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
@@ -246,11 +252,3 @@ def _on_one_line(line: str, delimiter: str) -> list[str]:
 def _table(rows: list[list[str]], names: list[str]) -> pa.Table:
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(names)
     return pa.Table.from_arrays([pa.array([cell or None for cell in column], pa.string()) for column in columns], names=names)
-
-
-class _long_cells:  # noqa: N801 - reads like the context manager it is
-    def __enter__(self) -> None:
-        self._before = csv.field_size_limit(2**31 - 1)
-
-    def __exit__(self, *_: object) -> None:
-        csv.field_size_limit(self._before)
