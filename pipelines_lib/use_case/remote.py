@@ -101,7 +101,7 @@ class Pages(Settings):
 
 
 class Retry(Settings):
-    """How long an API that fails is asked again: 429, 5xx, a lost connection, a page that breaks off."""
+    """How long an API that fails is asked again: 408, 425, 429, 500, 502, 503, 504, a lost connection, a page that breaks off."""
 
     attempts: int = Field(default=6, ge=1, le=20)
     """Requests for one page, the first included."""

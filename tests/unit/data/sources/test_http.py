@@ -363,6 +363,7 @@ def test_nobody_listens(read):
         (Reply(status=400, body=b'{"error": "Jane Doe"}'), "HTTP 400 Bad Request; correct source.http.url or its params"),
         (Reply(status=401), "HTTP 401 Unauthorized; check source.http.connection"),
         (Reply(status=404), "HTTP 404 Not Found"),
+        (Reply(status=501), "HTTP 501 Not Implemented"),
         (Reply(b"<html>", headers={"Content-Type": "text/html"}), "answers in text/html, not in JSON"),
         (Reply({"rows": [], "total": 0}), r"a list as the answer, and there is a dict. The answer has the keys rows, total"),
         (Reply(b"17"), r"a list as the answer, and there is a number. Correct"),
