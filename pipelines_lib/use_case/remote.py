@@ -178,7 +178,7 @@ class Sensors(Settings):
     """`long`: its column with the reading."""
     columns: dict[str, Aggregate] = Field(min_length=1)
     """The sensors that become columns, and what stands for the several readings of a step: `last` the text of the last one, which need be no
-    number. Readings of other sensors are left out, and counted."""
+    number. For `last` and `count` any text but an empty one is a reading, `n/a` too. Readings of other sensors are left out, and counted."""
     every: Duration
     """Length of a step. Steps begin at the partition's start, and a whole number of them makes a partition."""
     stamp: Literal["end", "start"] = "end"

@@ -1,7 +1,8 @@
 """Readings of sensors made into rows: one a machine and step of time, one column a sensor.
 
-The readings of a partition are held as numbers (some 80 bytes each at the most) and sorted once, so neither the order in which
-they come nor how they are cut into batches makes a difference. Where a reading comes twice with the same time and value, it is one.
+The readings of a partition are held as numbers (some 80 bytes each at the most) and sorted once by their times, so how they are cut
+into batches makes no difference, and the order in which they come none but between different values of one time: there `last` is the
+later record, and a sum or a mean may differ in its last digit. Where a reading comes twice with the same time and value, it is one.
 """
 
 import datetime as dt

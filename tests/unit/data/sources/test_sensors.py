@@ -93,6 +93,20 @@ def test_what_stands_for_several_readings(rows, how, heat):
     assert [row["at"] for row in found] == ["00:00:00", "00:10:00", "00:00:00"]
 
 
+@pytest.mark.parametrize(("how", "x"), [("last", "n/a"), ("count", "2"), ("max", "1")])
+def test_a_text_that_says_missing_is_a_reading_where_texts_are_kept(rows, how, x):
+    [row] = rows({**WIDE, "columns": {"x": how}}, "machine,at,x\nm,2026-01-01T00:01,1\nm,2026-01-01T00:02,n/a\nm,2026-01-01T00:03,\n")
+
+    assert row["x"] == x
+
+
+@pytest.mark.parametrize("values", [("a", "b"), ("b", "a")])
+def test_of_two_values_at_one_time_the_last_is_the_later_record(rows, values):
+    text = "machine,at,x\n" + "".join(f"m,2026-01-01T00:01,{value}\n" for value in values)
+
+    assert [row["x"] for row in rows({**WIDE, "columns": {"x": "last"}}, text)] == [values[1]]
+
+
 def test_a_column_a_sensor(rows):
     found = rows(
         {**WIDE, "columns": {"heat": "max", "hum": "count"}},
