@@ -22,6 +22,8 @@ class ExitCode(IntEnum):
     DONE = 0
     BAD_INPUT = 2
     HELD = 3
+    INTERRUPTED = 75
+    """A signal asked the stage to end, and what it had done is kept: try again (EX_TEMPFAIL of sysexits.h)."""
 
 
 FAILURE = "failure.json"

@@ -5,6 +5,7 @@ SluiceError
 │   ├── ConfigError     a use case or a profile breaks a rule (file, line, field, rule, remedy)
 │   └── DataError       a source, a table or a request breaks a rule
 ├── Held                a gate said no: exit code 3, never retried, carries the figures
+├── Interrupted         a signal asked the stage to end, and it has kept what it did: exit code 75, retried
 └── Unavailable         the outside world did not answer: exit code 1, retried
 
 Anything else that escapes a stage is a defect of ours or a passing fault; it exits with 1 and is retried.
@@ -42,6 +43,10 @@ class Held(SluiceError):
         self.reason = reason
         self.figures = dict(figures or {})
         self.links = dict(links or {})
+
+
+class Interrupted(SluiceError):
+    """A signal asked the stage to end; what it had done is kept, and a retry goes on from there."""
 
 
 class Unavailable(SluiceError):

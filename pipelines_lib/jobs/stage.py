@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec, Params
-from pipelines_lib.errors import BadInput, DataError, Held, SluiceError, Unavailable
+from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
 
@@ -111,6 +111,9 @@ def _run(work: Work) -> int:
         # torchrun ends with 1 whatever its workers end with; the launcher finds here what a worker meant.
         write_json(Path(spec.stage_dir) / FAILURE, {"exit_code": ExitCode.BAD_INPUT})
         return ExitCode.BAD_INPUT
+    except Interrupted as interrupted:
+        log.warning("INTERRUPTED: %s", interrupted)
+        return ExitCode.INTERRUPTED
     except Unavailable as error:
         log.error("%s: %s", type(error).__name__, error)
         return _TRY_AGAIN

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -11,6 +13,7 @@ from torch.distributed.elastic.multiprocessing.errors import record
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import load
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import Held
 from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -18,37 +21,68 @@ from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World, world
-from pipelines_lib.training.loop import Loop, Progress
+from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build
-from pipelines_lib.use_case import Training
+from pipelines_lib.training.observer import Observer, TaskLog
+from pipelines_lib.training.progress import Progress, Stopped
+from pipelines_lib.training.strategies import Tensors
 
 log = logging.getLogger("sluice")
+
+_MAY_CHANGE = {"window", "workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout"}
+"""Settings of a training that do not decide what it learns."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A trained model."""
+
+    data: Prepared
+    progress: Progress
+    weights: Tensors
+    """Of the best epoch, whole, in host memory."""
 
 
 @record  # type: ignore[untyped-decorator]  # torchrun then names the first rank that failed, with its traceback
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
     settings = stage.use_case.training
-    ref = snapshot_of(stage)
-    data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
-    torch.manual_seed(settings.seed)
-    model = build(stage.use_case, data.transform, data.objective.n_outputs, sample=data.sample, hooks=stage.hooks)
-    with world() as ranks:
-        _announce(data, model, ranks)
-        checkpoints = Checkpoints(stage.folder / "checkpoints", _fingerprint(stage, ref, settings))
-        loop = Loop(
-            model,
-            objective=data.objective,
-            train=data.train,
-            validation=data.validation,
-            settings=settings,
-            world=ranks,
-            checkpoints=checkpoints,
-        )
-        progress = loop.run()
+    with world(settings.device, settings.timeout) as ranks:
+        trained = fit(stage, stage.folder / "checkpoints", ranks)
     if ranks.is_first:
-        _write(stage, settings, data, model, progress)
-    return _result(stage, data, progress, ranks)
+        _write(stage, trained)
+    return _result(stage, trained, ranks)
+
+
+def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Observer] = ()) -> Fit:
+    """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint below the folder `checkpoints`.
+
+    Raises what an observer ended the training with, on the first rank, beside what `Loop.run` does.
+    """
+    settings, ref = stage.use_case.training, snapshot_of(stage)
+    data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
+    model = _model(stage, data)
+    _announce(data, model, ranks)
+    loop = Loop(
+        model,
+        objective=data.objective,
+        train=data.train,
+        validation=data.validation,
+        settings=settings,
+        world=ranks,
+        checkpoints=Checkpoints(str(checkpoints), _fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()),
+        observers=[TaskLog(settings), *observers],
+    )
+    try:
+        progress = loop.run()
+    except Stopped as stopped:
+        raise stopped.why or Held("the training was ended; the first rank says why") from None
+    return Fit(data, progress, loop.weights())
+
+
+def _model(stage: Stage, data: Prepared) -> torch.nn.Module:
+    torch.manual_seed(stage.use_case.training.seed)
+    return build(stage.use_case, data.transform, data.objective.n_outputs, sample=data.sample, hooks=stage.hooks)
 
 
 def _announce(data: Prepared, model: torch.nn.Module, ranks: World) -> None:
@@ -60,15 +94,18 @@ def _announce(data: Prepared, model: torch.nn.Module, ranks: World) -> None:
         )
 
 
-def _write(stage: Stage, settings: Training, data: Prepared, model: torch.nn.Module, progress: Progress) -> None:
+def _write(stage: Stage, trained: Fit) -> None:
     from pipelines_lib.training.export import to_onnx  # noqa: PLC0415 - the exporter costs a second to import, and one rank needs it
 
+    data, progress = trained.data, trained.progress
+    model = _model(stage, data)  # the one that was trained may be in pieces, or compiled
+    model.load_state_dict(trained.weights)
     write_bytes(stage.folder / "model.onnx", to_onnx(data.objective.scoring(model), data.sample))
     write_text(stage.folder / "transform.json", data.transform.to_json())
     write_json(
         stage.folder / "training.json",
         {
-            "settings": settings.model_dump(mode="json"),
+            "settings": stage.use_case.training.model_dump(mode="json"),
             "classes": list(data.objective.classes),
             "history": [dict(epoch) for epoch in progress.history],
             "best_epoch": progress.best_epoch,
@@ -76,7 +113,8 @@ def _write(stage: Stage, settings: Training, data: Prepared, model: torch.nn.Mod
     )
 
 
-def _result(stage: Stage, data: Prepared, progress: Progress, ranks: World) -> JobResult:
+def _result(stage: Stage, trained: Fit, ranks: World) -> JobResult:
+    data, progress = trained.data, trained.progress
     return JobResult(
         stage="train",
         reason=f"{progress.epoch} epochs on {len(data.train):,} rows; the best was epoch {progress.best_epoch}",
@@ -92,12 +130,12 @@ def _result(stage: Stage, data: Prepared, progress: Progress, ranks: World) -> J
     )
 
 
-def _fingerprint(stage: Stage, ref: DatasetRef, settings: Training) -> str:
+def _fingerprint(stage: Stage, ref: DatasetRef) -> str:
     """What a checkpoint must agree with to be resumed: the rows and all that shapes the weights."""
-    # The number of workers shares the same batches out differently, so it may change between two tries.
-    decides = settings.model_dump(mode="json", exclude={"window", "workers", "checkpoint_steps"})
+    # Between two tries the machines may change: the same batches are shared out differently.
+    decides = stage.use_case.training.model_dump(mode="json", exclude=_MAY_CHANGE)
     types = {name: stage.use_case.columns[name].type for name in stage.use_case.features()}
-    own = Path(str(stage.hooks().__file__)).read_text(encoding="utf-8") if settings.model.type == "hooks" else ""
+    own = Path(str(stage.hooks().__file__)).read_text(encoding="utf-8") if stage.use_case.training.model.type == "hooks" else ""
     text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -7,72 +7,89 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from pydantic import JsonValue
 from safetensors.torch import load, save
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import read_json, write_bytes, write_json
 
 log = logging.getLogger("sluice")
 
-KEEP = 2
-Tensors = dict[str, torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """Everything a training needs to go on as if it had not stopped."""
-
-    step: int
-    state: dict[str, JsonValue]
-    """Where the loop stands: small numbers."""
-    tensors: dict[str, Tensors]
-    """Part name (`model`, `best`, `optimizer`) to its tensors."""
+_NONE = -1
+_TENSORS = "tensors.safetensors"
 
 
 class Checkpoints:
-    """The checkpoints of one training, below `folder`. `fingerprint` says which training: another's are not read."""
+    """The checkpoints of one training, below the folder `place`. `fingerprint` says which training: another's are not read.
 
-    def __init__(self, folder: Path, fingerprint: str) -> None:
-        self._folder = folder
+    Every rank calls every method; the first one writes.
+    """
+
+    def __init__(self, place: str, fingerprint: str, *, keep: int, group: dist.ProcessGroup | None) -> None:
+        self._folder = Path(place)
         self._fingerprint = fingerprint
+        self._keep = keep
+        self._group = group
 
-    def write(self, checkpoint: Checkpoint) -> None:
-        """Write whole, and forget all but the newest KEEP. Rank 0 alone calls this."""
-        folder = self._path(checkpoint.step)
-        parts = {f"{name}.safetensors": save(_contiguous(tensors)) for name, tensors in checkpoint.tensors.items()}
-        for name, data in parts.items():
-            write_bytes(folder / name, data)
-        write_json(folder / "state.json", checkpoint.state)
-        hashes = {name: _sha256(folder / name) for name in [*parts, "state.json"]}
-        write_json(folder / "manifest.json", {"fingerprint": self._fingerprint, "step": checkpoint.step, "files": dict(hashes)})
-        for old in self._steps()[:-KEEP]:
-            self._remove(old)
+    def begin(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
+        """Write whole, and forget all but the newest."""
+        whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
+        if self._is_first():
+            self._write(step, whole, progress)
+
+    def wait(self) -> bool:
+        """Whether the newest that was begun is complete."""
+        return True
 
     def newest(self) -> int | None:
         """Step of the newest complete, undamaged checkpoint of this training, or None. Says why it skips one, and removes it,
-        so that it never counts among those to keep. Rank 0 alone calls this."""
+        so that it never counts among those to keep."""
+        found = torch.tensor(self._newest() if self._is_first() else _NONE)
+        if self._group is not None:
+            dist.broadcast(found, src=0, group=self._group)
+        return None if found == _NONE else int(found)
+
+    def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, JsonValue]:
+        """Fill `tensors` from the checkpoint of `step`, and return its progress. Raises `DataError` where it is damaged."""
+        if problem := self._problem(step):
+            raise DataError(f"checkpoint {self._path(step)}: {problem}; delete the folder and run the stage again")
+        found = load((self._path(step) / _TENSORS).read_bytes())
+        with torch.no_grad():
+            for name, tensor in tensors.items():
+                value = found[name].to(tensor.device)
+                if isinstance(tensor, DTensor):
+                    value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
+                tensor.copy_(value)
+        state = read_json(self._path(step) / "state.json")
+        assert isinstance(state, dict)
+        return state
+
+    def _is_first(self) -> bool:
+        return self._group is None or dist.get_rank() == 0
+
+    def _write(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
+        folder = self._path(step)
+        # Copies: safetensors refuses tensors that share memory.
+        write_bytes(folder / _TENSORS, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
+        write_json(folder / "state.json", dict(progress))
+        hashes = {name: _sha256(folder / name) for name in (_TENSORS, "state.json")}
+        write_json(folder / "manifest.json", {"fingerprint": self._fingerprint, "step": step, "files": dict(hashes)})
+        for old in self._steps()[: -self._keep]:
+            self._remove(old)
+
+    def _newest(self) -> int:
         for step in reversed(self._steps()):
             problem = self._problem(step)
             if problem is None:
                 return step
             log.warning("checkpoint %s is skipped and removed: %s", self._path(step), problem)
             self._remove(step)
-        return None
-
-    def read(self, step: int) -> Checkpoint:
-        """The checkpoint of `step`. Raises `DataError` where it is damaged."""
-        if problem := self._problem(step):
-            raise DataError(f"checkpoint {self._path(step)}: {problem}; delete the folder and run the stage again")
-        folder = self._path(step)
-        state = read_json(folder / "state.json")
-        assert isinstance(state, dict)
-        tensors = {path.stem: load(path.read_bytes()) for path in sorted(folder.glob("*.safetensors"))}
-        return Checkpoint(step, state, tensors)
+        return _NONE
 
     def _path(self, step: int) -> Path:
         return self._folder / f"step-{step:09d}"
@@ -100,29 +117,6 @@ class Checkpoints:
             return "it belongs to another snapshot or other training settings"
         wrong = [name for name, expected in files.items() if not (folder / name).is_file() or _sha256(folder / name) != expected]
         return f"damaged: {', '.join(wrong)} differ from the manifest" if wrong else None
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> Tensors:
-    """The optimizer's state, flat: `<parameter number>.<name>`. What is no tensor is made one."""
-    return {
-        f"{place}.{name}": torch.as_tensor(value)
-        for place, values in optimizer.state_dict()["state"].items()
-        for name, value in values.items()
-    }
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """The reverse of `optimizer_tensors`; settings such as the learning rate stay the optimizer's own."""
-    state: dict[int, Tensors] = {}
-    for key, value in tensors.items():
-        place, name = key.split(".", 1)
-        state.setdefault(int(place), {})[name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _contiguous(tensors: Tensors) -> Tensors:
-    # A copy: safetensors refuses tensors that share memory.
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
 
 
 def _sha256(path: Path) -> str:

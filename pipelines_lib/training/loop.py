@@ -1,58 +1,43 @@
-"""The training loop: plain PyTorch, the same for one process and for many.
+"""The training loop: plain PyTorch, the same for one process and for many, on every device.
 
 Data order, dropout and the decision to stop follow from the seed and the step, so a training that was killed and resumed
-ends in the same weights as one that was not. The gradient is that of the mean loss over the global batch, whatever
-the shares of the ranks: each rank sums its losses and divides by the rows of the whole batch.
+ends in the same weights as one that was not. The gradient is that of the mean loss over the global batch, whatever the
+shares of the ranks. What differs between strategies is in `strategies.py`.
+
+About once a second all ranks meet: they tell each other whether one was asked to end, whether a loss was not finite, and
+when to meet next. Checkpoints are written where they meet, so that what is read back never depends on the clock.
 """
 
-import logging
 import math
+import signal
 import time
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType
 
+import numpy as np
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
-from pipelines_lib.errors import DataError
-from pipelines_lib.training.checkpoint import Checkpoint, Checkpoints, Tensors, load_optimizer, optimizer_tensors
-from pipelines_lib.training.dataset import Rows, order, share
+from pipelines_lib.errors import DataError, Interrupted
+from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.dataset import Inputs, Rows, order, prefetch
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.objective import Objective
+from pipelines_lib.training.observer import Observer, Pace
+from pipelines_lib.training.parameter_server import Asynchronous
+from pipelines_lib.training.precision import autocast, loss_scale, set_up
+from pipelines_lib.training.progress import Progress, Stopped, learning_rate
+from pipelines_lib.training.shares import agreed, measured, seed_step
+from pipelines_lib.training.strategies import DataParallel, LocalSGD, Places, Sharded, Strategy, Tensors, Work
 from pipelines_lib.use_case import Training
 
-log = logging.getLogger("sluice")
-
+_STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": Sharded, "local_sgd": LocalSGD, "async": Asynchronous}
 _VALIDATION_BATCH = 4096
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where the loop stands; what a checkpoint's `state.json` holds."""
-
-    epoch: int = 0
-    """Epochs finished."""
-    step_in_epoch: int = 0
-    """Global batches of the running epoch that are done."""
-    loss_sum: float = 0.0
-    """Sum of the running epoch's training losses over rows and ranks."""
-    best_loss: float = math.inf
-    best_epoch: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-    """One entry an epoch: epoch, train_loss, validation_loss."""
-
-    def finished(self, settings: Training) -> bool:
-        """Whether the epochs are done, or the validation loss has stopped falling."""
-        return self.epoch >= settings.epochs or self.epoch - self.best_epoch >= settings.patience
-
-    def to_state(self) -> dict[str, Any]:
-        """As JSON; infinity, before the first epoch's end, as null."""
-        return asdict(self) | {"best_loss": None if math.isinf(self.best_loss) else self.best_loss}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Progress":
-        """The reverse of `to_state`."""
-        return cls(**(state | {"best_loss": math.inf if state["best_loss"] is None else state["best_loss"]}))
+_SECONDS_BETWEEN_MEETINGS = 1.0
+_MOST_STEPS_BETWEEN_MEETINGS = 1024
 
 
 class Loop:
@@ -68,139 +53,293 @@ class Loop:
         settings: Training,
         world: World,
         checkpoints: Checkpoints,
+        observers: Sequence[Observer] = (),
     ) -> None:
-        self._world = world
-        self._settings = settings
+        self._world, self._settings, self._objective = world, settings, objective
         self._train, self._validation = train, validation
         self._checkpoints = checkpoints
-        self._model = model
-        self._wrapped = world.wrap(model)
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=world.device.type in ("cpu", "cuda")
-        )
-        self._loss = objective.loss
+        self._observers = observers if world.is_first else ()
+        set_up(settings, world.device)
+        model.to(world.device)
+        self._speed = measured(model, objective, train, settings, world)
+        if settings.compile:
+            model.compile()
+        self._strategy = (_STRATEGIES[settings.strategy] if world.size > 1 else Strategy)(model, world, settings)
+        self._scale = loss_scale(settings, world.device)
+        self._best: Tensors = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
         self._progress = Progress()
-        self._best: Tensors = _copy(model)
         self._n_steps = math.ceil(len(train) / settings.batch_size)
+        self._between = 1
+        self._asked_to_end = False
+        self._begun: float | None = None
+        """When the checkpoint under way was begun."""
+        self._looks_at_once = world.device.type == "cpu"
+        self._not_finite: DataError | None = None
+        self._losses: list[tuple[Work, Places, torch.Tensor]] = []
+        """Of each row, since they were last looked at."""
 
     def run(self) -> Progress:
-        """Train to the end, from the newest checkpoint where there is one; leaves the best epoch's weights in the model."""
+        """Train to the end, from the newest checkpoint where there is one; leaves the best epoch's weights in the model.
+
+        Raises `DataError` where a loss is not finite, `Interrupted` after SIGTERM, `Stopped` where an observer ends it.
+        """
         self._resume()
-        while not self._progress.finished(self._settings):
-            self._epoch()
-        self._model.load_state_dict(self._best)
+        self._started, self._rows_done = time.monotonic(), 0
+        with self._told_to_end():
+            while not self._progress.finished(self._settings):
+                self._epoch()
+            self._saved()
+        self._strategy.model.load_state_dict(self._best)
         return self._progress
 
-    def _epoch(self) -> None:
-        progress, settings = self._progress, self._settings
-        started, first_step = time.monotonic(), progress.step_in_epoch
-        places = order(len(self._train), settings.seed, progress.epoch, settings.shuffle)
-        self._wrapped.train()
-        # What the other ranks had summed before a checkpoint is in it once: the first rank carries it on.
-        loss_sum = progress.loss_sum if self._world.is_first else 0.0
-        for step in range(first_step, self._n_steps):
-            loss_sum += self._step(places[step * settings.batch_size : (step + 1) * settings.batch_size], progress.epoch, step)
-            if (step + 1) % settings.checkpoint_steps == 0 and step + 1 < self._n_steps:
-                [total] = self._world.sum(loss_sum)
-                self._progress = replace(progress, step_in_epoch=step + 1, loss_sum=total)
-                self._write_checkpoint()
-        [total] = self._world.sum(loss_sum)
-        self._finish_epoch(progress, total / len(self._train), self._validation_loss())
-        n_rows = len(self._train) - first_step * settings.batch_size
-        self._report(n_rows, time.monotonic() - started)
+    def weights(self) -> Tensors:
+        """The model's weights, whole, in host memory. Every rank calls this."""
+        state = self._strategy.model.state_dict()
+        return {name: (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).cpu() for name, tensor in state.items()}
 
-    def _step(self, batch: Any, epoch: int, step: int) -> float:
-        """One update; returns the sum of the losses of this rank's rows."""
-        mine = share(batch, self._world.rank, self._world.size)
-        inputs, labels = self._train.take(mine)
-        torch.manual_seed(_dropout_seed(self._settings.seed, epoch * self._n_steps + step, self._world.rank))
-        loss = self._loss(self._wrapped(**self._to_device(inputs)), labels.to(self._world.device)).sum()
-        value = float(loss.item())
-        if not math.isfinite(value):
-            raise DataError(self._not_finite(value, mine, epoch, step))
-        self._optimizer.zero_grad(set_to_none=True)
-        # DistributedDataParallel averages over the ranks, so times the ranks gives the sum.
-        (loss * (self._world.size / len(batch))).backward()
-        self._optimizer.step()
-        return value
+    def _epoch(self) -> None:
+        start = self._progress
+        places = order(len(self._train), self._settings.seed, start.epoch)
+        size = self._settings.batch_size
+        self._strategy.module.train()
+        # What the other ranks had summed before a checkpoint is in it once: the first rank carries it on.
+        self._loss_sum = start.loss_sum if self._world.is_first else 0.0
+        step = start.step_in_epoch
+        while step < self._n_steps:
+            upto = self._next_meeting(step)
+            works = self._strategy.work(lambda number: places[number * size : (number + 1) * size], step, upto)
+            for work, parts in self._with_rows(works):
+                self._update(work, parts)
+            self._rows_done += min(upto * size, len(self._train)) - step * size
+            step = upto
+            self._meet(step)
+        self._finish_epoch()
+
+    def _update(self, work: Work, parts: Iterator[tuple[Places, Inputs, torch.Tensor]]) -> None:
+        """One optimizer step."""
+        strategy, settings = self._strategy, self._settings
+        seed_step(settings.seed, self._progress.epoch * self._n_steps + work.step, self._world.rank)
+        strategy.optimizer.zero_grad(set_to_none=True)
+        for number, (places, inputs, labels) in enumerate(parts, start=1):
+            with strategy.syncing(last=number == settings.accumulate):
+                with autocast(settings, self._world.device):
+                    losses = self._objective.loss(strategy.module(**inputs), labels)
+                # A rank without rows computes one that does not count: it has to take part in the exchange.
+                total = losses.sum() if len(places) else 0.0 * losses.sum()
+                self._watch(work, places, losses.detach())
+                self._scale.scale(total * (strategy.times / work.n_rows)).backward()
+        if settings.clip_norm is not None:
+            self._scale.unscale_(strategy.optimizer)
+            torch.nn.utils.clip_grad_norm_(strategy.model.parameters(), settings.clip_norm)
+        for group in strategy.optimizer.param_groups:
+            group["lr"] = self._rate(work.step)
+        self._scale.step(strategy.optimizer)
+        self._scale.update()
+        strategy.stepped(work)
+
+    def _with_rows(self, works: Iterator[Work]) -> Iterator[tuple[Work, Iterator[tuple[Places, Inputs, torch.Tensor]]]]:
+        """Each piece of work with its rows in as many parts as `accumulate` says, gathered ahead where it is known what comes."""
+        known = list(works) if self._strategy.looks_ahead else None
+        ahead = None if known is None else self._gathered(part for work in known for part in self._parts(work))
+        for work in works if known is None else known:
+            rows = self._gathered(self._parts(work)) if ahead is None else ahead
+            yield work, (next(rows) for _ in range(self._settings.accumulate))
+
+    def _parts(self, work: Work) -> list[Places]:
+        return np.array_split(work.places, self._settings.accumulate)
+
+    def _gathered(self, parts: Iterator[Places] | list[Places]) -> Iterator[tuple[Places, Inputs, torch.Tensor]]:
+        todo = list(parts)
+        some = (part if len(part) else np.zeros(1, np.int64) for part in todo)
+        for part, (inputs, labels) in zip(todo, prefetch(self._train, some, self._world.device), strict=True):
+            yield part, inputs, labels
+
+    def _watch(self, work: Work, places: Places, losses: torch.Tensor) -> None:
+        """Keep the losses until they are looked at: at once on a CPU, at the next meeting where looking would stop the device."""
+        if len(places):
+            self._losses.append((work, places, losses))
+        if self._looks_at_once:
+            self._look()
+            if self._not_finite:
+                raise self._not_finite
+
+    def _look(self) -> None:
+        """Add the losses up; remember the first that is not finite."""
+        totals = torch.stack([losses.sum(dtype=torch.float32) for _, _, losses in self._losses]).tolist() if self._losses else []
+        for total, (work, places, losses) in zip(totals, self._losses, strict=True):
+            if not math.isfinite(total) and self._not_finite is None:
+                self._not_finite = DataError(self._what_is_not_finite(work, places, losses.cpu()))
+            self._loss_sum += total
+        self._losses.clear()
+
+    def _meet(self, step: int) -> None:
+        """Tell the other ranks how it goes; write a checkpoint where it is time; end where one was asked to."""
+        self._look()
+        self._strategy.settle()
+        stop = self._tell(lambda observer: observer.progress(self._pace(step)))
+        asked, broken, stopped, between = self._world.sum(
+            self._asked_to_end, self._not_finite is not None, stop is not None, self._steps_between() if self._world.is_first else 0
+        )
+        self._between = int(between)
+        if broken:
+            raise self._not_finite or DataError("the loss is not finite on another rank, which names the rows")
+        if asked or stopped or (step % self._checkpoint_steps == 0 and step < self._n_steps):
+            [total] = self._world.sum(self._loss_sum)
+            self._progress = replace(self._progress, step_in_epoch=step, loss_sum=total)
+            self._save()
+            # As a resumed training would have it, so that both sum in the same order.
+            self._loss_sum = total if self._world.is_first else 0.0
+        self._end_where(asked, stopped, stop)
+
+    def _end_where(self, asked: float, stopped: float, stop: Exception | None) -> None:
+        if not (asked or stopped):
+            return
+        self._saved()
+        if stopped:
+            raise Stopped(stop)
+        raise Interrupted(
+            f"asked to end in epoch {self._progress.epoch + 1}; a checkpoint keeps what was done, and a retry goes on from it"
+        )
+
+    def _finish_epoch(self) -> None:
+        [total] = self._world.sum(self._loss_sum)
+        loss, progress = self._validation_loss(), self._progress
+        if not math.isfinite(loss):
+            raise DataError(
+                f"the validation loss after epoch {progress.epoch + 1} is {loss}; lower training.learning_rate, or look for extreme labels"
+            )
+        epoch = progress.epoch + 1
+        entry = {"epoch": epoch, "train_loss": total / len(self._train), "validation_loss": loss}
+        better = loss < progress.best_loss
+        if better:
+            for name, tensor in self._strategy.model.state_dict().items():
+                self._best[name].copy_(tensor)
+        self._progress = replace(
+            progress,
+            epoch=epoch,
+            step_in_epoch=0,
+            loss_sum=0.0,
+            best_loss=loss if better else progress.best_loss,
+            best_epoch=epoch if better else progress.best_epoch,
+            history=[*progress.history, entry],
+        )
+        self._save()
+        stop = self._tell(lambda observer: observer.epoch(entry))
+        asked, stopped = self._world.sum(self._asked_to_end, stop is not None)
+        self._end_where(asked, stopped, stop)
 
     @torch.no_grad()
     def _validation_loss(self) -> float:
-        """Mean loss over the validation rows; each rank does its share."""
-        self._model.eval()
+        """Mean loss over the validation rows; each rank does its share, in the same number of passes."""
+        module, rank, size = self._strategy.module, self._world.rank, self._world.size
+        module.eval()
+        n_rows = len(self._validation)
+        starts = range(0, n_rows, _VALIDATION_BATCH)
+        mine = [np.arange(start, min(start + _VALIDATION_BATCH, n_rows)) for start in starts[rank::size]]
+        mine += [np.zeros(0, np.int64)] * (math.ceil(len(starts) / size) - len(mine))
         total = 0.0
-        for start in range(self._world.rank * _VALIDATION_BATCH, len(self._validation), self._world.size * _VALIDATION_BATCH):
-            stop = start + _VALIDATION_BATCH
-            inputs = {name: tensor[start:stop] for name, tensor in self._validation.inputs.items()}
-            labels = self._validation.labels[start:stop].to(self._world.device)
-            total += self._loss(self._model(**self._to_device(inputs)), labels).sum().item()
-        return self._world.sum(total)[0] / len(self._validation)
-
-    def _finish_epoch(self, progress: Progress, train_loss: float, validation_loss: float) -> None:
-        if not math.isfinite(validation_loss):
-            raise DataError(
-                f"the validation loss after epoch {progress.epoch + 1} is {validation_loss}; lower training.learning_rate, or look for extreme labels"
-            )
-        epoch = progress.epoch + 1
-        better = validation_loss < progress.best_loss
-        if better:
-            self._best = _copy(self._model)
-        self._progress = Progress(
-            epoch=epoch,
-            best_loss=validation_loss if better else progress.best_loss,
-            best_epoch=epoch if better else progress.best_epoch,
-            history=[*progress.history, {"epoch": epoch, "train_loss": train_loss, "validation_loss": validation_loss}],
-        )
-        self._write_checkpoint()
+        some = (places if len(places) else np.zeros(1, np.int64) for places in mine)
+        for places, (inputs, labels) in zip(mine, prefetch(self._validation, some, self._world.device), strict=True):
+            with autocast(self._settings, self._world.device):
+                losses = self._objective.loss(module(**inputs), labels)
+            total += float(losses.sum(dtype=torch.float32)) if len(places) else 0.0
+        return self._world.sum(total)[0] / n_rows
 
     def _resume(self) -> None:
-        newest = self._checkpoints.newest() if self._world.is_first else None
-        step = self._world.from_first(-1 if newest is None else newest)
-        if step < 0:
-            return
-        checkpoint = self._checkpoints.read(step)
-        self._model.load_state_dict(checkpoint.tensors["model"])
-        self._best = checkpoint.tensors["best"]
-        load_optimizer(self._optimizer, checkpoint.tensors["optimizer"])
-        self._progress = Progress.from_state(checkpoint.state)
-        if self._world.is_first:
-            log.info("resumed from the checkpoint of epoch %d, step %d", self._progress.epoch + 1, self._progress.step_in_epoch)
+        step = self._checkpoints.newest()
+        if step is not None:
+            state = self._checkpoints.load(step, self._tensors())
+            self._strategy.restored()
+            self._progress = Progress.from_state(state)
+            self._scale.load_state_dict(self._progress.loss_scale)
+        shares = agreed(self._settings, self._world, self._progress.shares or None, self._speed)
+        self._strategy.shares = shares
+        self._progress = replace(self._progress, shares=shares)
+        done = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
+        for observer in self._observers:
+            observer.started(self._progress.epoch, done)
 
-    def _write_checkpoint(self) -> None:
-        if self._world.is_first:
-            step = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
-            tensors = {"model": dict(self._model.state_dict()), "best": self._best, "optimizer": optimizer_tensors(self._optimizer)}
-            self._checkpoints.write(Checkpoint(step, self._progress.to_state(), tensors))
+    def _save(self) -> None:
+        self._progress = replace(self._progress, loss_scale=self._scale.state_dict())
+        step = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
+        self._saved()
+        self._checkpoints.begin(step, self._tensors(), self._progress.to_state())
+        self._begun = time.monotonic()
 
-    def _report(self, n_rows: int, seconds: float) -> None:
-        if not self._world.is_first:
-            return
-        progress, settings = self._progress, self._settings
-        last = progress.history[-1]
-        left = seconds * (len(self._train) / max(1, n_rows)) * (settings.epochs - progress.epoch)
-        log.info(
-            "epoch %d/%d  loss %.4f  validation %.4f%s  %s rows/s  %s",
-            *(progress.epoch, settings.epochs, last["train_loss"], last["validation_loss"]),
-            *(" (best)" if progress.best_epoch == progress.epoch else "", f"{n_rows / max(seconds, 1e-9):,.0f}"),
-            "done" if progress.finished(settings) else f"at most {left:.0f} s left",
+    def _saved(self) -> None:
+        """Wait for the checkpoint under way, and tell the observers what it keeps."""
+        complete, begun, self._begun = self._checkpoints.wait(), self._begun, None
+        if complete and begun is not None:
+            for observer in self._observers:
+                observer.saved(begun)
+
+    def _tensors(self) -> Tensors:
+        return self._strategy.tensors() | {f"best.{name}": tensor for name, tensor in self._best.items()}
+
+    def _next_meeting(self, step: int) -> int:
+        """The step before which all meet next: at a multiple of the strategy's stride, and not beyond a checkpoint or the epoch."""
+        stride = self._strategy.stride
+        soon = math.ceil((step + self._between) / stride) * stride
+        checkpoint = (step // self._checkpoint_steps + 1) * self._checkpoint_steps
+        return min(soon, checkpoint, self._n_steps)
+
+    @property
+    def _checkpoint_steps(self) -> int:
+        """Steps between checkpoints: a multiple of the strategy's stride."""
+        return math.ceil(self._settings.checkpoint_steps / self._strategy.stride) * self._strategy.stride
+
+    def _steps_between(self) -> int:
+        """Until the next meeting, at the pace of now."""
+        steps = self._rows_done / self._settings.batch_size
+        pace = steps / max(1e-9, time.monotonic() - self._started)
+        # Not much more than last time: the first steps are slow, and say little.
+        return max(1, min(4 * self._between, _MOST_STEPS_BETWEEN_MEETINGS, round(pace * _SECONDS_BETWEEN_MEETINGS)))
+
+    def _pace(self, step: int) -> Pace:
+        seconds = max(1e-9, time.monotonic() - self._started)
+        n_steps = self._settings.epochs * self._n_steps
+        done = self._progress.epoch * self._n_steps + step
+        here = self._rows_done / self._settings.batch_size
+        mine = min(step * self._settings.batch_size, len(self._train)) / self._world.size
+        return Pace(
+            epoch=self._progress.epoch + 1,
+            step=done,
+            n_steps=n_steps,
+            loss=self._loss_sum / max(1.0, mine),
+            rows_per_second=self._rows_done / seconds,
+            seconds_left=(n_steps - done) * seconds / max(1e-9, here),
+            learning_rate=self._rate(step - 1),
         )
 
-    def _to_device(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {name: tensor.to(self._world.device) for name, tensor in inputs.items()}
+    def _rate(self, step: int) -> float:
+        return learning_rate(self._settings, self._progress.epoch * self._n_steps + step, self._settings.epochs * self._n_steps)
 
-    def _not_finite(self, value: float, mine: Any, epoch: int, step: int) -> str:
-        ids = ", ".join(self._train.ids(mine[:20]))
-        more = f" and {len(mine) - 20} more" if len(mine) > 20 else ""
-        return (
-            f"the loss is {value} in epoch {epoch + 1}, step {step + 1}, in the batch of the rows {ids}{more}; "
-            "look for extreme labels among them, or lower training.learning_rate"
+    def _tell(self, what: Callable[[Observer], Exception | None]) -> Exception | None:
+        """What the first observer that wants to end the training gives as its reason."""
+        reasons = [what(observer) for observer in self._observers]
+        return next((reason for reason in reasons if reason is not None), None)
+
+    @contextmanager
+    def _told_to_end(self) -> Iterator[None]:
+        """SIGTERM, which a machine that is taken away sends, ends the training at the next meeting and not at once."""
+
+        def remember(number: int, frame: FrameType | None) -> None:  # noqa: ARG001 - the signature of a handler
+            self._asked_to_end = True
+
+        before = signal.signal(signal.SIGTERM, remember)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+    def _what_is_not_finite(self, work: Work, places: Places, losses: torch.Tensor) -> str:
+        wrong = places[(~torch.isfinite(losses)).numpy()]
+        ids = ", ".join(self._train.ids(wrong[:20]))
+        more = f" and {len(wrong) - 20} more" if len(wrong) > 20 else ""
+        value = "inf" if torch.isinf(losses).any() and not torch.isnan(losses).any() else "nan"
+        all_of_them = len(wrong) == len(places) > 1
+        return f"the loss is {value} in epoch {self._progress.epoch + 1}, step {work.step + 1}, for the rows {ids}{more}; " + (
+            "that is the whole batch, so the weights have exploded: lower training.learning_rate, or set training.clip_norm"
+            if all_of_them
+            else "look for extreme values in them, or lower training.learning_rate"
         )
-
-
-def _dropout_seed(seed: int, step: int, rank: int) -> int:
-    """A seed of its own for each step and rank, so that a resumed training drops what it would have dropped."""
-    return ((seed * 1_000_003 + step) * 1_009 + rank) % 2**63
-
-
-def _copy(model: nn.Module) -> Tensors:
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}

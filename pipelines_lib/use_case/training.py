@@ -10,7 +10,6 @@ from pipelines_lib.use_case.base import Duration, Settings
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
 ModelType = Literal["tabular", "sequence", "hooks"]
-Shuffle = Literal["rows", "blocks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
 
@@ -84,9 +83,6 @@ class Training(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of a step's gradient; a longer one is shortened to it."""
     seed: int = 0
-    shuffle: Shuffle = "rows"
-    """The order of an epoch: `rows`, any row may come after any other; `blocks`, runs of neighbouring rows, shuffled among themselves, for
-    data larger than memory, which is then read in long runs."""
 
     workers: int = Field(default=2, ge=1, le=64)
     """Processes that train together."""
@@ -113,3 +109,15 @@ class Training(Settings):
     """The newest so many are kept."""
     timeout: Duration = timedelta(minutes=5)
     """How long a worker may show no progress before it is taken to hang, and named."""
+
+    @model_validator(mode="after")
+    def _workers_agree(self) -> Self:
+        if isinstance(self.shares, list) and len(self.shares) != self.workers:
+            raise ValueError(
+                f"shares has {len(self.shares)} proportions for {self.workers} workers; give one for each, or set `measured` or `equal`"
+            )
+        if self.strategy == "async" and self.staleness < self.workers - 1:
+            raise ValueError(
+                f"with {self.workers} workers a gradient is up to {self.workers - 1} updates behind, and staleness allows {self.staleness}; raise it to {self.workers - 1} or more"
+            )
+        return self

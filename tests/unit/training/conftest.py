@@ -27,7 +27,7 @@ def make_loop(tmp_path: Path) -> Callable[..., "object"]:
     return lambda folder="checkpoints", world=None, task="binary", **settings: build_loop(tmp_path / folder, world, task, **settings)
 
 
-def build_loop(folder: Path, world=None, task: str = "binary", **settings):
+def build_loop(folder: Path, world=None, task: str = "binary", observers=(), **settings):
     import torch
 
     from pipelines_lib.features.transform import FeatureTransform
@@ -54,9 +54,16 @@ def build_loop(folder: Path, world=None, task: str = "binary", **settings):
     objective = Objective() if task == "regression" else Objective(("no", "yes"))
     torch.manual_seed(given.seed)
     model = TabularModel(Shape.of(transform, objective.n_outputs), given.model.hidden, given.model.embedding, given.model.dropout)
-    checkpoints = Checkpoints(folder, "print")
+    world = world or World()
     return Loop(
-        model, objective=objective, train=sides[0], validation=sides[1], settings=given, world=world or World(), checkpoints=checkpoints
+        model,
+        objective=objective,
+        train=sides[0],
+        validation=sides[1],
+        settings=given,
+        world=world,
+        checkpoints=Checkpoints(str(folder), "print", keep=2, group=world.group()),
+        observers=observers,
     )
 
 

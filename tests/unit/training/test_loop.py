@@ -1,18 +1,22 @@
 """The loop: golden losses, resuming, stopping early, refusing what is not finite."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 
-from pipelines_lib.errors import DataError
+from pipelines_lib.errors import DataError, Held, Interrupted
+from pipelines_lib.training.observer import Observer
+from pipelines_lib.training.progress import Stopped, learning_rate
+from pipelines_lib.use_case import Training
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "losses.json").read_text())
 
 
 def weights(loop):
-    return {name: tensor.clone() for name, tensor in loop._model.state_dict().items()}
+    return {name: tensor.clone() for name, tensor in loop.weights().items()}
 
 
 @pytest.mark.parametrize("task", ["binary", "regression"])
@@ -38,22 +42,22 @@ def test_a_killed_training_ends_in_the_weights_of_one_that_was_not(make_loop, ki
     whole = make_loop("whole", checkpoint_steps=2)
     expected = whole.run()
     dying = make_loop("dying", checkpoint_steps=2)
-    step, n_done = dying._step, 0
+    update, n_done = dying._update, 0
 
-    def step_or_die(batch, epoch, number):
+    def update_or_die(*work):
         nonlocal n_done
         if n_done == killed_at:
             raise KilledError
         n_done += 1
-        return step(batch, epoch, number)
+        update(*work)
 
-    dying._step = step_or_die
+    dying._update = update_or_die
     with pytest.raises(KilledError):
         dying.run()
     resumed = make_loop("dying", checkpoint_steps=2)
     counted = []
-    resumed_step = resumed._step
-    resumed._step = lambda *args: counted.append(1) or resumed_step(*args)
+    resumed_update = resumed._update
+    resumed._update = lambda *work: counted.append(1) or resumed_update(*work)
     found = resumed.run()
     assert [list(epoch.values()) for epoch in found.history] == [pytest.approx(list(epoch.values())) for epoch in expected.history]
     for name, tensor in weights(whole).items():
@@ -66,7 +70,7 @@ def test_a_finished_training_does_no_step_again(make_loop):
     finished = make_loop()
     expected = finished.run()
     again = make_loop()
-    again._step = None
+    again._update = None
     assert again.run() == expected
     for name, tensor in weights(finished).items():
         assert torch.equal(tensor, weights(again)[name]), name
@@ -84,10 +88,95 @@ def test_it_stops_when_the_validation_loss_does_and_keeps_the_best_weights(make_
 def test_a_loss_that_is_not_finite_names_the_rows(make_loop):
     loop = make_loop(task="regression", batch_size=8)
     loop._train.labels[17] = float("inf")
-    with pytest.raises(DataError, match=r"the loss is inf .* row17[, ;]"):
+    before = weights(loop)
+    with pytest.raises(DataError, match=r"the loss is inf .* for the rows row17; look for extreme values"):
         loop.run()
+    # It stopped before that batch could change a weight; those before it did.
+    assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
+    assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(loop).items())
+
+
+def test_where_looking_at_a_loss_would_stop_the_device_it_is_found_at_the_next_meeting(make_loop, monkeypatch):
+    loop = make_loop(task="regression", batch_size=8)
+    loop._train.labels[17] = float("inf")
+    monkeypatch.setattr(loop, "_looks_at_once", False)
+    monkeypatch.setattr(loop, "_between", 64)
+    with pytest.raises(DataError, match=r"the loss is inf .* for the rows row17; look for extreme values"):
+        loop.run()
+    assert loop._checkpoints.newest() is None
 
 
 def test_an_exploded_training_is_told_to_slow_down(make_loop):
     with pytest.raises(DataError, match=r"lower training\.learning_rate"):
         make_loop(task="regression", learning_rate=1e30).run()
+
+
+def test_a_training_that_is_asked_to_end_keeps_what_it_did_and_goes_on_from_there(make_loop):
+    expected = make_loop("whole")
+    expected.run()
+    asked = make_loop("asked")
+    update, n_done = asked._update, []
+
+    def update_and_ask(*work):
+        update(*work)
+        n_done.append(1)
+        if len(n_done) == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    asked._update = update_and_ask
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Interrupted, match="epoch 2"):
+        asked.run()
+    assert signal.getsignal(signal.SIGTERM) is before
+    resumed = make_loop("asked")
+    counted, resumed_update = [], resumed._update
+    resumed._update = lambda *work: counted.append(1) or resumed_update(*work)
+    resumed.run()
+    assert len(n_done) + len(counted) == 15
+    for name, tensor in weights(expected).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_an_observer_hears_of_everything_and_may_end_it(make_loop):
+    class Listener(Observer):
+        def __init__(self):
+            self.heard = []
+
+        def started(self, epoch, step):
+            self.heard.append(("started", epoch, step))
+
+        def progress(self, pace):
+            assert 0 < pace.step <= pace.n_steps == 15
+            assert pace.loss > 0
+            assert pace.rows_per_second > 0
+            self.heard.append(("progress", pace.step))
+
+        def epoch(self, entry):
+            self.heard.append(("epoch", entry["epoch"]))
+            return Held("enough") if entry["epoch"] == 2 else None
+
+        def saved(self, moment):
+            self.heard.append(("saved", moment))
+
+    listener = Listener()
+    with pytest.raises(Stopped) as stopped:
+        make_loop(observers=[listener]).run()
+    assert isinstance(stopped.value.why, Held)
+    kinds = [what[0] for what in listener.heard]
+    assert listener.heard[0] == ("started", 0, 0)
+    assert kinds.count("epoch") == 2
+    assert kinds.count("saved") == 2
+    resumed = Listener()
+    make_loop(observers=[resumed]).run()
+    assert resumed.heard[0] == ("started", 2, 10)
+
+
+def test_a_cosine_schedule_rises_and_falls_to_nothing():
+    settings = Training(schedule="cosine", learning_rate=0.1)
+    rates = [learning_rate(settings, step, 200) for step in range(200)]
+    assert rates[4] == pytest.approx(0.05)
+    assert max(rates) == pytest.approx(0.1)
+    assert rates.index(max(rates)) == 9
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0, abs=1e-12)
+    assert learning_rate(Training(learning_rate=0.1), 150, 200) == 0.1
