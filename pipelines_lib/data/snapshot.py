@@ -22,6 +22,9 @@ from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType, UseCase
 
+_MIN_ROWS_OF_ARM = 10
+"""Training rows below which nothing can be said of an arm of a treatment."""
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -147,6 +150,33 @@ def _check(use_case: UseCase, snapshot: Snapshot) -> None:
         _check_values(where, snapshot)
     else:
         _check_classes(where, use_case, snapshot)
+    if use_case.treatment is not None:
+        _check_arms(where, use_case, use_case.treatment, snapshot)
+
+
+def _check_arms(where: str, use_case: UseCase, column: str, snapshot: Snapshot) -> None:
+    """Every row has an arm, and every arm enough training rows to be learned from."""
+    rows, control = snapshot.side(*SIDES), use_case.training.model.control
+    if n_missing := rows[column].null_count:
+        ids = rows["row_id"].filter(pc.is_null(rows[column])).slice(0, 5).to_pylist()
+        raise DataError(
+            f"{where}: {n_missing} rows say no arm in {column!r} (rows {', '.join(ids)}), so nothing can be learned of a treatment from them; "
+            "set `nullable: false`, which puts such rows into quarantine, or fill them with a cleaning step"
+        )
+    arms = dict.fromkeys(pc.unique(rows[column]).to_pylist(), 0)
+    arms |= {entry["values"]: entry["counts"] for entry in pc.value_counts(snapshot.side(TRAIN)[column]).to_pylist()}
+    told = (
+        f"{len(arms)} arms"
+        if use_case.columns[column].privacy
+        else f"the arms {', '.join(f'{arm!r} ({n})' for arm, n in sorted(arms.items()))}"
+    )
+    if control not in arms:
+        raise DataError(f"{where}: {column!r} has {told}, and training.model.control is {control!r}; correct it")
+    if len(arms) < 2 or min(arms.values()) < _MIN_ROWS_OF_ARM:
+        raise DataError(
+            f"{where}: {column!r} has {told} with so many training rows, and two arms or more are needed, of {_MIN_ROWS_OF_ARM} rows at least each; "
+            "widen training.window, or group or leave out the rare ones"
+        )
 
 
 def _check_values(where: str, snapshot: Snapshot) -> None:

@@ -51,8 +51,8 @@ def compare(
     new, old = prepare(metric, truth, challenger), prepare(metric, truth, champion)
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0
     once = np.ones((1, len(challenger)))
-    differences = np.concatenate([sign * (new(w) - old(w)) for w in _weights(len(challenger), groups, resamples, seed)])
-    lower, upper = _interval(differences, confidence)
+    differences = np.concatenate([sign * (new(w) - old(w)) for w in draws(len(challenger), groups, resamples, seed)])
+    lower, upper = interval(differences, confidence)
     figures = float(new(once)[0]), float(old(once)[0])
     return Comparison(
         metric=metric,
@@ -67,8 +67,8 @@ def compare(
     )
 
 
-def _weights(n_rows: int, groups: NDArray[np.int64] | None, resamples: int, seed: int) -> Iterator[Floats]:
-    """Blocks [b, n]: how often each resample drew each row."""
+def draws(n_rows: int, groups: NDArray[np.int64] | None, resamples: int, seed: int) -> Iterator[Floats]:
+    """Blocks [b, n]: how often each resample of a bootstrap drew each row."""
     n_groups = n_rows if groups is None else int(groups.max()) + 1
     random = np.random.default_rng(seed)
     block = max(1, _BLOCK // max(n_rows, n_groups))
@@ -81,7 +81,8 @@ def _weights(n_rows: int, groups: NDArray[np.int64] | None, resamples: int, seed
         yield counts if groups is None else counts[:, groups]
 
 
-def _interval(differences: Floats, confidence: float) -> tuple[float | None, float | None]:
+def interval(differences: Floats, confidence: float) -> tuple[float | None, float | None]:
+    """Ends of the percentile interval; None where too many resamples left the figure undefined."""
     defined = differences[np.isfinite(differences)]
     if len(defined) < _DEFINED * len(differences):
         return None, None

@@ -70,7 +70,7 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
         confidence=gate.confidence,
         resamples=gate.resamples,
         seed=use_case.training.seed,
-        groups=_entities(use_case, test),
+        groups=entities_of(use_case, test),
     )
     if not math.isfinite(found.difference):
         raise DataError(f"{gate.metric} is undefined on the {n_fair} rows of the hold-out that it did not learn from")
@@ -165,7 +165,7 @@ def _stand_ins(column: pa.ChunkedArray, chosen: pa.ChunkedArray, name: str, min_
     return chosen.take(pa.array(np.random.Generator(np.random.PCG64(seed)).permutation(len(chosen))))
 
 
-def _entities(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
+def entities_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
     """Place of each row's group or entity, where it has one: rows of one are alike however they were split, and count together."""
     owner = use_case.owner_column or use_case.entity
     if owner is None:

@@ -21,7 +21,7 @@ from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.evaluation import metrics
+from pipelines_lib.evaluation import metrics, uplift
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.evaluation.gates import Evidence
 from pipelines_lib.evaluation.holdout import compare_with, features_of, known_split, sample, truth_of
@@ -66,7 +66,7 @@ class Challenger:
     scores: NDArray[np.float32]
     """Of the rows of `test` [n, C]."""
     figures: dict[str, float | None]
-    """Every metric of the task; None where the hold-out leaves it undefined."""
+    """Every metric of the task, and of a treatment's uplift; None where the hold-out leaves it undefined."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -82,7 +82,8 @@ def _challenger(stage: Stage) -> Challenger:
     test = snapshot.side(TEST)
     scores = scorer.predict(features_of(stage.use_case, test))
     truth = truth_of(stage.use_case, test, tuple(training["classes"]))
-    return Challenger(snapshot, scorer, training, test, scores, metrics.values(METRICS[stage.use_case.task], truth, scores))
+    figures = metrics.values(METRICS[stage.use_case.task], truth, scores) | uplift.figures(stage.use_case, test, truth, scorer)
+    return Challenger(snapshot, scorer, training, test, scores, figures)
 
 
 def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -> Evidence:

@@ -39,7 +39,9 @@ class Deployment(Contract):
     @classmethod
     def candidate(cls, model: ModelRef, use_case: UseCase, current: "Deployment | None") -> Self:
         """The pointer that puts `model` up for verification in place of `current`."""
-        private = {name: use_case.columns[name] for name in use_case.private() if use_case.columns[name].role in ("feature", "key")}
+        private = {
+            name: use_case.columns[name] for name in use_case.private() if name in (*use_case.features(), *use_case.columns_with("key"))
+        }
         return cls(
             model=model,
             state="candidate",

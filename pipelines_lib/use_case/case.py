@@ -110,8 +110,8 @@ class UseCase(Settings):
         return [name for name, column in self.columns.items() if column.role in roles]
 
     def features(self, *types: ColumnType) -> list[str]:
-        """Names of the feature columns (of these types), in the order written."""
-        return [name for name, c in self.columns.items() if c.role == "feature" and (not types or c.type in types)]
+        """Names of the feature columns (of these types), in the order written; a treatment is one."""
+        return [name for name in self.columns_with("feature", "treatment") if not types or self.columns[name].type in types]
 
     def private(self, *roles: PrivacyRole) -> list[str]:
         """Names of the columns that are about a person (in one of these ways), in the order written."""
@@ -140,6 +140,11 @@ class UseCase(Settings):
     def entity(self) -> str | None:
         """The column that says whose row it is."""
         return next(iter(self.columns_with("entity")), None)
+
+    @property
+    def treatment(self) -> str | None:
+        """The column that says which arm a row is of."""
+        return next(iter(self.columns_with("treatment")), None)
 
     @property
     def owner_column(self) -> str | None:

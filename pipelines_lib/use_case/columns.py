@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from pipelines_lib.use_case.base import Settings
 
 ColumnType = Literal["integer", "number", "string", "text", "boolean", "timestamp"]
-Role = Literal["feature", "entity", "time", "key", "label", "other"]
+Role = Literal["feature", "treatment", "entity", "time", "key", "label", "other"]
 PrivacyRole = Literal["identifier", "quasi_identifier", "sensitive"]
 
 RESERVED_COLUMNS = frozenset(
@@ -75,7 +75,8 @@ class Column(Settings):
     type: ColumnType
     """`string` is a category (few values), `text` is language."""
     role: Role = "feature"
-    """`entity`: whose row it is (splits keep an entity together); `time`: when it happened; `key`: identifies the row;
+    """`treatment`: a feature that somebody decides on, and whose effect is asked for (`training.model.type: uplift`);
+    `entity`: whose row it is (splits keep an entity together); `time`: when it happened; `key`: identifies the row;
     `label`: what the label is made of, never a feature; `other`: kept, not used."""
     source: str | None = None
     """The column's name in the source, where it differs."""
@@ -108,7 +109,7 @@ class Column(Settings):
             )
         if done.bins is not None and self.type == "integer" and any(bound != int(bound) for bound in done.bins):
             raise ValueError("the bounds of whole numbers are whole; round `bins`, or set `type: number`")
-        if self.role == "feature" and (self.privacy == "identifier" or done.hash):
+        if self.role in ("feature", "treatment") and (self.privacy == "identifier" or done.hash):
             raise ValueError(
                 "a model would learn identifiers by heart, and a hash says nothing about anyone else; set `role:` to entity, key or other"
             )

@@ -49,17 +49,18 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
                 f"columns {other!r} and {name!r} differ in case alone, which tables can't tell apart; rename one of them",
             )
     yield from _label(use_case, unknown)
-    if not use_case.features():
+    if not use_case.columns_with("feature"):
         yield ("columns",), "no column has `role: feature`, so there is nothing to learn from"
     for name in use_case.features("timestamp"):
         yield (
             ("columns", name, "role"),
             f"column {name!r} is a timestamp, and a model can't learn from one as it is; set `role: time` or `role: other`",
         )
-    for role in ("entity", "time"):
+    for role in ("entity", "time", "treatment"):
         if len(named := use_case.columns_with(role)) > 1:
             yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
     yield from _series(use_case)
+    yield from _treatment(use_case)
     yield from _splitting(use_case)
     if use_case.gate.metric not in use_case.metrics:
         yield (
@@ -99,6 +100,31 @@ def _series(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
     named = [name for window in windows.values() for name in window]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         yield where, f"column {twice[0]!r} stands in two places; give each step a column of its own"
+
+
+def _treatment(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Uplift needs a treatment, and the other way round; its outcome is a class or a number."""
+    model, column = use_case.training.model, use_case.treatment
+    if column is None:
+        if model.control is not None:
+            yield (
+                ("columns",),
+                "`control` is an arm of a treatment, and no column has `role: treatment`; give it to the column that names the arms",
+            )
+        return
+    if model.control is None:
+        message = (
+            f"column {column!r} is a treatment, whose effect is asked for with `type: uplift` and `control`; set both, or `role: feature`"
+        )
+        yield ("training", "model"), message
+    if use_case.columns[column].type != "string":
+        yield (
+            ("columns", column, "type"),
+            f"a treatment is the name of an arm, and this is a {use_case.columns[column].type}; set `type: string`",
+        )
+    if use_case.task not in ("binary", "regression"):
+        message = f"the effect of a treatment is on one number or one class's chance, and this task is {use_case.task}; make it binary or regression"
+        yield ("task",), message
 
 
 def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -175,7 +201,9 @@ def _does_not_fit(use_case: "UseCase", step: "CleaningStep", name: str) -> Itera
         yield f"{step.kind} works on {' or '.join(_TYPES_OF_STEPS[step.kind])} columns, and {name!r} is a {column.type}; remove it from the step"
     if step.normalise and name in use_case.hashed():
         yield f"column {name!r} holds hashes, which differ where spellings do; make them alike at the source, or remove the step"
-    if step.fitted and column.role != "feature":
+    if step.fitted and column.role == "treatment":
+        yield f"{name!r} is a treatment, and what stands in for a missing one would be a treatment that nobody got; remove it from the step"
+    elif step.fitted and column.role != "feature":
         yield f"{step.kind} is part of the feature transform, and {name!r} is no feature; remove it, or set `role: feature`"
     if step.drop_columns and (column.role != "other" or name in needed_for):
         reason = needed_for.get(name, f"role: {column.role}")

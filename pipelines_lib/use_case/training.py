@@ -9,7 +9,7 @@ from pipelines_lib.use_case.base import Duration, Settings
 
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
-ModelType = Literal["tabular", "sequence", "hooks"]
+ModelType = Literal["tabular", "sequence", "uplift", "hooks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
 
@@ -18,7 +18,8 @@ class Model(Settings):
 
     type: ModelType = "tabular"
     """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `sequence`: windows of sensors into an
-    encoder, and the other features beside it; `hooks`: what `model(shape, settings)` of
+    encoder, and the other features beside it; `uplift`: a trunk, and a head for each arm of the column with
+    `role: treatment`; `hooks`: what `model(shape, settings)` of
     `hooks.py` returns."""
     hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
     """Widths of the hidden layers."""
@@ -34,6 +35,8 @@ class Model(Settings):
     """`sequence`: layers of the encoder."""
     heads: int = Field(default=4, ge=1)
     """`sequence`: attention heads of a transformer's layer."""
+    control: str | None = None
+    """`uplift`, `hooks`: the arm that is no treatment. A served row whose arm is missing or unknown is answered as one of it."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
     """`hooks`: whatever the function makes of it, as `settings.options`."""
 
@@ -41,6 +44,8 @@ class Model(Settings):
     def _settings_of_its_kind(self) -> Self:
         if self.type == "sequence" and not self.series:
             raise ValueError("`type: sequence` reads windows of sensors; name each sensor's columns under `series`")
+        if self.type == "uplift" and self.control is None:
+            raise ValueError("`type: uplift` compares treatments with a control; name that arm as `control`")
         if self.encoder == "transformer" and self.hidden[0] % self.heads:
             raise ValueError(
                 f"the encoder is {self.hidden[0]} wide (the first of `hidden`), which {self.heads} heads can't share; make it a multiple of `heads`"
@@ -57,6 +62,7 @@ class Model(Settings):
 _KINDS_WITH: dict[str, tuple[ModelType, ...]] = {
     "series": ("sequence", "hooks"),
     **dict.fromkeys(("encoder", "layers", "heads"), ("sequence",)),
+    "control": ("uplift", "hooks"),
     "options": ("hooks",),
 }
 """Settings that not every kind of model has, and the kinds that do."""

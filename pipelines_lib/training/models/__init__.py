@@ -12,6 +12,7 @@ from pipelines_lib.training.models.own import own_model
 from pipelines_lib.training.models.sequence import SequenceModel
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
+from pipelines_lib.training.models.uplift import UpliftModel
 from pipelines_lib.use_case import UseCase
 
 
@@ -33,5 +34,9 @@ def build(
             return own_model(hooks(), shape, settings, sample, private=bool(use_case.private()))
         case "sequence":
             return SequenceModel(shape, settings)
+        case "uplift":
+            treatment = str(use_case.treatment)
+            arms = next(part.words for part in transform.categorical if part.name == treatment)
+            return UpliftModel(shape, settings, treatment=treatment, arms=arms)
         case "tabular":
             return TabularModel(shape, settings.hidden, settings.embedding, settings.dropout)

@@ -73,3 +73,42 @@ def test_windows_that_do_not_fit_the_columns(series, says):
     with pytest.raises((ValidationError, FieldErrors)) as told:
         pump(series=series)
     assert says in str(told.value)
+
+
+TRIAL = {
+    **SENSORS,
+    "columns": {
+        "age": {"type": "number"},
+        "arm": {"type": "string", "role": "treatment"},
+        "outcome": {"type": "string", "role": "label"},
+    },
+    "training": {"model": {"type": "uplift", "control": "none"}},
+}
+
+
+def test_a_treatment_is_a_feature():
+    use_case = UseCase.model_validate(TRIAL)
+    assert (use_case.features(), use_case.treatment) == (["age", "arm"], "arm")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"training": {"model": {"type": "uplift"}}}, "name that arm as `control`"),
+        ({"training": {"model": {"control": "none"}}}, "`control` is a setting of `type: uplift or hooks`"),
+        ({"training": {}}, "column 'arm' is a treatment, whose effect is asked for with `type: uplift` and `control`"),
+        ({"columns": {**TRIAL["columns"], "arm": {"type": "string"}}}, "no column has `role: treatment`"),
+        ({"columns": {**TRIAL["columns"], "arm": {"type": "integer", "role": "treatment"}}}, "set `type: string`"),
+        ({"columns": {**TRIAL["columns"], "arm2": {"type": "string", "role": "treatment"}}}, "are all `role: treatment`"),
+        ({"columns": {name: TRIAL["columns"][name] for name in ("arm", "outcome")}}, "no column has `role: feature`"),
+        ({"clean": [{"impute": {"arm": "mode"}}]}, "a treatment that nobody got"),
+        (
+            {"task": "multiclass", "label": {"column": "outcome"}, "gate": {"metric": "accuracy", "floor": 0.5}},
+            "make it binary or regression",
+        ),
+    ],
+)
+def test_treatments_that_do_not_fit(changes, says):
+    with pytest.raises((ValidationError, FieldErrors)) as told:
+        UseCase.model_validate({**TRIAL, **changes})
+    assert says in str(told.value)
