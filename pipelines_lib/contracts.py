@@ -26,10 +26,6 @@ class ExitCode(IntEnum):
     """A signal asked the stage to end, and what it had done is kept: try again (EX_TEMPFAIL of sysexits.h)."""
 
 
-FAILURE = "failure.json"
-"""Beside `result.json`: `{"exit_code": …}` of a stage that ended in bad input."""
-
-
 class Pipeline(StrEnum):
     """The three DAGs of a use case; `<use_case>__<pipeline>` is the DAG's id."""
 

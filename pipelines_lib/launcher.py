@@ -20,12 +20,15 @@ from pathlib import Path
 
 import psutil
 
+from pipelines_lib import failures
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import FAILURE, ExitCode, JobSpec
+from pipelines_lib.contracts import JobSpec
 from pipelines_lib.store import write_json
 from pipelines_lib.warm import WarmProcess
 
 MARK = "SLUICE_JOB"
+RESTARTS = 2
+"""How often the ranks of a training start again in place, from the newest checkpoint, before the task fails and Airflow tries again."""
 
 _LONGEST_SOCKET_PATH = 100
 
@@ -52,8 +55,7 @@ class Job:
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
         spec_path = Path(self._spec.stage_dir) / "spec.json"
         write_json(spec_path, self._spec)
-        failure = spec_path.with_name(FAILURE)
-        failure.unlink(missing_ok=True)
+        failures.forget(self._spec.stage_dir)
         process = self._start_warm(spec_path, on_line) or self._start(spec_path)
         assert process.stdout is not None
         codes: list[int] = []
@@ -68,8 +70,7 @@ class Job:
                 self.cancel()
             waiter.join()
         [code] = codes
-        # torchrun ends with 1 where a worker ended with the code for bad input; that code is what was meant.
-        return ExitCode.BAD_INPUT if code == 1 and failure.exists() else code
+        return code
 
     def _wait(self, process: "subprocess.Popen[str] | WarmProcess") -> int:
         """Until the job's first process has ended; then nothing of the job is left to hold its output open."""
@@ -195,4 +196,5 @@ def command(spec: JobSpec, spec_path: Path) -> list[str]:
     stage = ["-m", f"pipelines_lib.jobs.{spec.stage}", "--spec", str(spec_path)]
     if spec.workers == 1:
         return [sys.executable, *stage]
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={spec.workers}", *stage]
+    ranks = ["--standalone", f"--nproc-per-node={spec.workers}", f"--max-restarts={RESTARTS}"]
+    return [sys.executable, "-m", "pipelines_lib.training.agent", *ranks, *stage]

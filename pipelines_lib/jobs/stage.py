@@ -17,8 +17,9 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from pipelines_lib import failures
 from pipelines_lib.config import Profile, Project
-from pipelines_lib.contracts import FAILURE, ExitCode, JobResult, JobSpec, Params
+from pipelines_lib.contracts import ExitCode, JobResult, JobSpec, Params
 from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
@@ -69,9 +70,6 @@ class Stage:
 
 Work = Callable[[Stage], JobResult]
 
-_TRY_AGAIN = 1
-"""Whatever is no code of the contract says so."""
-
 
 def run_stage(work: Work) -> NoReturn:
     """Run `work` as the process's whole life."""
@@ -94,6 +92,7 @@ def _run(work: Work) -> int:
     except (OSError, ValidationError) as error:
         log.error("%s is not the spec of a stage: %s", path, error)
         return ExitCode.BAD_INPUT
+    failures.forget(spec.stage_dir, [failures.this_rank()])
     result_path = Path(spec.stage_dir) / "result.json"
     if is_first_rank():
         result_path.unlink(missing_ok=True)
@@ -106,23 +105,35 @@ def _run(work: Work) -> int:
         log.warning("HELD: %s", held.reason)
         result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures, links=held.links)
         code = ExitCode.HELD
+        _leave(spec, held, code)
     except BadInput as error:
         log.error("%s: %s", type(error).__name__, error)
-        # torchrun ends with 1 whatever its workers end with; the launcher finds here what a worker meant.
-        write_json(Path(spec.stage_dir) / FAILURE, {"exit_code": ExitCode.BAD_INPUT})
-        return ExitCode.BAD_INPUT
+        return _leave(spec, error, ExitCode.BAD_INPUT)
     except Interrupted as interrupted:
         log.warning("INTERRUPTED: %s", interrupted)
-        return ExitCode.INTERRUPTED
+        return _leave(spec, interrupted, ExitCode.INTERRUPTED)
     except Unavailable as error:
         log.error("%s: %s", type(error).__name__, error)
-        return _TRY_AGAIN
+        return _leave(spec, error, failures.TRY_AGAIN)
+    except Exception as error:
+        _leave(spec, error, failures.TRY_AGAIN)
+        raise
     seconds = round(time.monotonic() - started, 3)
-    if is_first_rank():
+    # Whichever rank ends first with what a gate said has the others ended: each writes it, and it is the same.
+    if is_first_rank() or code == ExitCode.HELD:
         write_json(result_path, result.model_copy(update={"seconds": seconds}))
         log.info(
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )
+    return code
+
+
+def _leave(spec: JobSpec, error: Exception, code: int) -> int:
+    """Keep what ended this process, for whoever has to say what ended the stage; returns `code`."""
+    try:
+        failures.leave(spec.stage_dir, failures.of_exception(error, code))
+    except OSError as full:
+        log.warning("what ended this process could not be kept in %s (%s)", spec.stage_dir, full.strerror)
     return code
 
 

@@ -1,4 +1,4 @@
-"""Train on the run's snapshot, alone or as one rank of torchrun: `torchrun --standalone --nproc-per-node=2 -m pipelines_lib.jobs.train --spec …`."""
+"""Train on the run's snapshot, alone or as one rank: `python -m pipelines_lib.training.agent --standalone --nproc-per-node=2 -m pipelines_lib.jobs.train --spec …`."""
 
 import hashlib
 import json
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import load
@@ -43,7 +42,6 @@ class Fit:
     """Of the best epoch, whole, in host memory."""
 
 
-@record  # type: ignore[untyped-decorator]  # torchrun then names the first rank that failed, with its traceback
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
     settings = stage.use_case.training

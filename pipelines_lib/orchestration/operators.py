@@ -9,6 +9,7 @@ from typing import Any, Literal
 from airflow.sdk import BaseOperator, Connection
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowNotFoundException, AirflowSkipException
 
+from pipelines_lib import failures
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import variable_of
 from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
@@ -95,10 +96,12 @@ class LocalJobOperator(BaseOperator):
 
     def _outcome(self, spec: JobSpec, code: int, context: Mapping[str, Any]) -> dict[str, Any]:
         if code == ExitCode.BAD_INPUT:
-            raise AirflowFailException(f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change")
+            raise AirflowFailException(
+                f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change{self._first_failure(spec)}"
+            )
         if code not in (ExitCode.DONE, ExitCode.HELD):
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause")
+            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause{self._first_failure(spec)}")
         result = JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json"))
         self.result_links = result.links
         if code == ExitCode.HELD:
@@ -106,6 +109,13 @@ class LocalJobOperator(BaseOperator):
         for asset in self.outlets:
             context["outlet_events"][asset].extra = {"partition_key": spec.partition_key, **result.figures}
         return {"reason": result.reason, **result.figures}
+
+    def _first_failure(self, spec: JobSpec) -> str:
+        """Of the processes that failed, the first: where several work on a stage, with its traceback."""
+        found = failures.left(spec.stage_dir)
+        if not found:
+            return ""
+        return f". {failures.text(found)}" if self.workers > 1 else f": {found[0].type}: {found[0].message}"
 
 
 def _secrets(use_case: UseCase, stage: str) -> dict[str, str]:

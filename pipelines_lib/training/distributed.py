@@ -76,8 +76,10 @@ def world(device: Device = "auto", timeout: dt.timedelta = MEETING_TIMEOUT) -> I
         yield World(device=place)
         return
     store, _, _ = next(rendezvous("env://", rank, size, timeout=max(timeout, MEETING_TIMEOUT)))
-    # Keys of an attempt that was killed stay in the agent's store: ranks that read them wait for the dead.
-    store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # Under torchrun itself keys of killed ranks stay in the agent's store, and who reads them waits for the dead. Our agent
+        # has a store for each start: its count of starts would keep a machine that came back later from meeting the others.
+        store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = {"cuda": "nccl", "xla": "xla"}.get(place.type, "gloo")
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:

@@ -220,7 +220,7 @@ def test_a_retry_ends_what_the_last_try_left(project: Project) -> None:
 def test_training_goes_through_torchrun() -> None:
     spec = JobSpec(stage="train", pipeline=Pipeline.TRAINING, use_case="demo", partition_key="2026-01-01", run_id="r", store="s", workers=2)
     assert command(spec, Path("spec.json"))[1:] == [
-        *("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "pipelines_lib.training.agent", "--standalone", "--nproc-per-node=2", "--max-restarts=2"),
         *("-m", "pipelines_lib.jobs.train", "--spec", "spec.json"),
     ]
 

@@ -9,11 +9,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from pipelines_lib import cli, launcher
-from pipelines_lib.contracts import FAILURE, JobResult, JobSpec, Params
+from pipelines_lib import cli, failures, launcher
+from pipelines_lib.contracts import JobResult, JobSpec, Params
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.jobs import stage as stages
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import write_json
 
 
 @pytest.fixture
@@ -63,7 +63,9 @@ def test_a_wrong_parameter_is_bad_input_before_any_work(run, caplog, params, say
 
     assert code == 2
     assert says in caplog.text
-    assert read_json(f"{spec.stage_dir}/{FAILURE}") == {"exit_code": 2}
+    [failure] = failures.left(spec.stage_dir)
+    assert (failure.kind, failure.exit_code) == ("bad_input", 2)
+    assert says in failure.message
 
 
 def test_window_and_epochs_override_the_use_case(run, make_credit):

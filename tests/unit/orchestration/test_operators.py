@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
+from pipelines_lib import failures
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobResult, Pipeline
+from pipelines_lib.failures import Failure
 from pipelines_lib.orchestration import operators
 from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.orchestration.partition import partition_of
@@ -105,6 +107,24 @@ def test_each_exit_code_has_its_outcome(
     with pytest.raises(outcome) as raised:
         execute(monkeypatch, project, code, **settings)
     assert type(raised.value) is outcome  # the exceptions of "no retry" and "retry" are one's subclass of the other
+
+
+@pytest.mark.parametrize(("code", "workers", "says"), [
+    (2, 1, r"says what to change: ValueError: boom$"),
+    (1, 2, r"has the cause\. first failure: rank 1 on a: ValueError: boom\n      in f\nthen rank 0 on a: Lost: gone$"),
+])  # fmt: skip
+def test_the_task_fails_with_what_failed_first(
+    project: Project, monkeypatch: pytest.MonkeyPatch, code: int, workers: int, says: str
+) -> None:
+    def run(job: FakeJob, _: Any) -> int:
+        own = Failure(rank=1, host="a", moment=2.0, kind="error", type="ValueError", message="boom", traceback="  in f\n")
+        failures.leave(job.spec.stage_dir, own)
+        failures.leave(job.spec.stage_dir, Failure(rank=0, host="a", moment=1.0, kind="lost", type="Lost", message="gone"))
+        return code
+
+    monkeypatch.setattr(FakeJob, "run", run)
+    with pytest.raises(AirflowException, match=says):
+        execute(monkeypatch, project, code, stage="train", workers=workers)
 
 
 @pytest.fixture
