@@ -20,7 +20,7 @@ from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
 from pipelines_lib.data.tables import DamagedFile, Tables
 from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import ColumnType, UseCase
+from pipelines_lib.use_case import UseCase
 
 _MIN_ROWS_OF_ARM = 10
 """Training rows below which nothing can be said of an arm of a treatment."""
@@ -107,22 +107,6 @@ def read(tables: Tables, ref: DatasetRef) -> Snapshot:
             "were changed by something else than a pipeline; run the data pipeline for these partitions again, then the stage snapshot"
         )
     return Snapshot(ref, rows)
-
-
-def feature_columns(rows: pa.Table, types: dict[str, ColumnType]) -> dict[str, Any]:
-    """The columns named in `types`, as the feature transform and the data profile take them: float64 [n] with NaN for numbers,
-    lists with None for the rest. Raises `DataError` where `rows` lacks one."""
-    if absent := [name for name in types if name not in rows.column_names]:
-        raise DataError(
-            f"the labelled rows have no column {', '.join(absent)}; run the data pipeline again for the partitions of the window"
-        )
-    return {name: _numbers(rows[name]) if type_ in ("integer", "number") else rows[name].to_pylist() for name, type_ in types.items()}
-
-
-def _numbers(column: pa.ChunkedArray) -> Any:
-    """float64 [n]; a column that holds something else (a model may be older than the column's type) as it is."""
-    is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    return pc.cast(column, pa.float64(), safe=False).to_numpy() if is_number else column.to_pylist()
 
 
 def _read(tables: Tables, ref: DatasetRef) -> pa.Table:

@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION, sides_of_partitions
-from pipelines_lib.data.snapshot import feature_columns
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned
+from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
 from pipelines_lib.use_case import Split, UseCase
 

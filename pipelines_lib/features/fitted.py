@@ -1,9 +1,8 @@
 """The cleaning steps that need figures of the training rows: outliers and imputation."""
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import JsonValue
 
 from pipelines_lib.features.row_steps import read_numbers
-from pipelines_lib.features.values import Column, as_strings
+from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, each
 from pipelines_lib.use_case import CleaningStep, ColumnType, Outliers, Statistic
 
 Floats = NDArray[np.float64]
@@ -39,7 +38,8 @@ class Fitted:
     def apply(self, column: Column, type_: ColumnType) -> Column:
         """The column `output`: float64 [n] with NaN where a number is missing, or texts with None."""
         if type_ == "string":
-            return [self.value if text is None else text for text in as_strings(column)]
+            filled: Column = each(column, lambda values: [self.value if text is None else text for text in as_strings(values)])
+            return filled
         numbers = read_numbers(type_, column)
         match self.kind:
             case "impute":
@@ -64,16 +64,17 @@ class Fitted:
 
 
 def fit_steps(steps: Iterable[CleaningStep], types: Mapping[str, ColumnType], columns: Mapping[str, Column]) -> tuple[Fitted, ...]:
-    """The fitted steps among `steps`, in order, each on the training rows as the one before leaves them."""
-    columns, fitted = dict(columns), []
-    for step in steps:
-        for name, setting in _settings(step).items():
-            part = _fit(name, types[name], columns[name], setting)
-            made = part.apply(columns[name], types[name])
-            part = Fitted(**{**vars(part), "n_changed": _n_changed(part, columns[name], made, types[name])})
-            columns[part.output] = made
-            fitted.append(part)
-    return tuple(fitted)
+    """The fitted steps among `steps`, in order, each on the training rows as the one before leaves them. One column is asked for at a time."""
+    wanted = [(name, setting) for step in steps for name, setting in _settings(step).items()]
+    fitted: dict[int, Fitted] = {}
+    for name in dict.fromkeys(name for name, _ in wanted):
+        column = columns[name]
+        for place, (_, setting) in ((place, one) for place, one in enumerate(wanted) if one[0] == name):
+            part = _fit(name, types[name], column, setting)
+            made = part.apply(column, types[name])
+            fitted[place] = replace(part, n_changed=_n_changed(part, column, made, types[name]))
+            column = made if part.output == name else column
+    return tuple(fitted[place] for place in range(len(wanted)))
 
 
 def _settings(step: CleaningStep) -> Mapping[str, Outliers | Statistic]:
@@ -108,7 +109,7 @@ def _bounds(setting: Outliers, known: Floats) -> tuple[float | None, float | Non
 def _statistic(statistic: Statistic, type_: ColumnType, column: Column) -> float | str | None:
     """Of the values there are; of several most frequent ones the smallest. None where there are none."""
     if type_ == "string":
-        seen = Counter(text for text in as_strings(column) if text is not None)
+        seen = counted_texts(column)
         return min(seen, key=lambda text: (-seen[text], text), default=None)
     numbers = read_numbers(type_, column)
     known = numbers[~np.isnan(numbers)]
@@ -128,6 +129,9 @@ def _n_changed(part: Fitted, before: Column, after: Column, type_: ColumnType) -
     if part.kind == "flag":
         return int(np.sum(np.asarray(after)))
     if type_ == "string":
+        if isinstance(before, Distinct) and isinstance(after, Distinct):  # a step leaves the places as they are
+            changed = [old != new for old, new in zip(as_strings(before.values), after.values, strict=True)]
+            return int(before.counts()[np.asarray(changed, bool)].sum())
         return sum(old != new for old, new in zip(as_strings(before), after, strict=True))
     old, new = read_numbers(type_, before), np.asarray(after)
     return int(np.sum((old != new) & ~(np.isnan(old) & np.isnan(new))))

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines_lib.features.values import Column, as_booleans, as_numbers, as_strings
+from pipelines_lib.features.values import Column, as_booleans, as_numbers, as_strings, each
 from pipelines_lib.use_case import CleaningStep, ColumnType
 from pipelines_lib.use_case.cleaning import normal
 
@@ -85,8 +85,13 @@ def _text(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def after_row_steps(column: Column, type_: ColumnType, steps: Iterable[RowStep]) -> Column:
+def after_row_steps(column: Column, type_: ColumnType, steps: Sequence[RowStep]) -> Column:
     """A feature's column after its steps: float64 [n] with NaN, or texts with None."""
+    done: Column = each(column, lambda values: _after_row_steps(values, type_, steps))
+    return done
+
+
+def _after_row_steps(column: Column, type_: ColumnType, steps: Sequence[RowStep]) -> Column:
     if type_ in ("string", "text"):
         texts: list[str | None] = as_strings(column)
         for step in steps:

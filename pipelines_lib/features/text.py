@@ -6,22 +6,25 @@ Nothing is learned, so a word never seen in training has an id too, and a transf
 import re
 import unicodedata
 import zlib
+from itertools import islice
 
 PADDING = 0
 
 # A word, or one character of a script that writes no spaces between words (Chinese, Japanese).
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
 
+_LONG = 2_000
+"""Characters from which it is faster to stop at the limit than to find all tokens at once."""
+
 
 def tokens(text: str, limit: int) -> list[str]:
     """The first `limit` tokens of `text`: words in lower case, Chinese and Japanese characters one by one."""
     # Full-width and half-width forms of a letter are the same letter (NFKC).
-    found: list[str] = []
-    for match in _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower()):
-        if len(found) == limit:
-            break
-        found.append(match.group())
-    return found
+    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
+    if len(text) > _LONG:
+        return [match.group() for match in islice(_TOKEN.finditer(text), limit)]
+    found: list[str] = _TOKEN.findall(text)
+    return found[:limit]
 
 
 def token_id(token: str, buckets: int, salt: str) -> int:

@@ -6,8 +6,8 @@ words, never code, and needs numpy alone.
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -21,7 +21,7 @@ from pipelines_lib.features.fitted import Fitted, fit_steps
 from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numbers, row_steps
 from pipelines_lib.features.series import Series
 from pipelines_lib.features.text import PADDING, token_id, tokens
-from pipelines_lib.features.values import Column, as_strings
+from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, distinct_texts
 from pipelines_lib.use_case import CleaningStep, ColumnType
 
 FORMAT = 3
@@ -80,7 +80,7 @@ class Categories:
     @classmethod
     def fit(cls, name: str, column: Column) -> Self:
         """The most frequent categories; rare ones train the place of the unknown."""
-        seen = Counter(value for value in as_strings(column) if value is not None)
+        seen = counted_texts(column)
         frequent = sorted((word for word, count in seen.items() if count >= MIN_SEEN), key=lambda word: (-seen[word], word))
         return cls(name=name, words=tuple(sorted(frequent[:MAX_CATEGORIES])))
 
@@ -91,6 +91,8 @@ class Categories:
 
     def apply(self, column: Column) -> NDArray[np.int64]:
         """int64 [n], 0 … size - 1."""
+        if isinstance(column, Distinct):
+            return self.apply(column.values).take(column.places)
         return np.fromiter((self._places.get(value, 0) for value in as_strings(column)), np.int64, len(column))
 
     @cached_property
@@ -105,24 +107,47 @@ class Tokens:
     name: str
     length: int
 
-    @classmethod
-    def fit(cls, name: str, column: Column) -> Self:
-        """As long as the longest training text, within MAX_TOKENS."""
-        longest = max((len(tokens(text, MAX_TOKENS)) for text in as_strings(column) if text is not None), default=0)
-        return cls(name=name, length=max(1, longest))
-
     def apply(self, column: Column, buckets: int) -> NDArray[np.int64]:
         """int64 [n, length], 0 … buckets - 1."""
+        if isinstance(column, Distinct):
+            return self.apply(column.values, buckets).take(column.places, axis=0)
+        known, flat, lengths = _Ids(buckets, self.name), array("q"), array("q")
+        for text in as_strings(column):
+            found = () if text is None else tokens(text, self.length)
+            flat.extend(map(known.__getitem__, found))
+            lengths.append(len(found))
         ids = np.full((len(column), self.length), PADDING, np.int64)
-        known: dict[str, int] = {}
-        for row, text in enumerate(as_strings(column)):
-            if text is None:
-                continue
-            for place, token in enumerate(tokens(text, self.length)):
-                if (found := known.get(token)) is None:
-                    found = known[token] = token_id(token, buckets, self.name)
-                ids[row, place] = found
+        ids[np.arange(self.length) < np.asarray(lengths)[:, None]] = np.asarray(flat)
         return ids
+
+
+class _Ids(dict[str, int]):
+    """Token to its id, worked out when it first comes."""
+
+    def __init__(self, buckets: int, salt: str) -> None:
+        self._buckets, self._salt = buckets, salt
+
+    def __missing__(self, token: str) -> int:
+        self[token] = found = token_id(token, self._buckets, self._salt)
+        return found
+
+
+def _fit_texts(columns: Mapping[str, Column], names: Iterable[str]) -> tuple[tuple[Tokens, ...], int]:
+    """Each text as long as its longest one of the training rows, within MAX_TOKENS, and how many buckets their tokens need.
+
+    Four buckets a distinct token, as a power of two: at most about a quarter of the tokens then share a bucket.
+    """
+    distinct: set[str] = set()
+    parts = []
+    for name in names:
+        longest = 1
+        for text in distinct_texts(columns[name]):
+            found = tokens(text, MAX_TOKENS)
+            longest = max(longest, len(found))
+            if 4 * len(distinct) <= MAX_BUCKETS:  # there are no more buckets than that
+                distinct.update(found)
+        parts.append(Tokens(name=name, length=longest))
+    return tuple(parts), min(MAX_BUCKETS, max(64, 1 << (4 * len(distinct) - 1).bit_length())) if parts else 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,15 +179,16 @@ class FeatureTransform:
     ) -> Self:
         """Fit on the training rows. `types` names the features, `steps` are the use case's cleaning steps, `series` its windows of sensors.
 
+        `columns` may read a column when it is asked for it: they are asked for one after the other, and not kept.
+
         Raises `DataError` where a column is absent or too short.
         """
-        _length(columns, types)
+        _check_there(columns, types)
         rows = row_steps(steps, types)
-        cleaned = _after(rows, columns, types)
-        fitted = fit_steps(steps, types, cleaned)
-        made = _made(fitted, cleaned, types)
+        fitted = fit_steps(steps, types, _Made(columns, types, rows))
+        made = _Made(columns, types, rows, fitted)
         flags: dict[str, ColumnType] = {part.output: "boolean" for part in fitted if part.kind == "flag"}
-        text = _of(types, "text")
+        text, buckets = _fit_texts(made, _of(types, "text"))
         steps_of = {name for window in series.values() for name in window}
         numbers = {**{name: types[name] for name in _of(types, "integer", "number", "boolean") if name not in steps_of}, **flags}
         return cls(
@@ -171,8 +197,8 @@ class FeatureTransform:
             fitted=fitted,
             numeric=tuple(Scale.fit(name, type_, made[name]) for name, type_ in numbers.items()),
             categorical=tuple(Categories.fit(name, made[name]) for name in _of(types, "string")),
-            text=tuple(Tokens.fit(name, made[name]) for name in text),
-            buckets=_buckets([made[name] for name in text]),
+            text=text,
+            buckets=buckets,
             series=tuple(Series.fit(name, window, types, made) for name, window in series.items()),
         )
 
@@ -183,7 +209,7 @@ class FeatureTransform:
         Raises `DataError` as `apply` does.
         """
         _length(columns, self.columns)
-        after = _after(self.rows, columns, self.columns)
+        after = _Made(columns, self.columns, self.rows)
         touched = {step.name for step in self.rows}
         return {name: _as_list(after[name], self.columns[name]) if name in touched else columns[name] for name in self.columns}
 
@@ -195,7 +221,8 @@ class FeatureTransform:
         Raises `DataError` where a column is absent or the columns differ in length.
         """
         n = _length(columns, self.columns)
-        made = _made(self.fitted, _after(self.rows, columns, self.columns), self.columns)
+        source = _Made(columns, self.columns, self.rows, self.fitted)
+        made = {name: column for feature in self.columns for name, column in source.of(feature).items()}
         arrays: Arrays = {}
         if self.numeric:
             arrays["numeric"] = np.empty((n, len(self.numeric)), np.float32)
@@ -247,18 +274,40 @@ def _of(types: Mapping[str, ColumnType], *wanted: ColumnType) -> list[str]:
     return [name for name, type_ in types.items() if type_ in wanted]
 
 
-def _after(steps: Sequence[RowStep], columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> dict[str, Column]:
-    """The features after the row steps. A column that none of them names is as it was."""
-    by_name = {name: [step for step in steps if step.name == name] for name in types}
-    return {name: after_row_steps(columns[name], types[name], mine) if mine else columns[name] for name, mine in by_name.items()}
+class _Made(Mapping[str, Column]):
+    """The features after all steps, and the flags. Each is made when it is asked for, so that of many rows one column is in memory at a time."""
 
+    def __init__(
+        self, columns: Mapping[str, Column], types: Mapping[str, ColumnType], rows: Sequence[RowStep], fitted: Sequence[Fitted] = ()
+    ) -> None:
+        self._columns, self._types, self._rows, self._fitted = columns, types, rows, fitted
+        self._sources = {name: name for name in types} | {part.output: part.name for part in fitted}
+        self._lengths: dict[str, int] = {}
 
-def _made(steps: Sequence[Fitted], columns: Mapping[str, Column], types: Mapping[str, ColumnType]) -> dict[str, Column]:
-    """The features after the fitted steps, and the flags."""
-    made = dict(columns)
-    for step in steps:
-        made[step.output] = step.apply(made[step.name], types[step.name])
-    return made
+    def __getitem__(self, name: str) -> Column:
+        return self.of(self._sources[name])[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sources)
+
+    def __len__(self) -> int:
+        return len(self._sources)
+
+    def of(self, name: str) -> dict[str, Column]:
+        """A feature and its flag, if it has one."""
+        mine = [step for step in self._rows if step.name == name]
+        column = self._columns[name]
+        self._check_length(name, len(column))
+        made = {name: after_row_steps(column, self._types[name], mine) if mine else column}
+        for step in self._fitted:
+            if step.name == name:
+                made[step.output] = step.apply(made[name], self._types[name])
+        return made
+
+    def _check_length(self, name: str, length: int) -> None:
+        self._lengths[name] = length
+        if len(set(self._lengths.values())) > 1:
+            raise DataError(f"the columns differ in length: {self._lengths}; give every feature one value a row")
 
 
 def _as_list(column: Column, type_: ColumnType) -> list[Any]:
@@ -268,18 +317,15 @@ def _as_list(column: Column, type_: ColumnType) -> list[Any]:
     return [None if math.isnan(value) else kind(value) for value in column]
 
 
-def _length(columns: Mapping[str, Column], names: Iterable[str]) -> int:
-    lengths = {}
+def _check_there(columns: Mapping[str, Column], names: Iterable[str]) -> None:
     for name in names:
         if name not in columns:
             raise DataError(f"feature {name!r} is absent; give every feature a column, with null where a row lacks the value")
-        lengths[name] = len(columns[name])
+
+
+def _length(columns: Mapping[str, Column], names: Iterable[str]) -> int:
+    _check_there(columns, names)
+    lengths = {name: len(columns[name]) for name in names}
     if len(set(lengths.values())) > 1:
         raise DataError(f"the columns differ in length: {lengths}; give every feature one value a row")
     return next(iter(lengths.values()), 0)
-
-
-def _buckets(columns: list[Column]) -> int:
-    """Four buckets a distinct token, as a power of two: at most about a quarter of the tokens then share a bucket."""
-    distinct = {token for column in columns for text in as_strings(column) if text is not None for token in tokens(text, MAX_TOKENS)}
-    return min(MAX_BUCKETS, max(64, 1 << (4 * len(distinct) - 1).bit_length())) if columns else 2

@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy.typing as npt
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.text import tokens
+from pipelines_lib.features.values import Column, Distinct
 from pipelines_lib.monitoring.summaries import Categories, Quantiles
 from pipelines_lib.use_case import ColumnType
 
@@ -23,7 +25,6 @@ MAX_WORDS = 1000
 """Words counted of one text; a Chinese or Japanese character counts as one."""
 
 Kind = Literal["input", "prediction"]
-Column = Sequence[Any] | npt.NDArray[Any]
 
 NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
 
@@ -119,23 +120,32 @@ def merge_profiles(profiles: Sequence[DataProfile]) -> DataProfile:
 
 
 def _profile(name: str, values: Column, kind: ColumnType, role: Kind) -> ColumnProfile:
-    array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
-    if array.ndim != 1:
-        raise DataError(f"column {name!r}: expected one value a row, found an array of shape {list(array.shape)}")
     if kind in NUMERIC:
+        array = _array(name, values)
         numbers = _numbers(name, array)
         finite = numbers[np.isfinite(numbers)]
         return ColumnProfile(kind, role, len(array), len(array) - len(finite), {"value": Quantiles.of(finite)}, None)
-    present = [value for value in array.tolist() if not _is_missing(value)]
-    n_missing = len(array) - len(present)
+    found, times = (values.values, values.counts()) if isinstance(values, Distinct) else (_array(name, values).tolist(), None)
+    present = [not _is_missing(value) for value in found]
+    known = list(compress(found, present))
+    repeats = np.ones(len(known), np.int64) if times is None else times[np.asarray(present, bool)]
+    n_missing = len(values) - int(repeats.sum())
     if kind == "text":
-        texts = [str(value) for value in present]
+        texts = [str(value) for value in known]
         quantiles = {
-            "characters": Quantiles.of(np.array([len(text) for text in texts], dtype=np.float64)),
-            "words": Quantiles.of(np.array([len(tokens(text, MAX_WORDS)) for text in texts], dtype=np.float64)),
+            "characters": Quantiles.of(np.repeat(np.array([len(text) for text in texts], dtype=np.float64), repeats)),
+            "words": Quantiles.of(np.repeat(np.array([len(tokens(text, MAX_WORDS)) for text in texts], dtype=np.float64), repeats)),
         }
-        return ColumnProfile(kind, role, len(array), n_missing, quantiles, None)
-    return ColumnProfile(kind, role, len(array), n_missing, {}, Categories.of(_category(value) for value in present))
+        return ColumnProfile(kind, role, len(values), n_missing, quantiles, None)
+    return ColumnProfile(kind, role, len(values), n_missing, {}, Categories.of(map(_category, known), repeats.tolist()))
+
+
+def _array(name: str, values: Column) -> npt.NDArray[Any]:
+    values = list(values) if isinstance(values, Distinct) else values
+    array = np.asarray(values, dtype=None if isinstance(values, np.ndarray) else object)
+    if array.ndim != 1:
+        raise DataError(f"column {name!r}: expected one value a row, found an array of shape {list(array.shape)}")
+    return array
 
 
 def _numbers(name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,7 @@ library toss an unseedable coin at each compaction and differ from run to run; d
 """
 
 import base64
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,9 +109,12 @@ class Categories:
     """Rows of categories that are not in `counts`."""
 
     @classmethod
-    def of(cls, values: Iterable[str]) -> Self:
-        """Counts of `values`."""
-        return cls._compacted(Counter(values), 0)
+    def of(cls, values: Iterable[str], repeats: Iterable[int] = itertools.repeat(1)) -> Self:
+        """Counts of `values`, each of which stands for as many rows as `repeats` says."""
+        counts: Counter[str] = Counter()
+        for value, times in zip(values, repeats, strict=False):
+            counts[value] += times
+        return cls._compacted(counts, 0)
 
     @classmethod
     def merged(cls, parts: Sequence["Categories"]) -> Self:

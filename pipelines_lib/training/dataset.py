@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines_lib.data.sides import TRAIN, VALIDATION
-from pipelines_lib.data.snapshot import Snapshot, feature_columns
+from pipelines_lib.data.snapshot import Snapshot
+from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training.objective import Objective
 from pipelines_lib.use_case import UseCase

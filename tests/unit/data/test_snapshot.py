@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib.data.snapshot import _hash_of, choose, feature_columns, load
+from pipelines_lib.data.snapshot import _hash_of, choose, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 
@@ -38,17 +38,6 @@ def test_the_hash_sees_every_value(change):
 
 def test_the_hash_sees_where_a_text_ends():
     assert _hash_of(pa.table({"a": ["xy", "z"]})) != _hash_of(pa.table({"a": ["x", "yz"]}))
-
-
-def test_columns_come_as_the_transform_takes_them():
-    found = feature_columns(pa.table(ROWS), {"x": "number", "n": "integer", "flag": "boolean", "town": "string"})
-    np.testing.assert_array_equal(found["x"], [1.5, np.nan])
-    np.testing.assert_array_equal(found["n"], [1.0, np.nan])
-    assert (found["flag"], found["town"]) == ([True, None], ["西安", None])
-    # A model may be older than a column's type.
-    assert feature_columns(pa.table(ROWS), {"town": "number"}) == {"town": ["西安", None]}
-    with pytest.raises(DataError, match="no column gone"):
-        feature_columns(pa.table(ROWS), {"gone": "number"})
 
 
 def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path, monkeypatch):
