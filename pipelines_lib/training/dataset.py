@@ -1,10 +1,15 @@
 """A snapshot's rows as tensors, and the order in which an epoch sees them."""
 
+import math
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
@@ -14,9 +19,16 @@ from pipelines_lib.data.snapshot import Snapshot
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training.objective import Objective
-from pipelines_lib.use_case import UseCase
+from pipelines_lib.use_case import Shuffle, UseCase
 
 Inputs = dict[str, torch.Tensor]
+Places = NDArray[np.int64]
+
+BLOCK_ROWS = 4096
+WINDOW_BLOCKS = 64
+LIMIT = Path("/sys/fs/cgroup/memory.max")
+_AHEAD = 3
+"""Batches that are gathered before they are asked for."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +44,16 @@ class Rows:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def ids(self, places: NDArray[np.int64]) -> list[str]:
+    @property
+    def n_bytes(self) -> int:
+        """Of inputs and labels."""
+        return sum(tensor.nbytes for tensor in (*self.inputs.values(), self.labels))
+
+    def ids(self, places: Places) -> list[str]:
         """The row ids at `places`."""
         return list(self.row_ids.take(pa.array(places)).to_pylist())
 
-    def take(self, places: NDArray[np.int64]) -> tuple[Inputs, torch.Tensor]:
+    def take(self, places: Places) -> tuple[Inputs, torch.Tensor]:
         """Inputs and labels of the rows at `places`."""
         index = torch.from_numpy(places)
         return {name: tensor[index] for name, tensor in self.inputs.items()}, self.labels[index]
@@ -47,16 +64,102 @@ def rows_of(arrays: Mapping[str, NDArray[Any]], labels: NDArray[Any], row_ids: p
     return Rows({name: torch.from_numpy(array) for name, array in arrays.items()}, torch.from_numpy(labels), row_ids)
 
 
-def order(n_rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The permutation of an epoch: a function of seed and epoch alone, so that every rank and every resume agree on it."""
-    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+class Order(Protocol):
+    """The places of an epoch's rows, one slice at a time."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, part: slice) -> Places: ...
 
 
-def prefetch(rows: Rows, places: Iterable[NDArray[np.int64]], device: torch.device) -> Iterator[tuple[Inputs, torch.Tensor]]:
-    """Inputs and labels of each of `places`, in order, on `device`."""
-    for some in places:
+def order(n_rows: int, seed: int, epoch: int, shuffle: Shuffle = "rows") -> Order:
+    """Every row once: a function of seed and epoch alone, so that every rank agrees on it, and a resume in the middle of an epoch too."""
+    return _Blocks(n_rows, seed, epoch) if shuffle == "blocks" else np.random.default_rng([seed, epoch]).permutation(n_rows)
+
+
+class _Blocks:
+    """Blocks of neighbouring rows in random order, and the rows of a few blocks at a time in random order.
+
+    Rows then come from the disk in long runs, and a window of 64 blocks is all that has to stay in memory. A batch is drawn from
+    64 places of the data, which for gradient descent is nearly as good as a full shuffle (CorgiPile: Xu et al., SIGMOD 2022).
+    """
+
+    def __init__(self, n_rows: int, seed: int, epoch: int) -> None:
+        self._n_rows, self._seed, self._epoch = n_rows, seed, epoch
+        blocks = np.random.default_rng([seed, epoch]).permutation(math.ceil(n_rows / BLOCK_ROWS))
+        self._windows = [blocks[start : start + WINDOW_BLOCKS] for start in range(0, len(blocks), WINDOW_BLOCKS)]
+        self._ends = np.cumsum([self._length(window) for window in self._windows], dtype=np.int64)
+        self._latest: tuple[int, Places] = (-1, np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return self._n_rows
+
+    def __getitem__(self, part: slice) -> Places:
+        start, stop, step = part.indices(self._n_rows)
+        assert step == 1, "an epoch is gone through forwards"
+        found = [np.empty(0, np.int64)]
+        number = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            first = int(self._ends[number - 1]) if number else 0
+            end = min(stop, int(self._ends[number]))
+            found.append(self._window(number)[start - first : end - first])
+            number, start = number + 1, end
+        return np.concatenate(found)
+
+    def _length(self, window: Places) -> int:
+        """Rows of the blocks; the data's last block may be shorter than the others."""
+        return int(np.minimum((window + 1) * BLOCK_ROWS, self._n_rows).sum() - (window * BLOCK_ROWS).sum())
+
+    def _window(self, number: int) -> Places:
+        """The rows of a window in their order; the latest is kept, since several batches come from it."""
+        latest, rows = self._latest
+        if latest != number:
+            firsts = self._windows[number] * BLOCK_ROWS
+            rows = (firsts[:, None] + np.arange(BLOCK_ROWS)).ravel()
+            rows = rows[rows < self._n_rows]
+            # From 1: a list of seeds that ends in 0 seeds like the list without it.
+            np.random.default_rng([self._seed, self._epoch, number + 1]).shuffle(rows)
+            self._latest = (number, rows)
+        return rows
+
+
+def prefetch(rows: Rows, places: Iterable[Places], device: torch.device) -> Iterator[tuple[Inputs, torch.Tensor]]:
+    """Inputs and labels of the rows at each of `places`, in that order, on `device`.
+
+    Where that takes long (the device has a memory of its own, or the rows do not fit into memory) a thread gathers the next ones
+    while these are worked on. Elsewhere handing them over would take longer than gathering them.
+    """
+    pin = device.type == "cuda"
+    ahead = device.type != "cpu" or rows.n_bytes > memory() / 2
+    for inputs, labels in _gathered_ahead(rows, places, pin) if ahead else map(rows.take, places):
+        # From pinned memory the copy runs beside the device's work; work that needs it waits for it, since both are in one stream.
+        yield {name: tensor.to(device, non_blocking=pin) for name, tensor in inputs.items()}, labels.to(device, non_blocking=pin)
+
+
+def _gathered_ahead(rows: Rows, places: Iterable[Places], pin: bool) -> Iterator[tuple[Inputs, torch.Tensor]]:
+    """The same in host memory, by a thread that is up to `_AHEAD` ahead. What it raises is raised in its turn; it ends with the iterator."""
+
+    def gather(some: Places) -> tuple[Inputs, torch.Tensor]:
         inputs, labels = rows.take(some)
-        yield {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}, labels.to(device, non_blocking=True)
+        return ({name: tensor.pin_memory() for name, tensor in inputs.items()}, labels.pin_memory()) if pin else (inputs, labels)
+
+    waiting: deque[Future[tuple[Inputs, torch.Tensor]]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="sluice-rows") as thread:
+        try:
+            for some in places:
+                waiting.append(thread.submit(gather, some))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            thread.shutdown(wait=False, cancel_futures=True)
+
+
+def memory() -> int:
+    """Bytes of memory that this process may fill: the machine's, or what its control group allows."""
+    allowed = LIMIT.read_text(encoding="ascii").strip() if LIMIT.exists() else "max"
+    total = int(psutil.virtual_memory().total)
+    return total if allowed == "max" else min(total, int(allowed))
 
 
 @dataclass(frozen=True)

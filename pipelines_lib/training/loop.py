@@ -99,7 +99,7 @@ class Loop:
 
     def _epoch(self) -> None:
         start = self._progress
-        places = order(len(self._train), self._settings.seed, start.epoch)
+        places = order(len(self._train), self._settings.seed, start.epoch, self._settings.shuffle)
         size = self._settings.batch_size
         self._strategy.module.train()
         # What the other ranks had summed before a checkpoint is in it once: the first rank carries it on.

@@ -18,7 +18,7 @@ from pipelines_lib.use_case.schedule import Schedule
 from pipelines_lib.use_case.serving import Deployment, Gate
 from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
-from pipelines_lib.use_case.training import Model, Training
+from pipelines_lib.use_case.training import Model, Shuffle, Training
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -49,6 +49,7 @@ __all__ = [
     "Schedule",
     "Sensors",
     "Settings",
+    "Shuffle",
     "Source",
     "Split",
     "Sql",

@@ -10,6 +10,7 @@ from pipelines_lib.use_case.base import Duration, Settings
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
 ModelType = Literal["tabular", "sequence", "uplift", "hooks"]
+Shuffle = Literal["rows", "blocks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
 
@@ -89,6 +90,9 @@ class Training(Settings):
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of a step's gradient; a longer one is shortened to it."""
     seed: int = 0
+    shuffle: Shuffle = "rows"
+    """The order of an epoch: `rows`, any row may come after any other; `blocks`, runs of neighbouring rows, shuffled among themselves, for
+    data larger than memory, which is then read in long runs."""
 
     workers: int = Field(default=2, ge=1, le=64)
     """Processes that train together."""

@@ -33,6 +33,11 @@ def test_the_same_training_again_gives_the_same_weights(make_loop):
         assert torch.equal(tensor, weights(second)[name]), name
 
 
+def test_the_rows_come_in_the_order_that_the_settings_ask_for(make_loop):
+    first, second, other = make_loop("a", shuffle="blocks"), make_loop("b", shuffle="blocks"), make_loop("c")
+    assert first.run() == second.run() != other.run()
+
+
 class KilledError(Exception):
     pass
 
