@@ -5,6 +5,7 @@ by time: which partitions judge depends on the window, so it is worked out here 
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,7 @@ from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
 from pipelines_lib.data.tables import DamagedFile, Tables
 from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
-from pipelines_lib.use_case import UseCase
+from pipelines_lib.use_case import UseCase, classes_in
 
 _MIN_ROWS_OF_ARM = 10
 """Training rows below which nothing can be said of an arm of a treatment."""
@@ -41,10 +42,10 @@ class Snapshot:
         """Rows on each side."""
         return {side: self.side(side).num_rows for side in SIDES}
 
-    def classes(self) -> list[str]:
-        """The classes that occur on any side, sorted; for classifications."""
-        on_a_side = pc.is_in(self.rows["split"], pa.array(SIDES))
-        return sorted(pc.unique(self.rows["label"].filter(on_a_side)).to_pylist())
+    def classes(self, separator: str | None = None, sides: Sequence[str] = SIDES) -> list[str]:
+        """The classes that occur on any of `sides`, sorted; for classifications. With `separator` a row may have several."""
+        labels = pc.unique(self.side(*sides)["label"]).to_pylist()
+        return sorted(labels if separator is None else {name for label in labels for name in classes_in(label, separator)})
 
 
 def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapshot:
@@ -171,6 +172,9 @@ def _check_values(where: str, snapshot: Snapshot) -> None:
 
 
 def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
+    if (separator := use_case.label.separator) is not None:
+        _check_several(where, snapshot, separator)
+        return
     classes = snapshot.classes()
     in_train = set(snapshot.side(TRAIN)["label"].to_pylist())
     if len(in_train) < 2:
@@ -180,6 +184,14 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
     if use_case.task == "binary" and (len(classes) != 2 or use_case.label.positive not in classes):
         raise DataError(
             f"{where}: a binary task has two classes, one of them {use_case.label.positive!r}; the labels are {classes_for_people(classes, use_case)}. Mend label.map or label.positive, or set `task: multiclass`"
+        )
+
+
+def _check_several(where: str, snapshot: Snapshot, separator: str) -> None:
+    if not snapshot.classes(separator, (TRAIN,)) or len(pc.unique(snapshot.side(TRAIN)["label"])) < 2:
+        raise DataError(
+            f"{where}: the training rows all have the same classes, or none, so there is nothing to tell apart; widen training.window, "
+            "or mend label.separator"
         )
 
 

@@ -13,7 +13,7 @@ from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION, sides_of_partition
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
-from pipelines_lib.evaluation.metrics import Truth, aligned
+from pipelines_lib.evaluation.metrics import Truth, aligned, several
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
 from pipelines_lib.use_case import Split, UseCase
@@ -30,6 +30,8 @@ def truth_of(use_case: UseCase, rows: pa.Table, classes: tuple[str, ...]) -> Tru
     """The labels of `rows`, in terms of `classes`."""
     if use_case.task == "regression":
         return Truth(np.asarray(rows["label"].to_pylist(), np.float64), ())
+    if use_case.label.separator is not None:
+        return Truth(several(rows["label"], classes, use_case.label.separator), classes)
     places = {name: place for place, name in enumerate(classes)}
     labels = np.array([places[name] for name in rows["label"].to_pylist()], np.int64)
     positive = use_case.label.positive

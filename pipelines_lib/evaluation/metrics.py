@@ -7,9 +7,13 @@ The formulas are scikit-learn's, which the tests hold them against; importing it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
+
+from pipelines_lib.use_case import LIKELY, classes_in
 
 Floats = NDArray[np.float64]
 Weighted = Callable[[Floats], Floats]
@@ -23,12 +27,27 @@ SMALLEST = 1e-15
 class Truth:
     """The labels of a hold-out."""
 
-    labels: NDArray[np.int64] | Floats
-    """Class places [n], or values [n] for a regression."""
+    labels: NDArray[np.int64] | Floats | NDArray[np.bool_]
+    """Class places [n], values [n] for a regression, or, where a row may have several classes, whether it has each [n, C]."""
     classes: tuple[str, ...]
     """Empty for a regression."""
     positive: int | None = None
     """Place of the positive class; binary tasks only."""
+
+    @property
+    def has_several(self) -> bool:
+        """Whether a row may have several classes."""
+        return self.labels.ndim == 2
+
+
+def several(labels: Any, classes: Sequence[str], separator: str) -> NDArray[np.bool_]:
+    """An Arrow column of labels with several classes as [n, C]: whether a row has each of `classes`."""
+    known = labels.combine_chunks() if isinstance(labels, pa.ChunkedArray) else labels
+    known = known.dictionary_encode()
+    sets = [frozenset(classes_in(text, separator)) for text in known.dictionary.to_pylist()]
+    table = np.array([[name in some for name in classes] for some in sets], bool).reshape(len(sets), len(classes))
+    found: NDArray[np.bool_] = table[known.indices.to_numpy(zero_copy_only=False)]
+    return found
 
 
 def prepare(metric: str, truth: Truth, scores: NDArray[np.float32]) -> Weighted:
@@ -70,7 +89,10 @@ def _roc_auc(truth: Truth, scores: Floats) -> Weighted:
 
 
 def _average_precision(truth: Truth, scores: Floats) -> Weighted:
-    """Σ (recall step) · precision, over thresholds from the highest score down."""
+    """Σ (recall step) · precision, over thresholds from the highest score down. Of several classes the mean over those that a row has."""
+    if truth.has_several:
+        each = [_average_precision(*_one_of(truth, scores, place)) for place in range(len(truth.classes))]
+        return lambda weights: _mean_of_defined(np.stack([of_class(weights) for of_class in each]))
     ranked = _Ranked(truth, scores)
 
     def average_precision(weights: Floats) -> Floats:
@@ -80,6 +102,18 @@ def _average_precision(truth: Truth, scores: Floats) -> Weighted:
         return _ratio((positive * precision).sum(axis=1), true[:, -1])
 
     return average_precision
+
+
+def _one_of(truth: Truth, scores: Floats, place: int) -> tuple[Truth, Floats]:
+    """One of several classes as a yes or no."""
+    labels: NDArray[np.int64] = truth.labels[:, place].astype(np.int64)
+    return Truth(labels, ("", truth.classes[place]), 1), scores[:, [place, place]]
+
+
+def _mean_of_defined(figures: Floats) -> Floats:
+    """[C, b] → [b]."""
+    defined = np.isfinite(figures)
+    return _ratio(np.where(defined, figures, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 
 
 class _Ranked:
@@ -113,10 +147,7 @@ def _log_loss(truth: Truth, scores: Floats) -> Weighted:
 
 def _macro_f1(truth: Truth, scores: Floats) -> Weighted:
     """Mean over the classes that occur in labels or predictions; a class never found right counts 0."""
-    predicted = scores.argmax(axis=1)
-    places = sorted(set(predicted.tolist()) | set(truth.labels.tolist()))
-    said = np.stack([predicted == place for place in places], axis=1).astype(np.float64)
-    true = np.stack([truth.labels == place for place in places], axis=1).astype(np.float64)
+    said, true = _said_and_true(truth, scores)
 
     def macro_f1(weights: Floats) -> Floats:
         right, total = weights @ (said * true), weights @ (said + true)
@@ -125,6 +156,23 @@ def _macro_f1(truth: Truth, scores: Floats) -> Weighted:
         return _ratio(f1.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
 
     return macro_f1
+
+
+def _micro_f1(truth: Truth, scores: Floats) -> Weighted:
+    """F1 of all classes' yeses together."""
+    said, true = _said_and_true(truth, scores)
+    right, total = (said * true).sum(axis=1), (said + true).sum(axis=1)
+    return lambda weights: _ratio(2 * (weights @ right), weights @ total)
+
+
+def _said_and_true(truth: Truth, scores: Floats) -> tuple[Floats, Floats]:
+    """Which classes were predicted, and which are true: 1 and 0 [n, classes]."""
+    if truth.has_several:
+        return (scores >= LIKELY).astype(np.float64), truth.labels.astype(np.float64)
+    predicted = scores.argmax(axis=1)
+    places = sorted(set(predicted.tolist()) | set(truth.labels.tolist()))
+    said, true = (np.stack([found == place for place in places], axis=1) for found in (predicted, truth.labels))
+    return said.astype(np.float64), true.astype(np.float64)
 
 
 def _rmse(truth: Truth, scores: Floats) -> Weighted:
@@ -149,6 +197,7 @@ _METRICS: Mapping[str, Callable[[Truth, Floats], Weighted]] = {
     "average_precision": _average_precision,
     "accuracy": _accuracy,
     "macro_f1": _macro_f1,
+    "micro_f1": _micro_f1,
     "log_loss": _log_loss,
     "rmse": _rmse,
     "mae": _mae,

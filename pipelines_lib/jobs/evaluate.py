@@ -146,6 +146,7 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
         task=use_case.task,
         classes=challenger.classes,
         positive=use_case.label.positive,
+        separator=use_case.label.separator,
         features=tuple(Feature(name=name, type=use_case.columns[name].type) for name in use_case.features()),
         metrics={name: figure for name, figure in challenger.figures.items() if figure is not None},
         snapshot=snapshot.ref,

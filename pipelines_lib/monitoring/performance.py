@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
-from pipelines_lib.use_case import METRICS, Task, UseCase
+from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +33,35 @@ def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: 
         key: label for key, label in zip(_tuples(labelled, keys, use_case), labelled["label"].to_pylist(), strict=True) if None not in key
     }
     found = [(place, label) for place, key in enumerate(_tuples(answers, keys, use_case)) if (label := truth.get(key)) is not None]
-    # A class the model has never heard of has no column in its scores.
-    found = [(place, label) for place, label in found if not classes or label in classes]
+    if use_case.label.separator is None:
+        # A class the model has never heard of has no column in its scores.
+        found = [(place, label) for place, label in found if not classes or label in classes]
     if not found:
         return Performance(n_rows=0, n_answered=answers.num_rows, metrics={})
-    rows = answers.take([place for place, _ in found])
-    scores = _scores(rows, use_case.task, classes, positive)
-    labels = [label for _, label in found]
-    known = metrics.Truth(
-        np.array([classes.index(label) for label in labels], np.int64) if classes else np.array(labels, np.float64),
-        tuple(classes),
-        None if positive is None else classes.index(positive),
-    )
+    rows, labels = answers.take([place for place, _ in found]), [label for _, label in found]
+    if use_case.label.separator is None:
+        known, scores = _known(labels, classes, positive), _scores(rows, use_case.task, classes, positive)
+    else:
+        known, scores = _of_several(rows, labels, classes, use_case.label.separator)
     return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=metrics.values(_computable(use_case.task), known, scores))
 
 
+def _known(labels: list[Any], classes: Sequence[str], positive: str | None) -> metrics.Truth:
+    places = np.array([classes.index(label) for label in labels], np.int64) if classes else np.array(labels, np.float64)
+    return metrics.Truth(places, tuple(classes), None if positive is None else classes.index(positive))
+
+
+def _of_several(rows: pa.Table, labels: list[str], classes: Sequence[str], separator: str) -> tuple[metrics.Truth, NDArray[np.float32]]:
+    """Truth, and what was predicted as 1 and 0. A class that the model has never heard of is one that it did not find."""
+    every = tuple(sorted({*classes, *(name for label in labels for name in classes_in(label, separator))}))
+    truth = metrics.Truth(metrics.several(pa.array(labels, pa.string()), every, separator), every)
+    return truth, metrics.several(rows["prediction"], every, separator).astype(np.float32)
+
+
 def _computable(task: Task) -> list[str]:
-    # Of several classes the log keeps the predicted one's probability alone.
-    return [metric for metric in METRICS[task] if task != "multiclass" or metric != "log_loss"]
+    # Of many classes the log keeps one probability alone: the predicted one's, or the largest.
+    lost = {"multiclass": "log_loss", "multilabel": "average_precision"}.get(task)
+    return [metric for metric in METRICS[task] if metric != lost]
 
 
 def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | None) -> NDArray[np.float32]:

@@ -29,7 +29,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
 from pipelines_lib.store import read_json, write_json
-from pipelines_lib.use_case import ColumnType, Split, Task
+from pipelines_lib.use_case import LIKELY, ColumnType, Split, Task
 
 MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
     "model.onnx",
@@ -70,6 +70,8 @@ class Manifest(Contract):
     classes: tuple[str, ...]
     """Names of the scores' columns, sorted; none for a regression."""
     positive: str | None = None
+    separator: str | None = None
+    """What stands between the classes of an answer that may have several; None where it has one."""
     features: tuple[Feature, ...]
     metrics: dict[str, float]
     """Of the hold-out."""
@@ -101,7 +103,7 @@ class Scorer:
         return cls(FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8")), _session(folder / MODEL))
 
     def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
-        """Scores float32 [n, C]: probabilities in the order of the classes, or for a regression C = 1, in the label's units."""
+        """Scores float32 [n, C]: probabilities in the order of the classes (each for itself, where a row may have several), or for a regression C = 1, in the label's units."""
         arrays = self.transform.apply(columns)
         n_rows = len(next(iter(arrays.values())))
         # A graph takes no rows as well as many; the first chunk, even an empty one, says how wide the scores are.
@@ -169,11 +171,15 @@ class Package(Scorer):
 def predicted(manifest: Manifest, scores: NDArray[np.float32]) -> tuple[list[str] | list[float], NDArray[np.float64]]:
     """What a person or a table wants of `scores` [n, C]: the prediction (class, or value) and one score a row.
 
-    The score is the probability of the positive class (binary), of the predicted class (multiclass), or the value.
+    The score is the probability of the positive class (binary), of the predicted class (multiclass), the largest one (multilabel, whose prediction is
+    the likely classes with the separator between them, an empty text where there are none), or the value.
     """
     if not manifest.classes:
         values = scores[:, 0].astype(np.float64)
         return values.tolist(), values
+    if manifest.separator is not None:
+        likely = [[name for name, said in zip(manifest.classes, row, strict=True) if said] for row in (scores >= LIKELY).tolist()]
+        return [manifest.separator.join(names) for names in likely], scores.max(axis=1).astype(np.float64)
     best = scores.argmax(axis=1)
     column = best if manifest.positive_index is None else np.full(len(scores), manifest.positive_index)
     return [manifest.classes[place] for place in best], scores[np.arange(len(scores)), column].astype(np.float64)

@@ -38,7 +38,7 @@ class Rows:
     inputs: Inputs
     """`numeric` float32 [n, d], `categorical` int64 [n, k], `text` int64 [n, L], `series` float32 [n, T, 2C]; those that are not empty."""
     labels: torch.Tensor
-    """Class places int64 [n], or values float32 [n]."""
+    """Class places int64 [n], values float32 [n], or 1 and 0 for each class, float32 [n, C]."""
     row_ids: pa.ChunkedArray
 
     def __len__(self) -> int:
@@ -181,8 +181,8 @@ def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
     columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
     transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean, use_case.series)
     arrays = {side: transform.apply(columns[side]) for side in sides}
-    classes = () if use_case.task == "regression" else tuple(snapshot.classes())
-    objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"])
+    classes = () if use_case.task == "regression" else tuple(snapshot.classes(use_case.label.separator))
+    objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"], use_case.label.separator)
     sample = {name: np.concatenate([arrays[TRAIN][name][:64], arrays[VALIDATION][name][:64]]) for name in arrays[TRAIN]}
     train, validation = (rows_of(arrays[side], objective.encode(rows["label"]), rows["row_id"]) for side, rows in sides.items())
     return Prepared(transform, train, validation, objective, sample)

@@ -8,7 +8,7 @@ from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers, Statistic
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
 from pipelines_lib.use_case.joins import Join
-from pipelines_lib.use_case.label import Label
+from pipelines_lib.use_case.label import LIKELY, Label, classes_in
 from pipelines_lib.use_case.monitoring import Monitoring
 from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality, Upstream
@@ -22,6 +22,7 @@ from pipelines_lib.use_case.training import Model, Shuffle, Training
 
 __all__ = [
     "HIGHER_IS_BETTER",
+    "LIKELY",
     "METRICS",
     "RESERVED_COLUMNS",
     "CleaningStep",
@@ -58,4 +59,5 @@ __all__ = [
     "Training",
     "Upstream",
     "UseCase",
+    "classes_in",
 ]

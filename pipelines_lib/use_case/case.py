@@ -25,13 +25,14 @@ from pipelines_lib.use_case.source import Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Training
 
-Task = Literal["binary", "multiclass", "regression"]
+Task = Literal["binary", "multiclass", "multilabel", "regression"]
 
 HIGHER_IS_BETTER = {
     "roc_auc": True,
     "average_precision": True,
     "accuracy": True,
     "macro_f1": True,
+    "micro_f1": True,
     "log_loss": False,
     "rmse": False,
     "mae": False,
@@ -39,6 +40,7 @@ HIGHER_IS_BETTER = {
 METRICS: dict[Task, tuple[str, ...]] = {
     "binary": ("roc_auc", "average_precision", "log_loss", "accuracy"),
     "multiclass": ("accuracy", "macro_f1", "log_loss"),
+    "multilabel": ("micro_f1", "macro_f1", "average_precision"),
     "regression": ("rmse", "mae"),
 }
 

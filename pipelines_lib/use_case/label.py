@@ -9,6 +9,14 @@ from pydantic import Field, JsonValue, model_validator
 from pipelines_lib.use_case.base import Duration, Settings
 from pipelines_lib.use_case.source import Source
 
+LIKELY = 0.5
+"""Of several classes those with at least this probability are predicted."""
+
+
+def classes_in(text: str, separator: str) -> list[str]:
+    """The classes of a label that may have several, sorted, each once; none for an empty text."""
+    return sorted({name for part in text.split(separator) if (name := part.strip())})
+
 
 class Threshold(Settings):
     """A number becomes one of two classes. A missing number has no label."""
@@ -148,6 +156,8 @@ class Label(Settings):
     """Value of `column` or of the ground truth to class. A row whose value is not listed is quarantined."""
     threshold: Threshold | None = None
     """A number in `column` or in the ground truth as one of two classes."""
+    separator: str | None = Field(default=None, min_length=1)
+    """What stands between the classes of one value; multilabel tasks only, and required there. A row without a value has no class."""
     positive: str | None = None
     """The class whose probability is predicted; binary tasks only, and required there."""
     horizon: int = Field(default=0, ge=0)

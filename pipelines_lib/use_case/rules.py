@@ -340,6 +340,8 @@ def _label(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple
             yield ("label", way), f"a regression predicts a number, so there are no classes to make; remove `{way}`"
     if label.positive is not None and label.classes is not None and label.positive not in label.classes:
         yield ("label", "positive"), f"class {label.positive!r} is not among the classes of the label: {sorted(label.classes)}"
+    if use_case.task == "multilabel" or label.separator is not None:
+        yield from _several_classes(use_case)
     numeric = None if label.column not in columns else columns[label.column].type in ("integer", "number")
     if label.column in columns and not numeric and (regression or label.threshold is not None):
         why = "a regression predicts a number" if regression else "a threshold splits numbers"
@@ -380,6 +382,34 @@ def _label(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple
         yield ("label", "review"), message
     if label.review is not None and regression:
         yield ("label", "review"), "people are asked for a class, and a regression predicts a number; remove `review`"
+
+
+def _several_classes(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """A value with several classes is text of a column or of ground truth, taken apart and nothing else."""
+    label = use_case.label
+    if use_case.task != "multilabel":
+        yield (
+            ("label", "separator"),
+            f"`separator` is for multilabel tasks, and this one is {use_case.task}; remove it, or set `task: multilabel`",
+        )
+        return
+    if label.separator is None:
+        yield ("label",), "a multilabel task needs `separator`: what stands between the classes of one value, such as ';'"
+    for name in ("map", "threshold", "event_within", "rules", "review"):
+        if getattr(label, name) is not None:
+            yield ("label", name), f"`{name}` gives a row one class, and a multilabel row has any number; remove it"
+    if label.join is not None and label.join.missing:
+        yield (
+            ("label", "join", "missing"),
+            "a row for which no truth has come may count as one without a class; write '', or remove `missing`",
+        )
+    if label.column in use_case.columns and use_case.columns[label.column].type not in ("string", "text"):
+        yield (
+            ("columns", label.column, "type"),
+            f"several classes are text, and this is a {use_case.columns[label.column].type}; set `type: string`",
+        )
+    if use_case.split.stratify:
+        yield ("split", "stratify"), "rows with several classes can't be shared out by class; remove `stratify`"
 
 
 @cache

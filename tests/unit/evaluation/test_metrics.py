@@ -1,23 +1,30 @@
 """The metrics are scikit-learn's, and a weight of two is a row seen twice."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib.evaluation.metrics import Truth, aligned, prepare, value, values
+from pipelines_lib.evaluation.metrics import Truth, aligned, prepare, several, value, values
 from pipelines_lib.use_case import HIGHER_IS_BETTER, METRICS
 
-CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c", "d")}
+CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c", "d"), "multilabel": ("a", "b", "c")}
 SKLEARN = {
     "roc_auc": lambda y, p: sk.roc_auc_score(y == 1, p[:, 1]),
     "average_precision": lambda y, p: sk.average_precision_score(y == 1, p[:, 1]),
     "accuracy": lambda y, p: sk.accuracy_score(y, p.argmax(axis=1)),
     "macro_f1": lambda y, p: sk.f1_score(y, p.argmax(axis=1), average="macro", zero_division=0),
     "log_loss": lambda y, p: sk.log_loss(y, p, labels=list(range(p.shape[1]))),
+    "micro_f1": lambda y, p: sk.f1_score(y, p >= 0.5, average="micro"),
     "rmse": lambda y, p: sk.root_mean_squared_error(y, p[:, 0]),
     "mae": lambda y, p: sk.mean_absolute_error(y, p[:, 0]),
+}
+SEVERAL = {
+    "micro_f1": SKLEARN["micro_f1"],
+    "macro_f1": lambda y, p: sk.f1_score(y, p >= 0.5, average="macro", zero_division=np.nan),
+    "average_precision": lambda y, p: np.mean([sk.average_precision_score(y[:, c], p[:, c]) for c in range(y.shape[1]) if y[:, c].any()]),
 }
 EACH = [(task, metric) for task, metrics in METRICS.items() for metric in metrics]
 
@@ -29,6 +36,10 @@ def problem(task, n, seed):
         labels = random.normal(size=n)
         return Truth(labels, ()), (labels + random.normal(size=n)).astype(np.float32)[:, None]
     n_classes = len(CLASSES[task])
+    if task == "multilabel":
+        marks = random.random((n, n_classes)) < 0.4
+        marks[0] = True
+        return Truth(marks, CLASSES[task]), (random.integers(0, 50, (n, n_classes)) / 64 + 0.2 * marks).astype(np.float32)
     labels = random.integers(0, n_classes, n)
     labels[:n_classes] = range(n_classes)
     # Multiples of 1/64 that sum to one: ties, and no rounding for scikit-learn to complain about.
@@ -40,7 +51,8 @@ def problem(task, n, seed):
 @given(n=st.integers(4, 60), seed=st.integers(0, 10**6))
 def test_a_metric_is_scikit_learns(task, metric, n, seed):
     truth, scores = problem(task, n, seed)
-    assert value(metric, truth, scores) == pytest.approx(SKLEARN[metric](truth.labels, scores.astype(np.float64)), abs=1e-6)
+    known = (SEVERAL if task == "multilabel" else SKLEARN)[metric]
+    assert value(metric, truth, scores) == pytest.approx(known(truth.labels, scores.astype(np.float64)), abs=1e-6)
 
 
 @pytest.mark.parametrize(("task", "metric"), EACH)
@@ -75,3 +87,9 @@ def test_scores_are_put_into_the_wanted_order():
 
 def test_every_metric_says_which_way_is_better():
     assert {metric for _, metric in EACH} == set(HIGHER_IS_BETTER)
+
+
+def test_labels_of_several_classes_are_marks():
+    found = several(pa.chunked_array([["b;a", ""], ["c", "x; a"]]), ("a", "b", "c"), ";")
+    assert found.tolist() == [[True, True, False], [False, False, False], [False, False, True], [True, False, False]]
+    assert several(pa.array([], pa.string()), ("a", "b"), ";").shape == (0, 2)

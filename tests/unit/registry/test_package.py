@@ -125,3 +125,7 @@ def test_predictions_and_scores_of_each_task():
     np.testing.assert_allclose(predicted(multiclass, scores)[1], [0.9, 0.8], rtol=1e-6)
     regression = tiny.manifest(task="regression", classes=(), positive=None)
     assert predicted(regression, np.array([[2.5]], np.float32))[0] == [2.5]
+    multilabel = tiny.manifest(task="multilabel", classes=("a", "b"), positive=None, separator="; ")
+    several = np.array([[0.9, 0.5], [0.2, 0.8], [0.1, 0.3]], np.float32)
+    assert predicted(multilabel, several)[0] == ["a; b", "b", ""]
+    np.testing.assert_allclose(predicted(multilabel, several)[1], [0.9, 0.8, 0.3], rtol=1e-6)

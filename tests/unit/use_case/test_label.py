@@ -7,7 +7,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from pipelines_lib.config import _Loader
-from pipelines_lib.use_case import Label
+from pipelines_lib.use_case import Label, classes_in
 from pipelines_lib.use_case.base import Duration, duration_text
 from pipelines_lib.use_case.rules import FieldErrors
 
@@ -184,3 +184,34 @@ def test_the_documented_settings_are_right():
     examples = [yaml.load(block, Loader=_Loader) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
 
     assert len([Label.model_validate(example["label"]) for example in examples]) == 5
+
+
+@pytest.mark.parametrize(("text", "classes"), [("", []), (" ; ", []), ("b;a", ["a", "b"]), (" a ;a; a b", ["a", "a b"])])
+def test_the_classes_of_a_value(text, classes):
+    assert classes_in(text, ";") == classes
+
+
+TAGS = {"task": "multilabel", "gate": {"metric": "micro_f1", "floor": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({**TAGS, "label": {"column": "action"}}, "a multilabel task needs `separator`"),
+        (
+            {"label": {"column": "action", "positive": "buy", "separator": ";"}},
+            "`separator` is for multilabel tasks, and this one is binary",
+        ),
+        ({**TAGS, "label": {"column": "action", "separator": ";", "map": {"a": "b"}}}, "`map` gives a row one class"),
+        ({**TAGS, "label": {"column": "action", "separator": ";", "review": {}}}, "`review` gives a row one class"),
+        (
+            {**TAGS, "label": {"column": "action", "separator": ";"}, "split": {"by": "row", "stratify": True}},
+            "can't be shared out by class",
+        ),
+        ({**TAGS, "label": {"column": "action", "separator": ";", "positive": "buy"}}, "`positive` is for binary tasks"),
+    ],
+)
+def test_settings_of_several_classes(make_use_case, changes, says):
+    with pytest.raises(ValidationError) as caught:
+        make_use_case(**changes)
+    assert says in str(caught.value)
