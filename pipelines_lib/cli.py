@@ -143,6 +143,19 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
             typer.echo(f"  {part:<11}" + " · ".join(str(fact) for fact in facts if fact not in (None, "")))
 
 
+@app.command()
+def cost(
+    use_case: UseCaseName,
+    run_id: Annotated[str | None, typer.Option("--run", help="Name of the run; the newest when absent.")] = None,
+    pipeline: Annotated[Pipeline, typer.Option(help="Which pipeline.")] = Pipeline.TRAINING,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a run used and cost, stage by stage, and what of it was lost to failed tries."""
+    from pipelines_lib import cost_cli  # noqa: PLC0415
+
+    cost_cli.show(Project.from_environment(), use_case, pipeline, run_id, as_json=as_json, echo=typer.echo)
+
+
 @label_app.command("export")
 def label_export(
     use_case: UseCaseName,

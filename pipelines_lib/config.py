@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import Settings, UseCase
@@ -32,6 +32,32 @@ class Spark(Settings):
     """Into how many tasks a partition is split: two or three times the cores, and enough that a task's rows fit into its memory."""
     conf: dict[str, str] = Field(default_factory=dict)
     """Settings of Spark's own, such as spark.executor.memory."""
+
+
+class Prices(Settings):
+    """What a cloud asks for an hour."""
+
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
+    """Its code, such as USD or CNY; nothing is converted."""
+    cpu_hour: float = Field(ge=0)
+    """One CPU for an hour."""
+    memory_gib_hour: float = Field(ge=0)
+    """One GiB of memory for an hour."""
+    gpu_hour: dict[str, Annotated[float, Field(ge=0)]]
+    """One GPU for an hour: a part of the name that its driver tells (`H100`) to the price, and `default` for those not named."""
+
+    @field_validator("gpu_hour")
+    @classmethod
+    def _has_a_default(cls, value: dict[str, float]) -> dict[str, float]:
+        if "default" not in value:
+            raise ValueError("there is no `default`, so a GPU that is not named would cost nothing; add one")
+        return value
+
+    def of_gpu(self, name: str) -> float:
+        """The price of the GPU that its driver calls `name`; of several parts of the name the longest counts."""
+        # As a word: an A10 is no A100.
+        parts = [part for part in self.gpu_hour if re.search(rf"(?<![^\W_]){re.escape(part)}(?![^\W_])", name, re.IGNORECASE)]
+        return self.gpu_hour[max(parts, key=len)] if parts else self.gpu_hour["default"]
 
 
 class Profile(Settings):
@@ -52,7 +78,24 @@ class Profile(Settings):
     """What goes through the rows of a partition in validate and prepare: this process, or Spark. The rows come out the same."""
     spark: Spark = Spark()
     training_pool: str = "default_pool"
-    """Airflow pool of the train tasks; a pool with few slots keeps trainings from fighting for the machine."""
+    """Airflow pool of the train tasks, and of the trials of a tuning; a pool with few slots keeps trainings from fighting for the machine."""
+    prices: dict[str, Prices] = Field(default_factory=dict)
+    """Cloud to its prices: what a run cost is shown for each of them."""
+    cloud: str | None = None
+    """The cloud of `prices` in whose currency budgets are given."""
+
+    @model_validator(mode="after")
+    def _cloud_has_prices(self) -> Self:
+        if self.cloud is not None and self.cloud not in self.prices:
+            raise FieldErrors(
+                [
+                    (
+                        ("cloud",),
+                        f"{self.cloud!r} has no prices; there are those of {', '.join(self.prices) or 'no cloud'}. Name one, or add it",
+                    )
+                ]
+            )
+        return self
 
 
 @dataclass(frozen=True)

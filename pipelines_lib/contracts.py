@@ -137,6 +137,9 @@ class JobResult(Contract):
     links: dict[str, str] = Field(default_factory=dict)
     """Link text to URL, or to a path below the store (served by the Sluice page)."""
     seconds: float = 0.0
+    usage: dict[str, JsonValue] = Field(default_factory=dict)
+    """What all its processes and tries used until it ended: seconds, CPU, GPU, memory, and the price in each of the profile's clouds; of
+    that, apart, what was lost to failed tries."""
 
 
 class DatasetRef(Contract):

@@ -16,6 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from numpy.typing import NDArray
 
+from pipelines_lib import cost
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, load
@@ -119,6 +120,7 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
     run = tracking.run_of(client, experiment, stage.spec.run_id, trained, {"sluice.use_case": stage.use_case.name})
     points = {f"holdout_{name}": figure for name, figure in challenger.figures.items()} | _against(evidence.comparison)
     points |= {f"{side}_rows": n for side, n in challenger.snapshot.sizes().items()}
+    points |= _cost(stage)
     tracking.log(
         client,
         run,
@@ -191,6 +193,18 @@ def _against(comparison: Comparison | None) -> dict[str, float | None]:
         "difference": comparison.difference,
         "difference_lower": comparison.lower,
         "difference_upper": comparison.upper,
+    }
+
+
+def _cost(stage: Stage) -> dict[str, float | None]:
+    """What the stages before this one used and cost, all tries; of that, what was lost."""
+    before = [bill for name, bill in cost.of_run(Path(stage.spec.run_dir), stage.profile.prices).items() if name != stage.spec.stage]
+    together = sum(before, cost.Bill())
+    used = ("seconds", "cpu_seconds", "gpu_seconds", "memory_gib_seconds", "wasted_seconds")
+    return {
+        **{f"used_{name}": getattr(together, name) for name in used},
+        **{f"cost_{cloud}": amount for cloud, amount in together.cost.items()},
+        **{f"cost_wasted_{cloud}": amount for cloud, amount in together.wasted.items()},
     }
 
 

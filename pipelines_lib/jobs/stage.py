@@ -10,17 +10,19 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
 
 from pydantic import ValidationError
 
-from pipelines_lib import failures
+from pipelines_lib import cost, failures
+from pipelines_lib.budget import Budget
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import ExitCode, JobResult, JobSpec, Params
 from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
+from pipelines_lib.meter import Meter
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
 
@@ -37,6 +39,10 @@ class Stage:
     use_case: UseCase
     profile: Profile
     project: Project
+    meter: Meter = field(default_factory=Meter)
+    """What this process uses."""
+    budget: Budget = field(default_factory=Budget)
+    """What the run may cost."""
 
     @property
     def folder(self) -> Path:
@@ -93,13 +99,20 @@ def _run(work: Work) -> int:
         log.error("%s is not the spec of a stage: %s", path, error)
         return ExitCode.BAD_INPUT
     failures.forget(spec.stage_dir, [failures.this_rank()])
-    result_path = Path(spec.stage_dir) / "result.json"
     if is_first_rank():
-        result_path.unlink(missing_ok=True)
+        (Path(spec.stage_dir) / "result.json").unlink(missing_ok=True)
+    with Meter(Path(spec.stage_dir)) as meter:
+        return _metered(work, spec, meter, started)
+
+
+def _metered(work: Work, spec: JobSpec, meter: Meter, started: float) -> int:
+    """Do the work, write its result, and tell the meter how it ended. Returns the exit code."""
     try:
         project = Project.from_environment()
-        use_case = _with_params(project.use_case(spec.use_case), Params.checked(spec.params))
-        result = _worked(work, Stage(spec, use_case, project.profile(spec.profile), project))
+        use_case, profile = _with_params(project.use_case(spec.use_case), Params.checked(spec.params)), project.profile(spec.profile)
+        budget = Budget.of(use_case, profile, spec.pipeline, Path(spec.run_dir), meter)
+        budget.check()
+        result = _worked(work, Stage(spec, use_case, profile, project, meter, budget))
         code = ExitCode.DONE
     except Held as held:
         log.warning("HELD: %s", held.reason)
@@ -118,10 +131,13 @@ def _run(work: Work) -> int:
     except Exception as error:
         _leave(spec, error, failures.TRY_AGAIN)
         raise
+    meter.ends(result.status)
     seconds = round(time.monotonic() - started, 3)
     # Whichever rank ends first with what a gate said has the others ended: each writes it, and it is the same.
     if is_first_rank() or code == ExitCode.HELD:
-        write_json(result_path, result.model_copy(update={"seconds": seconds}))
+        meter.beat()
+        used = cost.of_stage(Path(spec.stage_dir), profile.prices).document()
+        write_json(Path(spec.stage_dir) / "result.json", result.model_copy(update={"seconds": seconds, "usage": used}))
         log.info(
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )

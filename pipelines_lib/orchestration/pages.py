@@ -13,8 +13,10 @@ from fastapi import FastAPI, HTTPException
 from fastapi.responses import FileResponse, HTMLResponse
 from sqlalchemy import func, select
 
-from pipelines_lib.config import Project
+from pipelines_lib import cost
+from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import UseCase
 
 # A report is read, never run: no script, nothing from elsewhere.
@@ -30,9 +32,8 @@ def overview(user: GetUserDep, session: SessionDep) -> HTMLResponse:  # noqa: AR
     """One card a use case."""
     project = Project.from_environment()
     good, broken = project.use_cases_or_errors()
-    store = Path(project.profile().store)
     notes = _in_airflow(session, good)
-    cards = "".join(_card(use_case, store, notes) for use_case in good)
+    cards = "".join(_card(use_case, project.profile(), notes) for use_case in good)
     cards += "".join(
         f"<section class=card><h2>{_text(name)}</h2><p class=bad>settings are not right</p><pre>{_text(error)}</pre></section>"
         for name, error in broken.items()
@@ -67,7 +68,8 @@ def _in_airflow(session: Any, use_cases: list[UseCase]) -> dict[str, str]:
     return notes
 
 
-def _card(use_case: UseCase, store: Path, notes: dict[str, str]) -> str:
+def _card(use_case: UseCase, profile: Profile, notes: dict[str, str]) -> str:
+    store = Path(profile.store)
     status = {
         pipeline: _status(store / use_case.name / "status" / f"{pipeline}.json")
         for pipeline in ("data", "training", "deployment", "monitoring")
@@ -76,6 +78,7 @@ def _card(use_case: UseCase, store: Path, notes: dict[str, str]) -> str:
     rows = [
         _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), dag_id(use_case.name, Pipeline.DATA), notes),
         _row("Training", status["training"], training, dag_id(use_case.name, Pipeline.TRAINING), notes),
+        *_cost_row(use_case, profile),
         _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), None, notes),
         _row(
             "Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), dag_id(use_case.name, Pipeline.MONITORING), notes
@@ -105,6 +108,26 @@ def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], dag
     if report := status.get("report"):
         parts.append(f'<a href="/sluice/files/{_text(report)}" target="_blank">report</a>')
     return f"<tr><th>{name}</th><td>{' · '.join([*parts, *([note] if note else [])])}</td></tr>"
+
+
+def _cost_row(use_case: UseCase, profile: Profile) -> list[str]:
+    """What the newest training has cost in each cloud, and what of that was lost to failed tries; nothing where there are no prices."""
+    run = cost.newest_run(Path(profile.store) / use_case.name, Pipeline.TRAINING) if profile.prices else None
+    if run is None:
+        return []
+    try:
+        bill = sum(cost.of_run(run, profile.prices).values(), cost.Bill())
+    except DataError as error:
+        return [f"<tr><th>Cost</th><td class=bad>{_text(error)}</td></tr>"]
+    amounts = [
+        f"{bill.cost[cloud]:.4g} {prices.currency} <span class=key>{_text(cloud)}</span>" for cloud, prices in profile.prices.items()
+    ]
+    if use_case.budget is not None and profile.cloud is not None:
+        amounts.append(f"<span class=key>budget</span> {use_case.budget:g} {profile.prices[profile.cloud].currency}")
+    wasted = [f"{bill.wasted[cloud]:.4g} {prices.currency}" for cloud, prices in profile.prices.items()]
+    if bill.wasted_seconds:
+        amounts.append(f"<span class='tag hold'>wasted</span> {bill.wasted_seconds:.0f} s ({', '.join(wasted)})")
+    return [f"<tr><th>Cost</th><td>{' · '.join([*amounts, f'<span class=key>run</span> {_text(run.name)}'])}</td></tr>"]
 
 
 def _tone(status: dict[str, Any]) -> str:

@@ -74,6 +74,9 @@ class UseCase(Settings):
     label: Label
     split: Split = Split()
     training: Training = Training()
+    budget: float | None = Field(default=None, gt=0)
+    """What one run of the training pipeline may cost, all its stages and their tries together, in the currency of the profile's cloud.
+    It ends as held before it would pass that; none when absent."""
     gate: Gate
     deployment: Deployment = Deployment()
     monitoring: Monitoring = Monitoring()

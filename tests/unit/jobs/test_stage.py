@@ -4,6 +4,7 @@ import errno
 import re
 import sys
 import traceback
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -11,9 +12,10 @@ import yaml
 
 from pipelines_lib import cli, failures, launcher
 from pipelines_lib.contracts import JobResult, JobSpec, Params
-from pipelines_lib.errors import ConfigError
+from pipelines_lib.errors import ConfigError, Unavailable
 from pipelines_lib.jobs import stage as stages
-from pipelines_lib.store import write_json
+from pipelines_lib.store import read_json, write_json
+from pipelines_lib.usage import of_folder
 
 
 @pytest.fixture
@@ -108,6 +110,53 @@ def test_a_full_disk_is_told_with_its_remedy_and_tried_again(run, error, caplog)
     assert re.search(
         r"Unavailable: train of 2026-01-01: the system refused \(No space left on device.*then run the stage again", caplog.text
     )
+
+
+def priced(project):
+    """Prices in which a second of this process costs a lot."""
+    path = project / "include" / "profiles" / "local.yaml"
+    prices = "{currency: USD, cpu_hour: 1.0e+6, memory_gib_hour: 0, gpu_hour: {default: 0}}"
+    path.write_text(f"{path.read_text(encoding='utf-8')}cloud: here\nprices: {{here: {prices}}}\n", encoding="utf-8")
+
+
+def test_the_result_says_what_all_tries_used_and_cost(run, project):
+    priced(project)
+
+    def fails(stage):
+        raise Unavailable("the world is away")
+
+    code, spec = run(fails)
+    assert code == 1
+    code, _ = run(lambda stage: JobResult(stage="train"))
+    assert code == 0
+
+    used = read_json(f"{spec.stage_dir}/result.json")["usage"]
+    assert [record.outcome for record in of_folder(Path(spec.stage_dir))] == ["failed", "done"]
+    assert used["cost"]["here"] > used["wasted"]["here"] > 0
+    assert used["seconds"] > used["wasted_seconds"] > 0
+
+
+def test_a_checkpoint_keeps_what_a_failed_try_did(run):
+    def fails(stage):
+        stage.meter.kept()
+        raise Unavailable("the world is away")
+
+    _, spec = run(fails)
+    [record] = of_folder(Path(spec.stage_dir))
+
+    assert record.seconds * 0.5 < record.kept_seconds <= record.seconds
+
+
+def test_a_stage_that_starts_after_the_budget_is_spent_is_held(run, project, make_credit, caplog):
+    priced(project)
+    settings = make_credit(budget=1.0).model_dump(mode="json")
+    (project / "use_cases" / "credit" / "use_case.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    code, spec = run(lambda stage: pytest.fail("the stage has worked"))
+
+    assert code == 3
+    assert "HELD: the run's budget is 1 USD" in caplog.text
+    assert read_json(f"{spec.stage_dir}/result.json")["figures"]["budget"] == 1.0
+    assert [record.outcome for record in of_folder(Path(spec.stage_dir))] == ["held"]
 
 
 def test_every_wrong_parameter_is_told():
