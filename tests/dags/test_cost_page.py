@@ -1,0 +1,35 @@
+"""The Sluice page shows what the newest training of a use case has cost, and what of it was lost."""
+
+import json
+from pathlib import Path
+
+from pipelines_lib.contracts import run_dir
+from pipelines_lib.store import write_json
+from pipelines_lib.usage import Usage
+
+from .conftest import USE_CASE, write_use_case
+
+ROWS = """
+import json
+from pipelines_lib.config import Project
+from pipelines_lib.orchestration.pages import _card
+project = Project.from_environment()
+print(json.dumps({name: _card(project.use_case(name), project.profile(), {}) for name in project.use_case_names()}))
+"""
+
+
+def test_the_card_shows_cost_and_waste(tmp_path: Path, in_airflow) -> None:
+    store = str(tmp_path / "home" / "store")
+    for name, more in (("alpha", "budget: 5\n"), ("fresh", ""), ("torn", "")):
+        write_use_case(tmp_path / "cases", name, USE_CASE + more)
+    used = Usage(attempt=1, rank=0, launch="a", started=0, seconds=3600, cpu_seconds=3600, memory_gib_seconds=0, outcome="failed")
+    write_json(Path(run_dir(store, "alpha", "training", "run")) / "train" / "usage" / "1-0.json", used)
+    write_json(Path(run_dir(store, "torn", "training", "run")) / "train" / "usage" / "1-0.json", {"attempt": "many"})
+
+    cards = json.loads(in_airflow(ROWS, tmp_path / "cases"))
+
+    assert "<th>Cost</th><td>0.0405 USD <span class=key>aws</span> · 0.0648 USD <span class=key>gcp</span> · 0.1764 CNY" in cards["alpha"]
+    assert "<span class=key>budget</span> 5 USD" in cards["alpha"]
+    assert "wasted</span> 3600 s (0.0405 USD, 0.0648 USD, 0.1764 CNY)" in cards["alpha"]
+    assert "Cost" not in cards["fresh"]
+    assert "is not a record of what a process used" in cards["torn"]
