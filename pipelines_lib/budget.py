@@ -8,11 +8,11 @@ from pipelines_lib.config import Prices, Profile
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.cost import price
 from pipelines_lib.errors import ConfigError, Held
-from pipelines_lib.meter import Meter
+from pipelines_lib.meter import BEAT_SECONDS, Meter
 from pipelines_lib.usage import Usage, of_run
 from pipelines_lib.use_case import UseCase
 
-_FRESH_SECONDS = 2.0
+_FRESH_SECONDS = BEAT_SECONDS
 """For so long what was read of the other processes' records is trusted."""
 
 

@@ -64,10 +64,10 @@ class Meter:
         """How the try ends; it has failed where nobody says so."""
         self._outcome = outcome
 
-    def kept(self) -> None:
-        """A checkpoint is complete: what was used until now is kept, whatever happens."""
+    def kept(self, moment: float) -> None:
+        """A checkpoint is complete: what was done up to `moment` (of time.monotonic) is kept, whatever happens."""
         with self._lock:
-            self._usage = self._usage.model_copy(update={"kept_seconds": self._seconds()})
+            self._usage = self._usage.model_copy(update={"kept_seconds": moment + self._offset})
 
     def holds_gpus(self, number: int, name: str) -> None:
         """The process holds so many GPUs, and does from its beginning: nobody else could have them."""

@@ -24,6 +24,7 @@ from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build
 from pipelines_lib.training.observer import Observer, TaskLog
 from pipelines_lib.training.progress import Progress, Stopped
+from pipelines_lib.training.spending import Spending, meter_devices
 from pipelines_lib.training.strategies import Tensors
 
 log = logging.getLogger("sluice")
@@ -61,6 +62,7 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
     data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
     model = _model(stage, data)
     _announce(data, model, ranks)
+    meter_devices(stage.meter, ranks)
     loop = Loop(
         model,
         objective=data.objective,
@@ -69,7 +71,7 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
         settings=settings,
         world=ranks,
         checkpoints=Checkpoints(str(checkpoints), _fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()),
-        observers=[TaskLog(settings), *observers],
+        observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
     )
     try:
         progress = loop.run()

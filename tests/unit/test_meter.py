@@ -25,7 +25,7 @@ with meter.Meter(Path(sys.argv[1])) as counts:
     until = time.process_time() + 0.3
     while time.process_time() < until:
         pass
-    counts.kept()
+    counts.kept(time.monotonic())
     print("kept", flush=True)
     time.sleep(60 if sys.argv[2] == "hang" else 0)
     counts.ends("done")

@@ -3,6 +3,7 @@
 import errno
 import re
 import sys
+import time
 import traceback
 from pathlib import Path
 from types import SimpleNamespace
@@ -138,7 +139,7 @@ def test_the_result_says_what_all_tries_used_and_cost(run, project):
 
 def test_a_checkpoint_keeps_what_a_failed_try_did(run):
     def fails(stage):
-        stage.meter.kept()
+        stage.meter.kept(time.monotonic())
         raise Unavailable("the world is away")
 
     _, spec = run(fails)

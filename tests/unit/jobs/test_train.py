@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,13 @@ import onnx
 import pytest
 import yaml
 
-from pipelines_lib.config import Project
+from pipelines_lib.budget import Budget
+from pipelines_lib.config import Prices, Project
 from pipelines_lib.contracts import ExitCode
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import Held
 from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.jobs import train
 from pipelines_lib.launcher import Job
 from pipelines_lib.store import read_json
 
@@ -139,3 +143,23 @@ def test_a_model_of_the_users_own_is_trained_and_exported(house, make_credit, ca
     house.run("train", use_case=use_case)
     assert files(house)["model.onnx"] != graph
     assert "another snapshot" in caplog.text
+
+
+def test_a_training_beyond_its_budget_is_held_and_goes_on_where_it_was(house, caplog):
+    house.run("snapshot")
+    house.run("snapshot", "train", run_id="undisturbed")
+    prices = Prices(currency="USD", cpu_hour=3600, memory_gib_hour=0, gpu_hour={"default": 0})
+    stage = house.stage("train")
+    budget = Budget(1e-6, cloud="here", prices=prices, run_dir=Path(stage.spec.run_dir), meter=stage.meter)
+    with (
+        caplog.at_level(logging.INFO, logger="sluice"),
+        pytest.raises(Held, match=r"the run's budget is 1e-06 USD: .* raise `budget` and run the stage again"),
+    ):
+        train.main(replace(stage, budget=budget))
+    assert stage.meter.now().kept_seconds > 0
+
+    with caplog.at_level(logging.INFO, logger="sluice"):
+        house.run("train")
+    assert "resumed from the checkpoint of epoch 1, step 1" in caplog.text
+    folders = [house.stage("train", run_id=run_id).folder for run_id in ("run", "undisturbed")]
+    assert (folders[0] / "model.onnx").read_bytes() == (folders[1] / "model.onnx").read_bytes()
