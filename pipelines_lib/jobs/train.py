@@ -56,7 +56,8 @@ def main(stage: Stage) -> JobResult:
 def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Observer] = ()) -> Fit:
     """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint below the folder `checkpoints`.
 
-    Raises what an observer ended the training with, on the first rank, beside what `Loop.run` does.
+    Raises what an observer ended the training with, beside what `Loop.run` does. Where that is `Held`, every rank raises it, since any may be
+    the first to end; where it is anything else, the others raise `Stopped`.
     """
     settings, ref = stage.use_case.training, snapshot_of(stage)
     data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
@@ -76,8 +77,19 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
     try:
         progress = loop.run()
     except Stopped as stopped:
-        raise stopped.why or Held("the training was ended; the first rank says why") from None
+        raise _known_to_all(stopped, ranks) from None
     return Fit(data, progress, loop.weights())
+
+
+def _known_to_all(stopped: Stopped, ranks: World) -> Exception:
+    why = stopped.why or stopped
+    if ranks.store is None:
+        return why
+    if ranks.is_first:
+        ranks.store.set("held", json.dumps([why.reason, why.figures] if isinstance(why, Held) else None))
+        return why
+    held = json.loads(ranks.store.get("held"))
+    return why if held is None else Held(*held)
 
 
 def _model(stage: Stage, data: Prepared) -> torch.nn.Module:

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import ExitCode, JobSpec, Pipeline
+from pipelines_lib.contracts import JobSpec, Pipeline
 from pipelines_lib.launcher import Job, command, warm_socket
 
 # A stage that does what its parameters say, in place of a real one.
@@ -24,11 +24,6 @@ spec = json.load(open(sys.argv[sys.argv.index("--spec") + 1]))["params"]
 print("你好 from", spec["what"], flush=True)
 if spec["what"] == "exit":
     sys.exit(spec["code"])
-if spec["what"] == "torchrun":
-    # Its workers mean one code, and it ends with 1.
-    path = os.path.join(os.path.dirname(sys.argv[sys.argv.index("--spec") + 1]), "failure.json")
-    json.dump({"exit_code": spec["code"]}, open(path, "w"))
-    sys.exit(1)
 if spec["what"] == "environment":
     print(json.dumps({k: v for k, v in os.environ.items()}), flush=True)
 if spec["what"] == "parent":
@@ -96,12 +91,6 @@ def test_the_exit_code_is_the_contract(launched: Project, code: int) -> None:
     assert lines == ["你好 from exit"]
 
 
-@pytest.mark.parametrize("code", [ExitCode.BAD_INPUT, ExitCode.HELD])
-def test_what_a_worker_meant_is_the_exit_code_and_is_forgotten_by_the_next_try(launched: Project, code: int) -> None:
-    assert job(launched, what="torchrun", code=code).run(lambda _: None) == code
-    assert job(launched, what="exit", code=1).run(lambda _: None) == 1
-
-
 def test_an_exception_is_shown_and_means_retry(launched: Project) -> None:
     lines: list[str] = []
     assert job(launched, what="boom").run(lines.append) == 1
@@ -141,7 +130,7 @@ def test_a_job_ends_when_its_launcher_is_killed(launched: Project, tmp_path: Pat
 import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})
 from pathlib import Path
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import ExitCode, JobSpec, Pipeline
+from pipelines_lib.contracts import JobSpec, Pipeline
 from pipelines_lib.launcher import Job
 project = Project(folder=Path({str(launched.folder)!r}), home=Path({str(launched.home)!r}), use_cases=Path("x"), profile_name="local")
 spec = JobSpec(stage="ingest", pipeline=Pipeline.DATA, use_case="demo", partition_key="2026-01-01", run_id="r", store={str(launched.home)!r}, params={{"what": "hang", "warm": True}})

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 import yaml
 
 from pipelines_lib.budget import Budget
@@ -20,6 +21,8 @@ from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.jobs import train
 from pipelines_lib.launcher import Job
 from pipelines_lib.store import read_json
+from pipelines_lib.training.distributed import World
+from pipelines_lib.training.progress import Stopped
 
 
 def files(house):
@@ -163,3 +166,17 @@ def test_a_training_beyond_its_budget_is_held_and_goes_on_where_it_was(house, ca
     assert "resumed from the checkpoint of epoch 1, step 1" in caplog.text
     folders = [house.stage("train", run_id=run_id).folder for run_id in ("run", "undisturbed")]
     assert (folders[0] / "model.onnx").read_bytes() == (folders[1] / "model.onnx").read_bytes()
+
+
+def test_every_rank_knows_why_it_is_held():
+    store = torch.distributed.HashStore()
+    first, second = World(rank=0, size=2, store=store), World(rank=1, size=2, store=store)
+    held = Held("spent", {"spent": 5.0})
+    assert train._known_to_all(Stopped(held), first) is held
+    told = train._known_to_all(Stopped(None), second)
+    assert isinstance(told, Held)
+    assert (told.reason, told.figures) == ("spent", {"spent": 5.0})
+
+    why = RuntimeError("pruned")
+    assert train._known_to_all(Stopped(why), first) is why
+    assert isinstance(train._known_to_all(Stopped(None), second), Stopped)
