@@ -56,6 +56,13 @@ class World:
         """Another gloo group of all ranks, for collectives of a thread of their own. Every rank calls this."""
         return None if self.size == 1 else dist.new_group(backend="gloo")
 
+    def seed(self, seed: int) -> None:
+        """Seed what draws random numbers for this rank's device."""
+        # torch.manual_seed seeds every kind of device there may be, which takes half a millisecond.
+        torch.default_generator.manual_seed(seed)
+        if self.device.type in ("cuda", "mps"):
+            getattr(torch, self.device.type).manual_seed(seed)
+
     def synchronize(self) -> None:
         """Wait until the device has done what it was given, so that a clock means something."""
         if self.device.type in ("cuda", "mps"):
@@ -81,7 +88,8 @@ def world(device: Device = "auto", timeout: dt.timedelta = MEETING_TIMEOUT) -> I
         # has a store for each start: its count of starts would keep a machine that came back later from meeting the others.
         store = dist.PrefixStore(f"restart-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
     backend = {"cuda": "nccl", "xla": "xla"}.get(place.type, "gloo")
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+    own = place if place.type == "cuda" else None  # NCCL then knows from the start which GPU is whose
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout, device_id=own)
     try:
         control = dist.new_group(backend="gloo", timeout=timeout)
         yield World(rank, size, place, dist.PrefixStore("sluice", store), control)

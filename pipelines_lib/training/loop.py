@@ -30,7 +30,7 @@ from pipelines_lib.training.observer import Observer, Pace
 from pipelines_lib.training.parameter_server import Asynchronous
 from pipelines_lib.training.precision import autocast, loss_scale, set_up
 from pipelines_lib.training.progress import Progress, Stopped, learning_rate
-from pipelines_lib.training.shares import agreed, measured, seed_step
+from pipelines_lib.training.shares import agreed, measured
 from pipelines_lib.training.strategies import DataParallel, LocalSGD, Places, Sharded, Strategy, Tensors, Work
 from pipelines_lib.use_case import Training
 
@@ -118,7 +118,7 @@ class Loop:
     def _update(self, work: Work, parts: Iterator[tuple[Places, Inputs, torch.Tensor]]) -> None:
         """One optimizer step."""
         strategy, settings = self._strategy, self._settings
-        seed_step(settings.seed, self._progress.epoch * self._n_steps + work.step, self._world.rank)
+        self._world.seed(self._dropout_seed(work.step))
         strategy.optimizer.zero_grad(set_to_none=True)
         for number, (places, inputs, labels) in enumerate(parts, start=1):
             with strategy.syncing(last=number == settings.accumulate):
@@ -313,6 +313,11 @@ class Loop:
 
     def _rate(self, step: int) -> float:
         return learning_rate(self._settings, self._progress.epoch * self._n_steps + step, self._settings.epochs * self._n_steps)
+
+    def _dropout_seed(self, step: int) -> int:
+        """Of a step and rank of its own, so that a resumed training drops what it would have dropped."""
+        step += self._progress.epoch * self._n_steps
+        return ((self._settings.seed * 1_000_003 + step) * 1_009 + self._world.rank) % 2**63
 
     def _tell(self, what: Callable[[Observer], Exception | None]) -> Exception | None:
         """What the first observer that wants to end the training gives as its reason."""

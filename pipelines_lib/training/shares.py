@@ -8,7 +8,6 @@ import time
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -78,8 +77,3 @@ def measured(model: nn.Module, objective: Objective, rows: Rows, settings: Train
             n_rows += len(labels)
         best = max(best, n_rows / seconds)
     return best
-
-
-def seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout of a step and rank of its own, so that a resumed training drops what it would have dropped."""
-    torch.manual_seed(((seed * 1_000_003 + step) * 1_009 + rank) % 2**63)
