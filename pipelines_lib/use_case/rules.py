@@ -61,6 +61,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             yield ("columns", named[1], "role"), f"columns {named} are all `role: {role}`; there can be one. Give the others `role: other`"
     yield from _series(use_case)
     yield from _treatment(use_case)
+    yield from _towers(use_case)
     yield from _splitting(use_case)
     if use_case.gate.metric not in use_case.metrics:
         yield (
@@ -100,6 +101,20 @@ def _series(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
     named = [name for window in windows.values() for name in window]
     if twice := sorted({name for name in named if named.count(name) > 1}):
         yield where, f"column {twice[0]!r} stands in two places; give each step a column of its own"
+
+
+def _towers(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """A ranking's towers stand on features, none on the same one, and answer how likely one thing is."""
+    model = use_case.training.model
+    if model.type == "ranking" and use_case.task != "binary":
+        yield ("task",), f"a ranking is by the chance of one class, and this task is {use_case.task}; make it binary"
+    for tower, columns in (("user", model.user), ("item", model.item)):
+        for index, name in enumerate(columns):
+            if name not in use_case.features():
+                message = f"column {name!r} is no feature; features are: {', '.join(use_case.features())}. Correct the name"
+                yield ("training", "model", tower, index), message
+    if both := sorted(set(model.user) & set(model.item)):
+        yield ("training", "model", "item"), f"column {both[0]!r} is of the user too; leave it in one of the two"
 
 
 def _treatment(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:

@@ -9,7 +9,7 @@ from pipelines_lib.use_case.base import Duration, Settings
 
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
-ModelType = Literal["tabular", "sequence", "uplift", "hooks"]
+ModelType = Literal["tabular", "sequence", "ranking", "uplift", "hooks"]
 Shuffle = Literal["rows", "blocks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
@@ -19,7 +19,7 @@ class Model(Settings):
 
     type: ModelType = "tabular"
     """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `sequence`: windows of sensors into an
-    encoder, and the other features beside it; `uplift`: a trunk, and a head for each arm of the column with
+    encoder, and the other features beside it; `ranking`: a tower for the user and one for the item, crossed with each other and the rest; `uplift`: a trunk, and a head for each arm of the column with
     `role: treatment`; `hooks`: what `model(shape, settings)` of
     `hooks.py` returns."""
     hidden: list[Annotated[int, Field(ge=1)]] = Field(default=[128, 64], min_length=1)
@@ -36,6 +36,12 @@ class Model(Settings):
     """`sequence`: layers of the encoder."""
     heads: int = Field(default=4, ge=1)
     """`sequence`: attention heads of a transformer's layer."""
+    user: list[str] = Field(default_factory=list)
+    """`ranking`: the features that say who is asked …"""
+    item: list[str] = Field(default_factory=list)
+    """… and those that say what is offered; the others are the circumstances."""
+    crosses: int = Field(default=2, ge=1, le=8)
+    """`ranking`: cross layers; each multiplies features with those of the one before."""
     control: str | None = None
     """`uplift`, `hooks`: the arm that is no treatment. A served row whose arm is missing or unknown is answered as one of it."""
     options: dict[str, JsonValue] = Field(default_factory=dict)
@@ -45,6 +51,8 @@ class Model(Settings):
     def _settings_of_its_kind(self) -> Self:
         if self.type == "sequence" and not self.series:
             raise ValueError("`type: sequence` reads windows of sensors; name each sensor's columns under `series`")
+        if self.type == "ranking" and not (self.user and self.item):
+            raise ValueError("`type: ranking` brings a user and an item together; name the features of each under `user` and `item`")
         if self.type == "uplift" and self.control is None:
             raise ValueError("`type: uplift` compares treatments with a control; name that arm as `control`")
         if self.encoder == "transformer" and self.hidden[0] % self.heads:
@@ -63,6 +71,7 @@ class Model(Settings):
 _KINDS_WITH: dict[str, tuple[ModelType, ...]] = {
     "series": ("sequence", "hooks"),
     **dict.fromkeys(("encoder", "layers", "heads"), ("sequence",)),
+    **dict.fromkeys(("user", "item", "crosses"), ("ranking",)),
     "control": ("uplift", "hooks"),
     "options": ("hooks",),
 }

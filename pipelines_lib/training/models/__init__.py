@@ -9,6 +9,7 @@ from torch import nn
 
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training.models.own import own_model
+from pipelines_lib.training.models.ranking import RankingModel
 from pipelines_lib.training.models.sequence import SequenceModel
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
@@ -34,6 +35,8 @@ def build(
             return own_model(hooks(), shape, settings, sample, private=bool(use_case.private()))
         case "sequence":
             return SequenceModel(shape, settings)
+        case "ranking":
+            return RankingModel(shape, settings)
         case "uplift":
             treatment = str(use_case.treatment)
             arms = next(part.words for part in transform.categorical if part.name == treatment)

@@ -37,6 +37,11 @@ class Shape:
         return len(self.numeric)
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """All columns beside `series`."""
+        return (*self.numeric, *self.categorical, *self.text)
+
+    @property
     def n_texts(self) -> int:
         """Tokens a row, all text columns together; 0 without text."""
         return sum(self.lengths)
@@ -49,7 +54,7 @@ class Shape:
     @property
     def has_features(self) -> bool:
         """Whether there is anything beside `series`."""
-        return bool(self.numeric or self.categorical or self.text)
+        return bool(self.names)
 
     def places(self, columns: Collection[str] | None = None) -> tuple[list[int], list[int], list[int]]:
         """Where the features `columns` (all, when None), with the flags of their outliers, stand in `numeric`, `categorical` and `text`."""

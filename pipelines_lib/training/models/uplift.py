@@ -23,7 +23,7 @@ class UpliftModel(nn.Module):
         """`treatment`: the column that names the arm, `arms` its categories, in the order of their places, from 1."""
         super().__init__()
         assert settings.control in arms
-        features = [name for name in (*shape.numeric, *shape.categorical, *shape.text) if name != treatment]
+        features = [name for name in shape.names if name != treatment]
         self.inputs = Inputs(shape, settings.embedding, features)
         self.trunk = residual_mlp(self.inputs.width, settings.hidden, settings.dropout)
         self.heads = nn.ModuleList(_head(settings.hidden[-1], shape.n_outputs) for _ in arms)

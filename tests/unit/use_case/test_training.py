@@ -112,3 +112,29 @@ def test_treatments_that_do_not_fit(changes, says):
     with pytest.raises((ValidationError, FieldErrors)) as told:
         UseCase.model_validate({**TRIAL, **changes})
     assert says in str(told.value)
+
+
+def shop(**changes) -> UseCase:
+    columns = {**SENSORS["columns"], "age": {"type": "number"}, "colour": {"type": "string"}}
+    model = {"type": "ranking", "user": ["age"], "item": ["colour"]}
+    return UseCase.model_validate({**SENSORS, "columns": columns, "training": {"model": model | changes.pop("model", {})}, **changes})
+
+
+def test_towers_that_fit():
+    assert shop().training.model.crosses == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"model": {"user": []}}, "name the features of each under `user` and `item`"),
+        ({"model": {"item": ["colour", "shape"]}}, "column 'shape' is no feature; features are: heat_10"),
+        ({"model": {"item": ["outcome"]}}, "column 'outcome' is no feature"),
+        ({"model": {"item": ["age", "colour"]}}, "column 'age' is of the user too"),
+        ({"task": "multiclass", "label": {"column": "outcome"}, "gate": {"metric": "accuracy", "floor": 0.5}}, "make it binary"),
+    ],
+)
+def test_towers_that_do_not(changes, says):
+    with pytest.raises((ValidationError, FieldErrors)) as told:
+        shop(**changes)
+    assert says in str(told.value)
