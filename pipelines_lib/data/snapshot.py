@@ -5,8 +5,10 @@ by time: which partitions judge depends on the window, so it is worked out here 
 """
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,34 +20,96 @@ from numpy.typing import NDArray
 from pipelines_lib.contracts import DatasetRef
 from pipelines_lib.data.privacy import classes_for_people
 from pipelines_lib.data.sides import SIDES, TRAIN, sides_of_partitions
-from pipelines_lib.data.tables import DamagedFile, Tables
+from pipelines_lib.data.stored_rows import StoredRows
+from pipelines_lib.data.table_files import DamagedFile
+from pipelines_lib.data.tables import Tables
 from pipelines_lib.data.texts import bytes_of
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import UseCase, classes_in
 
+_FEW = 1 << 22
+"""Values that are read once and kept: then no file is opened again for each column."""
 _MIN_ROWS_OF_ARM = 10
 """Training rows below which nothing can be said of an arm of a treatment."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The rows of a `DatasetRef`: `row_id`, `partition_key`, `label`, `split`, the features, the entity and the group of the split."""
+    """The rows of a `DatasetRef`: `row_id`, `partition_key`, `label`, `split`, the features, the entity and the group of the split.
+
+    They stay in their files; what is asked for is read, so that of many rows a few columns, or one batch, are in memory.
+    """
 
     ref: DatasetRef
-    rows: pa.Table
+    source: pa.Table | StoredRows
+    """In memory, or where they are; there without what `ref.sides` says of their sides."""
+
+    @property
+    def column_names(self) -> list[str]:
+        """Every column that there is to read."""
+        return list(self.source.column_names)
+
+    def select(self, names: Sequence[str], *sides: str) -> pa.Table:
+        """These columns of the rows of some sides, or of all rows where none is named, in the snapshot's order."""
+        batches = [_of_sides(batch, sides).select(names) for batch in self.batches([*names, *(["split"] if sides else [])])]
+        return pa.concat_tables(batches)
 
     def side(self, *sides: str) -> pa.Table:
         """The rows of one side or several, in the snapshot's order."""
-        return self.rows.filter(pc.is_in(self.rows["split"], pa.array(sides)))
+        return self.select(self.column_names, *sides)
+
+    def column(self, name: str, *sides: str) -> pa.ChunkedArray:
+        """One column of the rows of some sides, or of all rows where none is named."""
+        return self.select([name], *sides)[name]
+
+    def batches(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """These columns of all rows, some at a time; at least one batch, be it without rows."""
+        wanted = dict.fromkeys(["partition_key" if name == "split" and self.ref.sides is not None else name for name in names])
+        found = iter([self.source.select([*wanted])] if isinstance(self.source, pa.Table) else self.source.batches([*wanted]))
+        first = next(found, None)
+        if first is None:
+            first = self.source.select([*wanted])
+        for rows in chain([first], found):
+            yield (rows if self.ref.sides is None else _with_sides(rows, self.ref.sides)).select(list(dict.fromkeys(names)))
+
+    def told(self, on_read: Callable[[], None]) -> "Snapshot":
+        """The same, which calls `on_read` whenever it has read another part of its files."""
+        return self if isinstance(self.source, pa.Table) else replace(self, source=replace(self.source, on_read=on_read))
 
     def sizes(self) -> dict[str, int]:
         """Rows on each side."""
-        return {side: self.side(side).num_rows for side in SIDES}
+        counts = pc.value_counts(self.column("split"))
+        return dict.fromkeys(SIDES, 0) | {
+            side: n for side, n in zip(*map(pa.Array.to_pylist, counts.flatten()), strict=True) if side in SIDES
+        }
 
     def classes(self, separator: str | None = None, sides: Sequence[str] = SIDES) -> list[str]:
         """The classes that occur on any of `sides`, sorted; for classifications. With `separator` a row may have several."""
-        labels = pc.unique(self.side(*sides)["label"]).to_pylist()
+        labels = pc.unique(self.column("label", *sides)).to_pylist()
         return sorted(labels if separator is None else {name for label in labels for name in classes_in(label, separator)})
+
+    def verified(self) -> "Snapshot":
+        """The same, in memory where it is small. Raises `DataError` where its rows are lost, or not those that the snapshot was taken of."""
+        ref = self.ref
+        if isinstance(self.source, pa.Table):  # they are what they are
+            return self
+        with _lost(ref):
+            if self.source.num_rows != ref.n_rows:
+                raise DataError(
+                    f"{ref.use_case}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {self.source.num_rows}; run the stage snapshot again"
+                )
+            kept = self.kept()
+            if _content_hash(kept) != ref.content_hash:
+                raise DataError(
+                    f"{ref.use_case}: version {ref.version} of table {ref.table} gives other values than the snapshot was taken of, so its files "
+                    "were changed by something else than a pipeline; run the data pipeline for these partitions again, then the stage snapshot"
+                )
+        return kept
+
+    def kept(self) -> "Snapshot":
+        """The same, in memory where it is small."""
+        small = self.source.num_rows * len(self.column_names) <= _FEW
+        return replace(self, source=self.select(self.column_names)) if small else self
 
 
 def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapshot:
@@ -72,25 +136,48 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
         config_hash=use_case.data_hash(),
         content_hash="",
     )
-    rows = _read(tables, unread)
-    snapshot = Snapshot(unread.model_copy(update={"n_rows": rows.num_rows, "content_hash": _content_hash(unread, rows)}), rows)
+    rows = Snapshot(unread, _stored(tables, unread)).kept()
+    snapshot = replace(rows, ref=unread.model_copy(update={"n_rows": rows.source.num_rows, "content_hash": _content_hash(rows)}))
     _check(use_case, snapshot)
     return snapshot
 
 
 def load(use_case: UseCase, tables: Tables, ref: DatasetRef) -> Snapshot:
     """Read a snapshot again to train on. Raises `DataError` where the settings or the rows are no longer those it was taken of."""
+    return opened(use_case, tables, ref).verified()
+
+
+def opened(use_case: UseCase, tables: Tables, ref: DatasetRef) -> Snapshot:
+    """The same without a look at the rows, for who knows that another has `verified` them."""
     if ref.config_hash != use_case.data_hash():
         raise DataError(
             f"{use_case.name}: columns, cleaning, label or split were changed after the snapshot was taken; run the stage snapshot again"
         )
-    return read(tables, ref)
+    with _lost(ref):
+        return Snapshot(ref, _stored(tables, ref))
 
 
 def read(tables: Tables, ref: DatasetRef) -> Snapshot:
     """Read a snapshot again from its reference alone, whatever the use case has become since. Raises `DataError` where its rows are lost or changed."""
+    with _lost(ref):
+        return Snapshot(ref, _stored(tables, ref)).verified()
+
+
+def _stored(tables: Tables, ref: DatasetRef) -> StoredRows:
     try:
-        rows = _read(tables, ref)
+        return tables.stored("labelled", ref.partitions, version=ref.version, columns=ref.columns)
+    except KeyError as error:
+        raise DataError(
+            f"{ref.use_case}: the labelled table lacks a declared column ({error}); "
+            f"run the data pipeline again for {ref.partitions[0]} … {ref.partitions[-1]}"
+        ) from error
+
+
+@contextmanager
+def _lost(ref: DatasetRef) -> Iterator[None]:
+    """Say of rows that can't be read any more what is left to do."""
+    try:
+        yield
     except (DamagedFile, DeltaError) as error:
         # Not the remedy of a damaged file: who runs the partition again gets the rows of today.
         why = str(error.__cause__ if isinstance(error, DamagedFile) else error).strip().splitlines()[0]
@@ -98,32 +185,23 @@ def read(tables: Tables, ref: DatasetRef) -> Snapshot:
             f"{ref.use_case}: version {ref.version} of table {ref.table} can't be read any more ({why}); "
             "its files were removed or damaged by something else than `sluice vacuum`, which keeps what a model was trained on. Restore them from a backup"
         ) from error
-    if rows.num_rows != ref.n_rows:
-        raise DataError(
-            f"{ref.use_case}: the snapshot has {ref.n_rows} rows, and version {ref.version} of its table gives {rows.num_rows}; run the stage snapshot again"
-        )
-    if _content_hash(ref, rows) != ref.content_hash:
-        raise DataError(
-            f"{ref.use_case}: version {ref.version} of table {ref.table} gives other values than the snapshot was taken of, so its files "
-            "were changed by something else than a pipeline; run the data pipeline for these partitions again, then the stage snapshot"
-        )
-    return Snapshot(ref, rows)
 
 
-def _read(tables: Tables, ref: DatasetRef) -> pa.Table:
-    try:
-        rows = tables.read("labelled", ref.partitions, version=ref.version, columns=ref.columns)
-    except (pa.ArrowException, KeyError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise DataError(
-            f"{ref.use_case}: the labelled table lacks a declared column ({first_line}); "
-            f"run the data pipeline again for {ref.partitions[0]} … {ref.partitions[-1]}"
-        ) from error
-    if ref.sides is not None:
-        places = pc.index_in(rows["partition_key"], value_set=pa.array(list(ref.sides), pa.string()))
-        sides = pa.array(list(ref.sides.values()), pa.string()).take(places)
-        rows = rows.set_column(rows.column_names.index("split"), "split", sides)
-    return rows
+def _of_sides(rows: pa.Table, sides: Sequence[str]) -> pa.Table:
+    return rows.filter(pc.is_in(rows["split"], pa.array(sides))) if sides else rows
+
+
+def _with_sides(rows: pa.Table, sides: Mapping[str, str]) -> pa.Table:
+    """`rows` with the side of each one's partition as its `split`."""
+    if "partition_key" not in rows.column_names:
+        return rows
+    places = pc.index_in(rows["partition_key"], value_set=pa.array(list(sides), pa.string()))
+    of_row = pa.array(list(sides.values()), pa.string()).take(places)
+    return (
+        rows.append_column("split", of_row)
+        if "split" not in rows.column_names
+        else rows.set_column(rows.column_names.index("split"), "split", of_row)
+    )
 
 
 def _check(use_case: UseCase, snapshot: Snapshot) -> None:
@@ -141,7 +219,7 @@ def _check(use_case: UseCase, snapshot: Snapshot) -> None:
 
 def _check_arms(where: str, use_case: UseCase, column: str, snapshot: Snapshot) -> None:
     """Every row has an arm, and every arm enough training rows to be learned from."""
-    rows, control = snapshot.side(*SIDES), use_case.training.model.control
+    rows, control = snapshot.select([column, "row_id"], *SIDES), use_case.training.model.control
     if n_missing := rows[column].null_count:
         ids = rows["row_id"].filter(pc.is_null(rows[column])).slice(0, 5).to_pylist()
         raise DataError(
@@ -149,7 +227,7 @@ def _check_arms(where: str, use_case: UseCase, column: str, snapshot: Snapshot) 
             "set `nullable: false`, which puts such rows into quarantine, or fill them with a cleaning step"
         )
     arms = dict.fromkeys(pc.unique(rows[column]).to_pylist(), 0)
-    arms |= {entry["values"]: entry["counts"] for entry in pc.value_counts(snapshot.side(TRAIN)[column]).to_pylist()}
+    arms |= {entry["values"]: entry["counts"] for entry in pc.value_counts(snapshot.column(column, TRAIN)).to_pylist()}
     told = (
         f"{len(arms)} arms"
         if use_case.columns[column].privacy
@@ -165,9 +243,9 @@ def _check_arms(where: str, use_case: UseCase, column: str, snapshot: Snapshot) 
 
 
 def _check_values(where: str, snapshot: Snapshot) -> None:
-    values: NDArray[np.float64] = pc.cast(snapshot.rows["label"], pa.float64()).to_numpy()
+    values: NDArray[np.float64] = pc.cast(snapshot.column("label"), pa.float64()).to_numpy()
     if (wrong := ~np.isfinite(values)).any():
-        ids = snapshot.rows["row_id"].filter(pa.array(wrong)).slice(0, 5).to_pylist()
+        ids = snapshot.column("row_id").filter(pa.array(wrong)).slice(0, 5).to_pylist()
         raise DataError(f"{where}: {int(wrong.sum())} labels are no finite numbers (rows {', '.join(ids)}); clean them, or drop those rows")
 
 
@@ -176,7 +254,7 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
         _check_several(where, snapshot, separator)
         return
     classes = snapshot.classes()
-    in_train = set(snapshot.side(TRAIN)["label"].to_pylist())
+    in_train = set(pc.unique(snapshot.column("label", TRAIN)).to_pylist())
     if len(in_train) < 2:
         raise DataError(
             f"{where}: the training rows show one class, {classes_for_people(sorted(in_train), use_case)}, so there is nothing to tell apart; widen training.window, or mend label.map"
@@ -188,33 +266,42 @@ def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:
 
 
 def _check_several(where: str, snapshot: Snapshot, separator: str) -> None:
-    if not snapshot.classes(separator, (TRAIN,)) or len(pc.unique(snapshot.side(TRAIN)["label"])) < 2:
+    if not snapshot.classes(separator, (TRAIN,)) or len(pc.unique(snapshot.column("label", TRAIN))) < 2:
         raise DataError(
             f"{where}: the training rows all have the same classes, or none, so there is nothing to tell apart; widen training.window, "
             "or mend label.separator"
         )
 
 
-def _content_hash(ref: DatasetRef, rows: pa.Table) -> str:
+def _content_hash(snapshot: Snapshot) -> str:
     """Of the rows of a snapshot, and of the settings that made them; half a second for 300 000 rows of 20 columns."""
-    parts = [ref.use_case, ref.table, *ref.partitions, str(rows.num_rows), ref.config_hash, _hash_of(rows)]
+    ref = snapshot.ref
+    parts = [ref.use_case, ref.table, *ref.partitions, str(snapshot.source.num_rows), ref.config_hash, _hash_of(snapshot)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _hash_of(rows: pa.Table) -> str:
-    """SHA-256 of names, types, order and values. What lies under a null, and how the table is chunked, does not count."""
+def _hash_of(snapshot: Snapshot) -> str:
+    """SHA-256 of names, types, order and values. What lies under a null, and how the rows are cut into chunks, does not count."""
     digest = hashlib.sha256()
-    for name in sorted(rows.column_names):
-        column = rows[name].combine_chunks()
-        digest.update(f"{name}\x1f{column.type}\x1e".encode())
-        digest.update(pc.cast(pc.is_valid(column), pa.uint8()).to_numpy().tobytes())
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            starts, data = bytes_of(column.drop_null())
-            digest.update(np.diff(starts).astype(np.int64).tobytes())
-            digest.update(data[starts[0] : starts[-1]].tobytes())
-        else:
-            digest.update(_plain(column.drop_null()).tobytes())
+    for name in sorted(snapshot.column_names):
+        _hash_column(digest, name, snapshot.column(name))
     return digest.hexdigest()
+
+
+def _hash_column(digest: "hashlib._Hash", name: str, column: pa.ChunkedArray) -> None:
+    digest.update(f"{name}\x1f{column.type}\x1e".encode())
+    for chunk in column.chunks:
+        digest.update(pc.cast(pc.is_valid(chunk), pa.uint8()).to_numpy().data)
+    known = [chunk.drop_null() for chunk in column.chunks]
+    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        for chunk in known:
+            digest.update(np.ascontiguousarray(_plain(chunk)).data)
+        return
+    texts = [bytes_of(chunk) for chunk in known]
+    for starts, _ in texts:
+        digest.update(np.diff(starts).astype(np.int64).data)
+    for starts, data in texts:
+        digest.update(data[starts[0] : starts[-1]].data)
 
 
 def _plain(column: Any) -> NDArray[Any]:

@@ -6,44 +6,32 @@ Rows come back ordered by partition and `row_id`, whatever the number of files, 
 The log of a table is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
 """
 
-import errno
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pipelines_lib.contracts import safe_name
 from pipelines_lib.data.partition_writer import PartitionWriter, PlacedFile, StagedFile, place, stats
+from pipelines_lib.data.stored_rows import StoredRows
+from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, opened, picked, read_file, told
 from pipelines_lib.errors import DataError
 
 Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
 
-_WRITERS: dict[str, str] = {"raw": "ingest", "ground_truth": "ingest", "quarantine": "validate", "quality": "validate"} | dict.fromkeys(
-    ("clean", "labelled"), "prepare"
-)
-"""Layer to the stage that writes a partition of it."""
 _ATTEMPTS = 20
 # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
 _CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
 _KEEP_THE_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
-
-
-class _File(NamedTuple):
-    """A file that a version of a table names."""
-
-    partition_key: str
-    path: str
 
 
 @dataclass(frozen=True)
@@ -63,10 +51,6 @@ class Shard:
     def holds(self, row_id: str) -> bool:
         """Whether the row belongs to it, or would if it could be read."""
         return self.first is not None and self.first <= row_id and (self.end is None or row_id < self.end)
-
-
-class DamagedFile(DataError):
-    """A data file that a version of a table names was damaged or lost."""
 
 
 class Tables:
@@ -154,11 +138,21 @@ class Tables:
     ) -> pa.Table:
         """Rows of the partitions (all, when None), ordered by partition and row. Raises `DataError` where there is no table."""
         table, schema = self._table(layer, version), self.schema(layer, version)
-        wanted = schema if columns is None else _picked(schema, columns)
+        wanted = schema if columns is None else picked(schema, columns)
         parts = [
-            _sorted(pa.concat_tables(_read(self.path(layer), file, wanted) for file in files)) for files in _by_partition(table, partitions)
+            _sorted(pa.concat_tables(read_file(self.path(layer), file, wanted) for file in files))
+            for files in _by_partition(table, partitions)
         ]
         return pa.concat_tables(parts) if parts else wanted.empty_table()
+
+    def stored(self, layer: Layer, partitions: Sequence[str], *, version: int, columns: Sequence[str]) -> StoredRows:
+        """The same rows, left in their files until a column or a batch of them is asked for. For layers that are written whole.
+
+        Raises `DataError` as `read` does, `KeyError` with the first of `columns` that the table lacks.
+        """
+        table = self._table(layer, version)
+        files = [file for files in _by_partition(table, partitions) for file in files]
+        return StoredRows(self.path(layer), files, picked(self.schema(layer, version), columns))
 
     def scan(
         self,
@@ -176,25 +170,25 @@ class Tables:
         """
         table, schema = self._table(layer, version), self.schema(layer, version)
         own = columns is None and layer == "raw"
-        wanted = self._own(table, partition_key, schema) if own else schema if columns is None else _picked(schema, columns)
+        wanted = self._own(table, partition_key, schema) if own else schema if columns is None else picked(schema, columns)
         number = 0
         for files in _by_partition(table, [partition_key]):
             for file in files:
-                with _told(self.path(layer), file):
-                    parquet = _opened(self.path(layer), file)
+                with told(self.path(layer), file):
+                    parquet = opened(self.path(layer), file)
                 for group in range(parquet.num_row_groups):
                     if shard is None or shard.groups.start <= number < shard.groups.stop:
-                        with _told(self.path(layer), file):
-                            rows = parquet.read_row_group(group, columns=_in_file(parquet, wanted))
-                        yield _as(rows, file, wanted)
+                        with told(self.path(layer), file):
+                            rows = parquet.read_row_group(group, columns=in_file(parquet, wanted))
+                        yield as_wanted(rows, file, wanted)
                     number += 1
 
     def _own(self, table: DeltaTable, partition_key: str, schema: pa.Schema) -> pa.Schema:
         """The columns that the partition's files hold, in their order, and `partition_key`."""
         names: dict[str, None] = {}
         for file in (file for files in _by_partition(table, [partition_key]) for file in files):
-            with _told(self.path("raw"), file):
-                names |= dict.fromkeys(_opened(self.path("raw"), file).schema_arrow.names)
+            with told(self.path("raw"), file):
+                names |= dict.fromkeys(opened(self.path("raw"), file).schema_arrow.names)
         return pa.schema([schema.field(name) for name in (*names, "partition_key")])
 
     def shards(self, layer: Layer, partition_key: str, of: int, *, version: int | None = None) -> list[Shard]:
@@ -205,8 +199,8 @@ class Tables:
         firsts, ends = [], [0]
         for files in _by_partition(self._table(layer, version), [partition_key]):
             for file in files:
-                with _told(self.path(layer), file):
-                    groups = list(_groups_of(self.path(layer) / file.path))
+                with told(self.path(layer), file):
+                    groups = list(groups_of(self.path(layer) / file.path))
                 for first, n_rows in groups:
                     firsts.append(first)
                     ends.append(ends[-1] + n_rows)
@@ -327,78 +321,19 @@ def _add(file: PlacedFile, partition_key: str) -> AddAction:
     return AddAction(file.path, file.size, {"partition_key": partition_key}, 0, True, stats(file))
 
 
-def _files(table: DeltaTable) -> list[_File]:
+def _files(table: DeltaTable) -> list[File]:
     """The files of this version, those of a partition in their order."""
     actions = pa.table(table.get_add_actions(flatten=True))
     keys, paths = actions["partition.partition_key"].to_pylist(), actions["path"].to_pylist()
-    return sorted(_File(key, unquote(path)) for key, path in zip(keys, paths, strict=True))
+    return sorted(File(key, unquote(path)) for key, path in zip(keys, paths, strict=True))
 
 
-def _by_partition(table: DeltaTable, partitions: Sequence[str] | None) -> Iterator[list[_File]]:
-    grouped: dict[str, list[_File]] = {}
+def _by_partition(table: DeltaTable, partitions: Sequence[str] | None) -> Iterator[list[File]]:
+    grouped: dict[str, list[File]] = {}
     for file in _files(table):
         grouped.setdefault(file.partition_key, []).append(file)
     for key in sorted(grouped if partitions is None else set(partitions) & grouped.keys()):
         yield grouped[key]
-
-
-def _picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
-    """The fields of `columns`, then `row_id` and `partition_key`. Raises `KeyError` with the first that the table lacks."""
-    return pa.schema([schema.field(name) for name in dict.fromkeys([*columns, "row_id", "partition_key"])])
-
-
-def _read(folder: Path, file: _File, wanted: pa.Schema) -> pa.Table:
-    with _told(folder, file):
-        parquet = _opened(folder, file)
-        rows = parquet.read(columns=_in_file(parquet, wanted))
-    return _as(rows, file, wanted)
-
-
-def _opened(folder: Path, file: _File) -> pq.ParquetFile:
-    return pq.ParquetFile(folder / file.path, page_checksum_verification=True)
-
-
-@contextmanager
-def _told(folder: Path, file: _File) -> Iterator[None]:
-    """Say of a file that was damaged or lost how it is mended. What the system itself refuses may pass, and is left as it is."""
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
-            raise
-        writer = _WRITERS.get(folder.name)
-        remedy = f"run {writer} for that partition again, which writes it anew" if writer else "restore it from a copy"
-        raise DamagedFile(
-            f"{folder / file.path}, a file of partition {file.partition_key} of the table {folder.name!r}, is damaged or gone ({str(error).strip()}); {remedy}"
-        ) from error
-
-
-def _groups_of(path: Path) -> Iterator[tuple[str, int]]:
-    """(first `row_id`, rows) of each row group, read from the file's footer: rows ascend, so the smallest is the first."""
-    footer = pq.read_metadata(path)
-    column = footer.schema.names.index("row_id")
-    for group in range(footer.num_row_groups):
-        described = footer.row_group(group)
-        yield described.column(column).statistics.min, described.num_rows
-
-
-def _in_file(parquet: pq.ParquetFile, wanted: pa.Schema) -> list[str]:
-    there = set(parquet.schema_arrow.names)
-    return [name for name in wanted.names if name in there]
-
-
-def _as(rows: pa.Table, file: _File, wanted: pa.Schema) -> pa.Table:
-    """`rows` with every wanted column: a file is silent about its partition, and about columns that came after it."""
-    n = rows.num_rows
-    arrays = []
-    for field in wanted:
-        if field.name == "partition_key":
-            arrays.append(pa.chunked_array([pa.repeat(pa.scalar(file.partition_key, field.type), n)]))
-        elif field.name in rows.column_names:
-            arrays.append(rows[field.name].cast(field.type))
-        else:
-            arrays.append(pa.chunked_array([pa.nulls(n, field.type)]))
-    return pa.Table.from_arrays(arrays, schema=wanted)
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -163,7 +163,8 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
 
 
 def _split(stage: Stage, snapshot: Snapshot) -> Split | None:
-    split = known_split(stage.use_case, snapshot.rows)
+    decides = ["row_id", "partition_key", "label", "split", *filter(None, [stage.use_case.owner_column])]
+    split = known_split(stage.use_case, snapshot.select(decides))
     if split is None:
         log.warning(
             "some rows were prepared under other `split` settings than those of now, so no later model can be compared with this one; "

@@ -1,23 +1,35 @@
 """A snapshot: chosen once, hashed by content, read the same by everyone."""
 
+import datetime as dt
 import hashlib
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib.data.snapshot import _hash_of, choose, load
+from pipelines_lib.contracts import DatasetRef
+from pipelines_lib.data import snapshot
+from pipelines_lib.data.snapshot import Snapshot, _content_hash, _hash_of, choose, load, opened
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
+
+REF = DatasetRef(use_case="shop", table="labelled", version=0, partitions=("p",), n_rows=2, config_hash="c", content_hash="d")
+
+
+def hash_of(rows):
+    return _hash_of(Snapshot(REF, rows))
+
 
 ROWS = {"row_id": ["a", "b"], "x": [1.5, None], "n": [1, None], "flag": [True, None], "town": ["西安", None]}
 
 
 def test_the_hash_does_not_see_chunks():
     rows = pa.table(ROWS)
-    assert _hash_of(pa.concat_tables([rows.slice(0, 1), rows.slice(1)])) == _hash_of(rows)
+    assert hash_of(pa.concat_tables([rows.slice(0, 1), rows.slice(1)])) == hash_of(rows)
 
 
 @pytest.mark.parametrize(
@@ -33,14 +45,14 @@ def test_the_hash_does_not_see_chunks():
     ],
 )
 def test_the_hash_sees_every_value(change):
-    assert _hash_of(pa.table(ROWS | change)) != _hash_of(pa.table(ROWS))
+    assert hash_of(pa.table(ROWS | change)) != hash_of(pa.table(ROWS))
 
 
 def test_the_hash_sees_where_a_text_ends():
-    assert _hash_of(pa.table({"a": ["xy", "z"]})) != _hash_of(pa.table({"a": ["x", "yz"]}))
+    assert hash_of(pa.table({"a": ["xy", "z"]})) != hash_of(pa.table({"a": ["x", "yz"]}))
 
 
-def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path, monkeypatch):
+def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path):
     use_case = make_use_case()
     rows = pa.table(
         {
@@ -58,8 +70,8 @@ def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path, 
     ref = choose(use_case, tables, "2026-01-01", 14).ref
     assert load(use_case, tables, ref).sizes() == {"train": 4, "validation": 4, "test": 4}
 
-    changed = tables.read("labelled").set_column(2, "price", pa.array([0.5] * 12))
-    monkeypatch.setattr(Tables, "read", lambda *_, **given: changed.select([*given["columns"], "row_id", "partition_key"]))
+    [path] = tables.path("labelled").glob("partition_key=2026-01-01/*.parquet")
+    pq.write_table(pq.read_table(path, partitioning=None).set_column(2, "price", pa.array([0.5] * 12)), path)
     with pytest.raises(DataError, match=r"version 0 of table labelled gives other values.*then the stage snapshot"):
         load(use_case, tables, ref)
 
@@ -73,4 +85,70 @@ def test_the_hash_of_texts_is_that_of_their_bytes_however_they_lie(texts, cut, f
     digest = hashlib.sha256(b"x\x1fstring\x1e" + bytes(text is not None for text in texts[first:]))
     digest.update(np.array([len(value) for value in values], np.int64).tobytes() + b"".join(values))
 
-    assert _hash_of(pa.table({"x": column})) == digest.hexdigest()
+    assert hash_of(pa.table({"x": column})) == digest.hexdigest()
+
+
+@pytest.fixture
+def days(make_use_case, tmp_path):
+    """Four days in a table, split by time, and the use case: (use case, tables)."""
+    use_case = make_use_case(
+        columns=make_use_case().model_dump()["columns"] | {"new": {"type": "boolean"}},
+        split={"by": "time", "validation": 0.25, "test": 0.25},
+    )
+    tables = Tables(tmp_path)
+    for day in range(1, 5):
+        rows = {
+            "row_id": [f"{day}:{i:03d}" for i in range(6)],
+            "who": [f"u{i}" for i in range(6)],
+            "when": pa.array([dt.datetime(2026, 1, day, i) for i in range(6)], pa.timestamp("us")),
+            "price": [None if i == 2 else day + i / 7 for i in range(6)],
+            "count": [None if i == 3 else i * day for i in range(6)],
+            "colour": [None, "", "西安", "red", "a", "red"],
+            "new": [True, None, False, True, True, False],
+            "label": ["yes", "no"] * 3,
+            "split": ["train"] * 6,
+        }
+        tables.write("labelled", f"2026-01-0{day}", pa.table(rows))
+    return use_case, tables
+
+
+@pytest.mark.parametrize("few", [0, 1 << 22])
+def test_the_hash_of_a_snapshot_is_what_it_has_always_been_however_it_is_read(days, few, monkeypatch):
+    monkeypatch.setattr(snapshot, "_FEW", few)
+    chosen = choose(*days, "2026-01-04", 14)
+    assert isinstance(chosen.source, pa.Table) == (few > 0)
+    as_then = replace(chosen, ref=chosen.ref.model_copy(update={"config_hash": "c"}))
+    assert _content_hash(as_then) == "5a6093522742d13a5f535f5852fa7d4c889bdcba6741f028d18063296b23fbf8"
+    assert load(*days, chosen.ref).ref == chosen.ref
+
+
+def test_rows_in_files_are_those_in_memory(days, monkeypatch):
+    ref = choose(*days, "2026-01-04", 14).ref
+    kept, there = load(*days, ref), opened(*days, ref)
+    assert isinstance(kept.source, pa.Table)
+    assert not isinstance(there.source, pa.Table)
+    assert there.sizes() == kept.sizes() == {"train": 12, "validation": 6, "test": 6}
+    assert there.classes() == ["no", "yes"]
+    for sides in ((), ("train",), ("validation", "test"), ("gap",)):
+        assert there.side(*sides).equals(kept.side(*sides))
+        assert there.column("price", *sides).equals(kept.column("price", *sides))
+        # The side is worked out from the partition, which nobody asked for.
+        assert there.select(["split", "count"], *sides).equals(kept.select(["split", "count"], *sides))
+    reads = []
+    batches = list(there.told(lambda: reads.append(1)).batches(["row_id", "split"]))
+    assert [batch["split"].to_pylist() for batch in batches] == [[side] * 6 for side in ("train", "train", "validation", "test")]
+    assert len(reads) >= 4
+
+
+@pytest.mark.parametrize("few", [0, 1 << 22])
+def test_rows_that_were_damaged_or_lost_are_refused(days, few, monkeypatch):
+    monkeypatch.setattr(snapshot, "_FEW", few)
+    ref = choose(*days, "2026-01-04", 14).ref
+    [path] = days[1].path("labelled").glob("partition_key=2026-01-02/*.parquet")
+    data = path.read_bytes()
+    path.write_bytes(data[:200] + bytes(50) + data[250:])
+    with pytest.raises(DataError, match=r"(?s)can't be read any more.*Restore them from a backup"):
+        load(*days, ref)
+    path.unlink()
+    with pytest.raises(DataError, match=r"(?s)can't be read any more.*Restore them from a backup"):
+        load(*days, ref)
