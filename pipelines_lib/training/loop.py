@@ -182,7 +182,7 @@ class Loop:
         )
         self._between = int(between)
         if broken:
-            raise self._not_finite or DataError("the loss is not finite on another rank, which names the rows")
+            raise self._not_finite or Interrupted("a loss is not finite on another rank, which names the rows")
         if asked or stopped or (step % self._checkpoint_steps == 0 and step < self._n_steps):
             [total] = self._world.sum(self._loss_sum)
             self._progress = replace(self._progress, step_in_epoch=step, loss_sum=total)
