@@ -1,123 +1,207 @@
-"""Checkpoints: safetensors and JSON, complete when the manifest with every part's hash is written, last.
+"""Checkpoints: written in the background while training goes on, complete when the manifest with every part's hash is there.
 
-A folder a checkpoint, `step-000000200`; a process killed while writing leaves one without a manifest, which is never read.
+A folder a checkpoint, `step-000000200`. A process that is killed while it writes leaves one without a manifest, which is never read.
 """
 
-import hashlib
+import json
 import logging
-import shutil
-from collections.abc import Mapping
-from pathlib import Path
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import Future
+from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from pydantic import JsonValue
-from safetensors.torch import load, save
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.checkpoint.api import CheckpointException
 
-from pipelines_lib.errors import DataError
-from pipelines_lib.store import read_json, write_bytes, write_json
+from pipelines_lib.errors import DataError, SluiceError, Unavailable
+from pipelines_lib.training.checkpoint_copies import Copies
+from pipelines_lib.training.checkpoint_files import place_of
+from pipelines_lib.training.checkpoint_format import DTYPES, Damaged, Manifest
+from pipelines_lib.training.checkpoint_steps import Steps
+from pipelines_lib.training.checkpoint_storage import Planner, Reader, Writer
 
 log = logging.getLogger("sluice")
 
-_NONE = -1
-_TENSORS = "tensors.safetensors"
-
 
 class Checkpoints:
-    """The checkpoints of one training, below the folder `place`. `fingerprint` says which training: another's are not read.
+    """The checkpoints of one training at `place`: a folder that all ranks see, or s3://bucket/prefix.
 
-    Every rank calls every method; the first one writes.
+    `fingerprint` says which training: another's are not read. `keep` of them stay. Every rank calls every method. Collectives run
+    on `group`, a gloo group for checkpoints alone, since a thread of its own uses it; None stands for a single process.
     """
 
-    def __init__(self, place: str, fingerprint: str, *, keep: int, group: dist.ProcessGroup | None) -> None:
-        self._folder = Path(place)
-        self._fingerprint = fingerprint
-        self._keep = keep
-        self._group = group
+    def __init__(self, place: str, fingerprint: str, *, keep: int, group: dist.ProcessGroup | None, connection: str | None = None) -> None:
+        self._place = place_of(place, connection)
+        self._steps = Steps(self._place, fingerprint)
+        self._fingerprint, self._keep, self._group = fingerprint, keep, group
+        self._rank: int = 0 if group is None else dist.get_rank(group)
+        self._size: int = 1 if group is None else dist.get_world_size(group)
+        self._copies = Copies()
+        self._under_way: Future[Any] | None = None
+        self._step = 0
+        self._is_complete = False
 
     def begin(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
-        """Write whole, and forget all but the newest."""
-        whole = {name: tensor.full_tensor() if isinstance(tensor, DTensor) else tensor for name, tensor in tensors.items()}
-        if self._is_first():
-            self._write(step, whole, progress)
+        """Copy `tensors` to host memory and return; write them in the background. Waits first for the checkpoint before.
+
+        A plain tensor is the same on every rank; a sharded one is a `DTensor`. Where a checkpoint can't be written (a full disk, a
+        store that does not answer), `wait` warns, its parts are removed, and training goes on.
+        """
+        self.wait()
+        self._step, self._is_complete = step, False
+        if self._group is None:
+            _one_process_is_meant()
+        writer = Writer(
+            self._place,
+            step,
+            fingerprint=self._fingerprint,
+            progress=json.loads(json.dumps(progress, allow_nan=False)),  # a copy
+            copies=self._copies,
+            written=self._written,
+        )
+        self._under_way = dcp.async_save(
+            {"tensors": dict(tensors)},
+            storage_writer=writer,
+            planner=Planner(),
+            process_group=self._group,
+            async_stager=self._copies,
+            no_dist=self._group is None,
+        )
 
     def wait(self) -> bool:
-        """Whether the newest that was begun is complete."""
-        return True
+        """Until the checkpoint under way is complete or has failed. Returns whether the one that was begun last is complete."""
+        if self._under_way is not None:
+            future, self._under_way = self._under_way, None
+            try:
+                future.result()
+                self._is_complete = True
+            except CheckpointException as error:
+                self._give_up(error)
+        return self._is_complete
 
     def newest(self) -> int | None:
-        """Step of the newest complete, undamaged checkpoint of this training, or None. Says why it skips one, and removes it,
-        so that it never counts among those to keep."""
-        found = torch.tensor(self._newest() if self._is_first() else _NONE)
-        if self._group is not None:
-            dist.broadcast(found, src=0, group=self._group)
-        return None if found == _NONE else int(found)
+        """Step of the newest complete, undamaged checkpoint of this training, or None: the same on every rank.
+
+        Each rank looks at its share of the parts. Another checkpoint is skipped with a warning that says why, and removed, so that it
+        never counts among those to keep.
+        """
+        if self._is_first:
+            self._place.sweep()
+        while (step := self._from_first(self._steps.newest)) is not None:
+            problem = self._steps.damage(self._manifest(step), self._rank, self._size)
+            if not self._any(problem is not None):
+                self._steps.trust(step)
+                return step
+            if self._is_first:
+                self._steps.drop(step, problem or "another worker found a part damaged, and says which")
+            elif problem:
+                log.warning("checkpoint %s: %s", self._steps.name(step), problem)
+        return None
 
     def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, JsonValue]:
-        """Fill `tensors` from the checkpoint of `step`, and return its progress. Raises `DataError` where it is damaged."""
-        if problem := self._problem(step):
-            raise DataError(f"checkpoint {self._path(step)}: {problem}; delete the folder and run the stage again")
-        found = load((self._path(step) / _TENSORS).read_bytes())
-        with torch.no_grad():
-            for name, tensor in tensors.items():
-                value = found[name].to(tensor.device)
-                if isinstance(tensor, DTensor):
-                    value = distribute_tensor(value, tensor.device_mesh, tensor.placements)
-                tensor.copy_(value)
-        state = read_json(self._path(step) / "state.json")
-        assert isinstance(state, dict)
-        return state
+        """Fill `tensors` in place from the checkpoint of `step`, whatever the number of ranks that wrote it; returns its progress.
 
-    def _is_first(self) -> bool:
-        return self._group is None or dist.get_rank() == 0
-
-    def _write(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
-        folder = self._path(step)
-        # Copies: safetensors refuses tensors that share memory.
-        write_bytes(folder / _TENSORS, save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}))
-        write_json(folder / "state.json", dict(progress))
-        hashes = {name: _sha256(folder / name) for name in (_TENSORS, "state.json")}
-        write_json(folder / "manifest.json", {"fingerprint": self._fingerprint, "step": step, "files": dict(hashes)})
-        for old in self._steps()[: -self._keep]:
-            self._remove(old)
-
-    def _newest(self) -> int:
-        for step in reversed(self._steps()):
-            problem = self._problem(step)
-            if problem is None:
-                return step
-            log.warning("checkpoint %s is skipped and removed: %s", self._path(step), problem)
-            self._remove(step)
-        return _NONE
-
-    def _path(self, step: int) -> Path:
-        return self._folder / f"step-{step:09d}"
-
-    def _remove(self, step: int) -> None:
-        # The manifest goes first: what is half removed must not look complete.
-        (self._path(step) / "manifest.json").unlink(missing_ok=True)
-        shutil.rmtree(self._path(step))
-
-    def _steps(self) -> list[int]:
-        names = (path.name.removeprefix("step-") for path in self._folder.glob("step-*"))
-        return sorted(int(name) for name in names if name.isdecimal())
-
-    def _problem(self, step: int) -> str | None:
-        folder = self._path(step)
-        if not (folder / "manifest.json").exists():
-            return "it has no manifest, so it was never finished"
+        Raises `DataError` where it does not hold these tensors, and `Unavailable` where it was damaged since `newest` found it.
+        """
+        manifest = self._manifest(step)
+        _check_that_they_fit(self._steps.name(step), manifest, tensors)
+        if self._group is None:
+            _one_process_is_meant()
         try:
-            manifest = read_json(folder / "manifest.json")
-        except (DataError, UnicodeDecodeError):
-            return "its manifest is no JSON"
-        if not isinstance(manifest, dict) or not isinstance(files := manifest.get("files"), dict):
-            return "its manifest lists no files"
-        if manifest.get("fingerprint") != self._fingerprint:
-            return "it belongs to another snapshot or other training settings"
-        wrong = [name for name, expected in files.items() if not (folder / name).is_file() or _sha256(folder / name) != expected]
-        return f"damaged: {', '.join(wrong)} differ from the manifest" if wrong else None
+            dcp.load(
+                dict(tensors),
+                storage_reader=Reader(self._place, manifest),
+                planner=dcp.DefaultLoadPlanner(flatten_state_dict=False, flatten_sharded_tensors=False),
+                process_group=self._group,
+                no_dist=self._group is None,
+            )
+        except CheckpointException as error:
+            raise self._explained(step, error) from error
+        return manifest.progress
+
+    @property
+    def _is_first(self) -> bool:
+        return self._rank == 0
+
+    def _manifest(self, step: int) -> Manifest:
+        """Of a checkpoint that the first rank has found."""
+        try:
+            return self._steps.manifest(step)
+        except Damaged as problem:
+            raise Unavailable(
+                f"checkpoint {self._steps.name(step)}: {problem}, for worker {self._rank} of {self._size}, and a moment ago it was there for "
+                "the first one. Checkpoints must lie in a folder that all workers share, or in an object store; if they do, run the stage again"
+            ) from None
+
+    def _written(self, parts: Collection[str]) -> None:
+        """After the manifest, on the first rank: what is not needed any more goes."""
+        try:
+            self._steps.trust(self._step)
+            self._steps.clean(self._step, parts)
+            self._steps.retain(self._keep)
+        except (OSError, SluiceError) as error:
+            log.warning("checkpoint %s is complete, but older ones could not be removed: %s", self._steps.name(self._step), error)
+
+    def _give_up(self, error: CheckpointException) -> None:
+        """Say why a checkpoint could not be written and remove its parts. Raises what is no fault of the storage."""
+        reasons = {rank: reason for rank, (reason, _) in error.failures.items()}
+        for reason in reasons.values():
+            if not isinstance(reason, OSError | SluiceError):
+                raise reason from error
+        if not self._is_first:
+            return
+        told = "; ".join(f"worker {rank}: {reason}" for rank, reason in sorted(reasons.items()))
+        log.warning("checkpoint %s could not be written, and training goes on without it: %s", self._steps.name(self._step), told)
+        try:
+            self._steps.clean(self._step, self._steps.parts(self._step))
+            self._place.sweep()
+        except (OSError, SluiceError) as left:
+            log.warning("what was written of checkpoint %s is left there until the next start: %s", self._steps.name(self._step), left)
+
+    def _explained(self, step: int, error: CheckpointException) -> Exception:
+        """Why the checkpoint of `step` could not be read: the first rank's reason that is known."""
+        _, (reason, _) = min(error.failures.items())
+        if isinstance(reason, Damaged):
+            return Unavailable(
+                f"checkpoint {self._steps.name(step)}: {reason}, which was not so a moment ago; run the stage again, which skips it"
+            )
+        return reason if isinstance(reason, Exception) else RuntimeError(f"checkpoint {self._steps.name(step)} could not be read: {reason}")
+
+    def _from_first(self, value: Callable[[], int | None]) -> int | None:
+        """What `value()` is on the first rank, on every rank."""
+        found = value() if self._is_first else None
+        if self._group is None:
+            return found
+        box = torch.tensor([-1 if found is None else found])
+        dist.broadcast(box, group=self._group, group_src=0)
+        return None if (step := int(box)) < 0 else step
+
+    def _any(self, value: bool) -> bool:
+        """Whether it is so on any rank."""
+        if self._group is None:
+            return value
+        box = torch.tensor([int(value)])
+        dist.all_reduce(box, op=dist.ReduceOp.MAX, group=self._group)
+        return bool(box)
 
 
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _check_that_they_fit(where: str, manifest: Manifest, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises `DataError` unless the checkpoint holds the same tensors by name, shape and type, and no others."""
+    wrong = sorted(manifest.tensors.keys() ^ tensors.keys()) or [
+        name
+        for name, entry in manifest.tensors.items()
+        if (entry.dtype, entry.shape) != (DTYPES.get(tensors[name].dtype), list(tensors[name].shape))
+    ]
+    if wrong:
+        raise DataError(
+            f"checkpoint {where} and the model differ in {', '.join(wrong[:5])}{f' and {len(wrong) - 5} more' if len(wrong) > 5 else ''}: "
+            "it was written by another model or another version of Sluice; remove it, and the training starts anew"
+        )
+
+
+def _one_process_is_meant() -> None:
+    """Keep torch.distributed.checkpoint quiet about there being one: it would say so at each checkpoint."""
+    warnings.filterwarnings("ignore", message="torch.distributed is disabled, unavailable or uninitialized")

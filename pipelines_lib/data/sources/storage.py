@@ -55,7 +55,7 @@ class Bucket:
 
     def __init__(self, connection_name: str | None) -> None:
         self._name = connection_name
-        self._client = _client(None if connection_name is None else connection(connection_name))
+        self._client = client_of(None if connection_name is None else connection(connection_name))
 
     def find(self, pattern: str) -> list[Found]:
         """Those that match, as in a folder; `pattern` is s3://bucket/key."""
@@ -138,7 +138,8 @@ def _parts(pattern: str) -> tuple[str, str, re.Pattern[str]]:
     return bucket, fixed_part(key), re.compile("".join(meaning.get(token) or re.escape(token) for token in tokens), re.DOTALL)
 
 
-def _client(given: Connection | None) -> Any:
+def client_of(given: Connection | None) -> Any:
+    """boto3's client of the store that a connection names; of Amazon's, with the machine's own credentials, for None."""
     import boto3  # noqa: PLC0415 - half a second that only buckets need
     from botocore.config import Config  # noqa: PLC0415
     from botocore.exceptions import BotoCoreError  # noqa: PLC0415
@@ -175,14 +176,15 @@ def _no_client(given: Connection | None, why: str) -> str:
     )
 
 
-_REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")
+REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")
+"""A store's words for: your keys do not open this."""
 
 
 def _explain(where: str, error: Any) -> NoReturn:
     code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "NoSuchBucket":
         raise DataError(f"{where}: there is no such bucket; correct source.path, or the connection's endpoint_url") from error
-    if code in _REFUSED or status in (401, 403):
+    if code in REFUSED or status in (401, 403):
         raise DataError(
             f"{where}: the store refused access ({code}); correct the connection's login and password, or let it list and get these objects"
         ) from error
