@@ -285,8 +285,10 @@ class Loop:
 
     @property
     def _checkpoint_steps(self) -> int:
-        """Steps between checkpoints: a multiple of the strategy's stride."""
-        return math.ceil(self._settings.checkpoint_steps / self._strategy.stride) * self._strategy.stride
+        """Steps between checkpoints, a multiple of the strategy's stride: half of what may be lost, since the newest is complete
+        only when the next one begins."""
+        stride = self._strategy.stride
+        return max(1, self._settings.checkpoint_steps // 2 // stride) * stride
 
     def _steps_between(self) -> int:
         """Until the next meeting, at the pace of now."""

@@ -122,8 +122,9 @@ class Training(Settings):
     """Whether CUDA may round the factors of fp32 products to 10 bits (TF32)."""
     compile: bool = False
     """Whether torch.compile makes kernels for the model: a minute at the start, for long trainings."""
-    checkpoint_steps: int = Field(default=200, ge=1)
-    """Steps between checkpoints; one is also written after each epoch."""
+    checkpoint_steps: int = Field(default=400, ge=2)
+    """At most so many steps are done again after a failure. A checkpoint is begun twice as often, and after each epoch, and is written while
+    training goes on. (`local_sgd` writes them where it averages.)"""
     keep_checkpoints: int = Field(default=2, ge=1)
     """The newest so many are kept."""
     timeout: Duration = timedelta(minutes=5)

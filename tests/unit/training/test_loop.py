@@ -59,6 +59,7 @@ def test_a_killed_training_ends_in_the_weights_of_one_that_was_not(make_loop, ki
     dying._update = update_or_die
     with pytest.raises(KilledError):
         dying.run()
+    dying._checkpoints.wait()  # a process that is killed does not go on writing
     resumed = make_loop("dying", checkpoint_steps=2)
     counted = []
     resumed_update = resumed._update
