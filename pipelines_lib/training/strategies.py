@@ -200,5 +200,5 @@ def _learned_buffers(model: nn.Module) -> list[torch.Tensor]:
 def _layers(model: nn.Module) -> list[nn.Module]:
     """What is gathered at once: the members of each list or sequence of layers that have parameters."""
     holders = [module for module in model.modules() if isinstance(module, nn.Sequential | nn.ModuleList)]
-    inside = {id(part) for holder in holders for module in holder for part in module.modules() if part is not module}
+    inside = {id(part) for holder in holders for module in holder for part in module.modules()}
     return [module for holder in holders if id(holder) not in inside for module in holder if any(True for _ in module.parameters())]

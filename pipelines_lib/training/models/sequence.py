@@ -84,7 +84,8 @@ class Layer(nn.Module):
         super().__init__()
         self._heads = heads
         self.before_attention, self.before_step = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.project, self.join = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        # Without a bias: that of the keys has no part in the answer, and the optimizer would make steps of its rounding errors.
+        self.project, self.join = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
         self.step = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
         self.dropout = nn.Dropout(dropout)
 
