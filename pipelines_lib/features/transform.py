@@ -8,7 +8,7 @@ import json
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Self
@@ -20,12 +20,12 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.features.fitted import Fitted, fit_steps
 from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numbers, row_steps
 from pipelines_lib.features.series import Series
-from pipelines_lib.features.text import PADDING, token_id, tokens
+from pipelines_lib.features.text import PADDING, text_grams, token_id, tokens
 from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, distinct_texts
 from pipelines_lib.use_case import CleaningStep, ColumnType
 
-FORMAT = 3
-"""Format 1 had no cleaning steps and format 2 no series; both are read still."""
+FORMAT = 4
+"""Format 1 had no cleaning steps, format 2 no series, and format 3 neither pieces nor grams; all are read still."""
 MAX_SCALED = 10.0
 """A standardised number is moved to within ±this: an outlier must not drown the rest."""
 MIN_SEEN = 2
@@ -33,6 +33,8 @@ MIN_SEEN = 2
 MAX_CATEGORIES = 10_000
 MAX_TOKENS = 64
 """Tokens of a text that count."""
+MAX_GRAMS = 128
+"""Grams of a text that count."""
 MAX_BUCKETS = 2**15
 
 Arrays = dict[str, NDArray[Any]]
@@ -47,10 +49,12 @@ class Scale:
     median: float
     mean: float
     deviation: float
+    edges: tuple[float, ...] = ()
+    """Where the pieces of its range begin and end, rising, as `apply` scales; empty where it has none."""
 
     @classmethod
-    def fit(cls, name: str, type_: ColumnType, column: Column) -> Self:
-        """Median of the values there are; mean and deviation after the missing are filled in."""
+    def fit(cls, name: str, type_: ColumnType, column: Column, pieces: int = 0) -> Self:
+        """Median of the values there are; mean and deviation after the missing are filled in; edges at quantiles, `pieces` of them and one."""
         numbers = read_numbers(type_, column)
         known = numbers[~np.isnan(numbers)]
         if known.size == 0:
@@ -60,7 +64,8 @@ class Scale:
         # A constant column (but for rounding) carries nothing; dividing by its deviation would blow the rounding up.
         deviation = float(filled.std())
         constant = deviation <= 1e-12 * max(1e-300, float(np.abs(filled).max()))
-        return cls(name=name, type=type_, median=median, mean=float(filled.mean()), deviation=1.0 if constant else deviation)
+        whole = cls(name=name, type=type_, median=median, mean=float(filled.mean()), deviation=1.0 if constant else deviation)
+        return replace(whole, edges=_edges(whole.apply(known), pieces))
 
     def apply(self, column: Column) -> NDArray[np.float32]:
         """float32 [n] within ±MAX_SCALED."""
@@ -68,6 +73,15 @@ class Scale:
         with np.errstate(over="ignore"):
             scaled = (np.where(np.isnan(numbers), self.median, numbers) - self.mean) / self.deviation
         return np.clip(scaled, -MAX_SCALED, MAX_SCALED).astype(np.float32)
+
+
+def _edges(scaled: NDArray[np.float32], pieces: int) -> tuple[float, ...]:
+    """Quantiles of the training rows' values, those that differ. One piece alone would say no more than the number does."""
+    if not pieces:
+        return ()
+    # Quantiles that are values: between two of them float32 might not tell an edge from its neighbour.
+    edges = np.unique(np.quantile(scaled, np.linspace(0.0, 1.0, pieces + 1), method="closest_observation"))
+    return tuple(map(float, edges)) if len(edges) > 2 else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +120,12 @@ class Tokens:
 
     name: str
     length: int
+    grams: bool = False
+    """Whether pairs of words and runs of three letters are tokens too."""
+
+    def split(self, text: str) -> list[str]:
+        """What counts of `text`, at most `length` of it."""
+        return text_grams(text, self.length) if self.grams else tokens(text, self.length)
 
     def apply(self, column: Column, buckets: int) -> NDArray[np.int64]:
         """int64 [n, length], 0 … buckets - 1."""
@@ -113,7 +133,7 @@ class Tokens:
             return self.apply(column.values, buckets).take(column.places, axis=0)
         known, flat, lengths = _Ids(buckets, self.name), array("q"), array("q")
         for text in as_strings(column):
-            found = () if text is None else tokens(text, self.length)
+            found = () if text is None else self.split(text)
             flat.extend(map(known.__getitem__, found))
             lengths.append(len(found))
         ids = np.full((len(column), self.length), PADDING, np.int64)
@@ -132,8 +152,8 @@ class _Ids(dict[str, int]):
         return found
 
 
-def _fit_texts(columns: Mapping[str, Column], names: Iterable[str]) -> tuple[tuple[Tokens, ...], int]:
-    """Each text as long as its longest one of the training rows, within MAX_TOKENS, and how many buckets their tokens need.
+def _fit_texts(columns: Mapping[str, Column], names: Iterable[str], *, grams: bool) -> tuple[tuple[Tokens, ...], int]:
+    """Each text as long as its longest one of the training rows, within MAX_TOKENS or MAX_GRAMS, and how many buckets their tokens need.
 
     Four buckets a distinct token, as a power of two: at most about a quarter of the tokens then share a bucket.
     """
@@ -141,12 +161,13 @@ def _fit_texts(columns: Mapping[str, Column], names: Iterable[str]) -> tuple[tup
     parts = []
     for name in names:
         longest = 1
+        any_of_it = Tokens(name=name, length=MAX_GRAMS if grams else MAX_TOKENS, grams=grams)
         for text in distinct_texts(columns[name]):
-            found = tokens(text, MAX_TOKENS)
+            found = any_of_it.split(text)
             longest = max(longest, len(found))
             if 4 * len(distinct) <= MAX_BUCKETS:  # there are no more buckets than that
                 distinct.update(found)
-        parts.append(Tokens(name=name, length=longest))
+        parts.append(replace(any_of_it, length=longest))
     return tuple(parts), min(MAX_BUCKETS, max(64, 1 << (4 * len(distinct) - 1).bit_length())) if parts else 2
 
 
@@ -176,8 +197,12 @@ class FeatureTransform:
         types: Mapping[str, ColumnType],
         steps: Sequence[CleaningStep] = (),
         series: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        *,
+        pieces: int = 0,
+        grams: bool = False,
     ) -> Self:
         """Fit on the training rows. `types` names the features, `steps` are the use case's cleaning steps, `series` its windows of sensors.
+        A number's range has `pieces` pieces, and of a text `grams` count or words alone.
 
         `columns` may read a column when it is asked for it: they are asked for one after the other, and not kept.
 
@@ -188,14 +213,14 @@ class FeatureTransform:
         fitted = fit_steps(steps, types, _Made(columns, types, rows))
         made = _Made(columns, types, rows, fitted)
         flags: dict[str, ColumnType] = {part.output: "boolean" for part in fitted if part.kind == "flag"}
-        text, buckets = _fit_texts(made, _of(types, "text"))
+        text, buckets = _fit_texts(made, _of(types, "text"), grams=grams)
         steps_of = {name for window in series.values() for name in window}
         numbers = {**{name: types[name] for name in _of(types, "integer", "number", "boolean") if name not in steps_of}, **flags}
         return cls(
             columns=dict(types),
             rows=rows,
             fitted=fitted,
-            numeric=tuple(Scale.fit(name, type_, made[name]) for name, type_ in numbers.items()),
+            numeric=tuple(Scale.fit(name, type_, made[name], pieces) for name, type_ in numbers.items()),
             categorical=tuple(Categories.fit(name, made[name]) for name in _of(types, "string")),
             text=text,
             buckets=buckets,
@@ -248,7 +273,7 @@ class FeatureTransform:
         """Raises `DataError` where `text` is not what `to_json` writes."""
         try:
             document = json.loads(text)
-            if document["format"] not in (1, 2, FORMAT):
+            if document["format"] not in range(1, FORMAT + 1):
                 raise DataError(
                     f"this feature transform has format {document['format']!r}, and formats 1 to {FORMAT} are read here; train again"
                 )
@@ -257,7 +282,7 @@ class FeatureTransform:
                 columns=dict(document["columns"]),
                 rows=tuple(RowStep(name=part["name"], kind=part["kind"], values=tuple(part["values"])) for part in rows),
                 fitted=tuple(Fitted(**part) for part in fitted),
-                numeric=tuple(Scale(**part) for part in document["numeric"]),
+                numeric=tuple(Scale(**{**part, "edges": tuple(part.get("edges", ()))}) for part in document["numeric"]),
                 categorical=tuple(Categories(name=part["name"], words=tuple(part["words"])) for part in document["categorical"]),
                 text=tuple(Tokens(**part) for part in document["text"]),
                 buckets=int(document["buckets"]),

@@ -179,7 +179,10 @@ def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
     types = {name: use_case.columns[name].type for name in use_case.features()}
     sides = {side: snapshot.side(side) for side in (TRAIN, VALIDATION)}
     columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
-    transform = FeatureTransform.fit(columns[TRAIN], types, use_case.clean, use_case.series)
+    model = use_case.training.model
+    transform = FeatureTransform.fit(
+        columns[TRAIN], types, use_case.clean, use_case.series, pieces=model.pieces, grams=model.text == "grams"
+    )
     arrays = {side: transform.apply(columns[side]) for side in sides}
     classes = () if use_case.task == "regression" else tuple(snapshot.classes(use_case.label.separator))
     objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"], use_case.label.separator)

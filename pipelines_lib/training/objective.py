@@ -50,7 +50,12 @@ class Objective:
         return places
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Of each row [n], in float32. Of several classes the mean of each one's binary cross-entropy."""
+        """Of each row [n], in float32. Of several classes the mean of each one's binary cross-entropy; of the members [n, k, C] of an
+        ensemble, which learn each by itself, the mean of theirs."""
+        if logits.dim() == 3:
+            n_members = logits.shape[1]
+            each = self.loss(logits.flatten(0, 1), labels.repeat_interleave(n_members, dim=0))
+            return each.unflatten(0, (-1, n_members)).mean(dim=1)
         if self.separator is not None:
             each = binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
             return each.mean(dim=1)

@@ -18,7 +18,7 @@ class Model(Settings):
     """What is trained."""
 
     type: ModelType = "tabular"
-    """`tabular`: numbers, embedded categories and averaged words into a residual MLP; `sequence`: windows of sensors into an
+    """`tabular`: numbers, categories and texts into an MLP; `sequence`: windows of sensors into an
     encoder, and the other features beside it; `ranking`: a tower for the user and one for the item, crossed with each other and the rest; `uplift`: a trunk, and a head for each arm of the column with
     `role: treatment`; `hooks`: what `model(shape, settings)` of
     `hooks.py` returns."""
@@ -27,6 +27,12 @@ class Model(Settings):
     embedding: int = Field(default=8, ge=1)
     """Width of a category's embedding; text gets eight times as much."""
     dropout: float = Field(default=0.1, ge=0, lt=1)
+    pieces: int = Field(default=32, ge=0, le=1024)
+    """Into how many pieces, with as many training rows each, the range of a number is cut, so that the model can bend there; 0: none."""
+    members: int = Field(default=1, ge=1, le=64)
+    """`tabular`: networks that share their weights but for some factors, and whose mean is answered with. Each costs as much time as one alone."""
+    text: Literal["grams", "words"] = "grams"
+    """What counts of a text: `words`; `grams`, pairs of them and all runs of three letters too, which forgive a spelling and an ending."""
     series: dict[str, list[str] | str] = Field(default_factory=dict)
     """`sequence`, `hooks`: each sensor's columns in the order of time, oldest first: their names, or one with `{step}` in it (`heat_{step}`), which
     stands for those with a number there, in its order."""
@@ -72,6 +78,7 @@ _KINDS_WITH: dict[str, tuple[ModelType, ...]] = {
     "series": ("sequence", "hooks"),
     **dict.fromkeys(("encoder", "layers", "heads"), ("sequence",)),
     **dict.fromkeys(("user", "item", "crosses"), ("ranking",)),
+    "members": ("tabular",),
     "control": ("uplift", "hooks"),
     "options": ("hooks",),
 }

@@ -42,4 +42,4 @@ def build(
             arms = next(part.words for part in transform.categorical if part.name == treatment)
             return UpliftModel(shape, settings, treatment=treatment, arms=arms)
         case "tabular":
-            return TabularModel(shape, settings.hidden, settings.embedding, settings.dropout)
+            return TabularModel(shape, settings)

@@ -22,7 +22,7 @@ class RankingModel(nn.Module):
         width = settings.hidden[-1]
         self.user, self.item = (Tower(shape, settings, columns) for columns in (settings.user, settings.item))
         context = [name for name in shape.names if not {name, name.removesuffix("_outlier")} & {*settings.user, *settings.item}]
-        self.context = Inputs(shape, settings.embedding, context) if context else None
+        self.context = Inputs(shape, settings, context) if context else None
         crossed = 2 * width + 1 + (0 if self.context is None else self.context.width)
         self.norm = nn.LayerNorm(crossed)
         self.cross = nn.ModuleList(nn.Linear(crossed, crossed) for _ in range(settings.crosses))
@@ -50,7 +50,7 @@ class Tower(nn.Module):
 
     def __init__(self, shape: Shape, settings: Model, columns: list[str]) -> None:
         super().__init__()
-        self.inputs = Inputs(shape, settings.embedding, columns)
+        self.inputs = Inputs(shape, settings, columns)
         self.layers = residual_mlp(self.inputs.width, settings.hidden, settings.dropout)
 
     def forward(self, numeric: torch.Tensor | None, categorical: torch.Tensor | None, text: torch.Tensor | None) -> torch.Tensor:

@@ -23,7 +23,7 @@ class SequenceModel(nn.Module):
         width = settings.hidden[0]
         encoder = Recurrent if settings.encoder == "gru" else Transformer
         self.encoder = encoder(shape, width, settings)
-        self.inputs = Inputs(shape, settings.embedding) if shape.has_features else None
+        self.inputs = Inputs(shape, settings) if shape.has_features else None
         rest = 0 if self.inputs is None else self.inputs.width
         self.blocks = residual_mlp(width + rest, settings.hidden, settings.dropout)
         self.head = nn.Linear(settings.hidden[-1], shape.n_outputs)

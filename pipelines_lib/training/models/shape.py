@@ -14,6 +14,8 @@ class Shape:
 
     numeric: tuple[str, ...]
     """Names of the columns of `numeric`: numbers, booleans and flags of outliers."""
+    edges: tuple[tuple[float, ...], ...] = ()
+    """Of each of them, where its pieces begin and end; empty where it has none."""
     categorical: tuple[str, ...]
     """Names of the columns of `categorical`."""
     categories: tuple[int, ...]
@@ -77,6 +79,7 @@ class Shape:
         """The shape that takes what `transform` makes."""
         return cls(
             numeric=tuple(part.name for part in transform.numeric),
+            edges=tuple(part.edges for part in transform.numeric),
             categorical=tuple(part.name for part in transform.categorical),
             categories=tuple(part.size for part in transform.categorical),
             text=tuple(part.name for part in transform.text),

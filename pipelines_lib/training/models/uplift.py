@@ -24,7 +24,7 @@ class UpliftModel(nn.Module):
         super().__init__()
         assert settings.control in arms
         features = [name for name in shape.names if name != treatment]
-        self.inputs = Inputs(shape, settings.embedding, features)
+        self.inputs = Inputs(shape, settings, features)
         self.trunk = residual_mlp(self.inputs.width, settings.hidden, settings.dropout)
         self.heads = nn.ModuleList(_head(settings.hidden[-1], shape.n_outputs) for _ in arms)
         self._treatment = shape.categorical.index(treatment)

@@ -166,3 +166,53 @@ def test_an_absent_column_and_unequal_lengths_are_refused():
 def test_what_is_no_transform_is_refused(text):
     with pytest.raises(DataError):
         FeatureTransform.from_json(text)
+
+
+@settings(deadline=None)
+@given(st.lists(st.none() | st.floats(), min_size=1, max_size=60), st.integers(1, 12))
+def test_the_pieces_of_a_number_rise_and_span_what_the_training_rows_had(values, pieces):
+    fitted = FeatureTransform.fit({"x": values}, {"x": "number"}, pieces=pieces)
+    [scale] = fitted.numeric
+    assert FeatureTransform.from_json(fitted.to_json()) == fitted
+    known = np.unique(scale.apply([value for value in values if value is not None and math.isfinite(value)]))
+    assert len(scale.edges) == 0 or 3 <= len(scale.edges) <= pieces + 1
+    assert np.all(np.diff(np.float32(scale.edges)) > 0)
+    if scale.edges:
+        assert (scale.edges[0], scale.edges[-1]) == (known[0], known[-1])
+    elif pieces > 1 and len(known) > 2:
+        # Quantiles that fall on two values, or one, leave nothing to bend at.
+        counts = np.unique(scale.apply([value for value in values if value is not None and math.isfinite(value)]), return_counts=True)[1]
+        assert pieces < len(known) or counts.max() > 1
+
+
+def test_pieces_hold_as_many_rows_each():
+    values = np.random.default_rng(0).exponential(size=1000)
+    [scale] = FeatureTransform.fit({"x": values}, {"x": "number"}, pieces=4).numeric
+    counts, _ = np.histogram(scale.apply(values), np.float32(scale.edges))
+    assert len(scale.edges) == 5
+    assert np.all(np.abs(counts - 250) <= 1)
+
+
+def test_two_values_have_no_pieces_since_a_number_says_as_much():
+    fitted = FeatureTransform.fit({"x": [0, 1] * 9, "y": [True, False] * 9}, {"x": "number", "y": "boolean"}, pieces=8)
+    assert [scale.edges for scale in fitted.numeric] == [(), ()]
+
+
+def test_grams_of_a_text_are_told_apart_from_its_words():
+    columns, types = {"note": ["lost card", "a lost parcel"]}, {"note": "text"}
+    words, grams = (FeatureTransform.fit(columns, types, grams=wanted) for wanted in (False, True))
+    assert (words.text[0].length, grams.text[0].length) == (3, 15)
+    assert FeatureTransform.from_json(grams.to_json()) == grams
+    alike = grams.apply({"note": ["cards"]})["text"], grams.apply({"note": ["card"]})["text"]
+    assert len({*alike[0][0]} & {*alike[1][0]} - {0}) == 3  # <ca, car, ard
+
+
+def test_a_transform_of_the_third_format_is_read():
+    text = (
+        '{"format": 3, "columns": {"x": "number", "note": "text"}, "rows": [], "fitted": [],'
+        ' "numeric": [{"name": "x", "type": "number", "median": 2.0, "mean": 2.0, "deviation": 1.0}],'
+        ' "categorical": [], "text": [{"name": "note", "length": 2}], "buckets": 64, "series": []}'
+    )
+    arrays = FeatureTransform.from_json(text).apply({"x": [3.0], "note": ["one two three"]})
+    assert arrays["numeric"].tolist() == [[1.0]]
+    assert arrays["text"].shape == (1, 2)

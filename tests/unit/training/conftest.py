@@ -53,7 +53,7 @@ def build_loop(folder: Path, world=None, task: str = "binary", observers=(), **s
     given = Training.model_validate(SETTINGS | settings)
     objective = Objective() if task == "regression" else Objective(("no", "yes"))
     torch.manual_seed(given.seed)
-    model = TabularModel(Shape.of(transform, objective.n_outputs), given.model.hidden, given.model.embedding, given.model.dropout)
+    model = TabularModel(Shape.of(transform, objective.n_outputs), given.model)
     world = world or World()
     return Loop(
         model,

@@ -11,19 +11,22 @@ from pipelines_lib.training import export
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
 from pipelines_lib.training.objective import ScoringModel
+from pipelines_lib.use_case import Model
 
 TYPES = {"x": "number", "colour": "string", "shape": "string", "note": "text"}
 COLUMNS = {"x": [1.0, 2.0, 3.0], "colour": ["red", "red", "blue"], "shape": ["o", "o", "o"], "note": ["a b", "", "c 你好"]}
 
 
-def scoring(types, n_outputs=3, label_scale=None):
-    transform = FeatureTransform.fit(COLUMNS, types)
+def scoring(types, n_outputs=3, label_scale=None, **more):
+    transform = FeatureTransform.fit(COLUMNS, types, pieces=2, grams=True)
     torch.manual_seed(0)
-    return transform, ScoringModel(TabularModel(Shape.of(transform, n_outputs), [8, 8, 4], 4, 0.5), label_scale)
+    settings = Model(hidden=[8, 8, 4], embedding=4, dropout=0.5, **more)
+    return transform, ScoringModel(TabularModel(Shape.of(transform, n_outputs), settings), label_scale)
 
 
-def test_the_graph_is_one_file_takes_any_number_of_rows_and_gives_probabilities():
-    transform, model = scoring(TYPES)
+@pytest.mark.parametrize("members", [1, 3])
+def test_the_graph_is_one_file_takes_any_number_of_rows_and_gives_probabilities(members):
+    transform, model = scoring(TYPES, members=members)
     data = export.to_onnx(model, transform.apply(COLUMNS))
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
     assert sorted(i.name for i in session.get_inputs()) == ["categorical", "numeric", "text"]
@@ -62,7 +65,7 @@ def test_a_graph_that_answers_otherwise_is_not_let_out(monkeypatch):
 def test_text_without_words_and_text_with_padding_average_over_the_words_alone():
     transform = FeatureTransform.fit({"note": ["a b c d"]}, {"note": "text"})
     torch.manual_seed(0)
-    model = TabularModel(Shape.of(transform, 2), [4], 2, 0.0).eval()
+    model = TabularModel(Shape.of(transform, 2), Model(hidden=[4], embedding=2, dropout=0.0)).eval()
     once, twice, none = (model(text=torch.from_numpy(transform.apply({"note": [text]})["text"])) for text in ("a", "a a", ""))
     torch.testing.assert_close(once, twice)
     assert not torch.allclose(once, none)
