@@ -23,7 +23,7 @@ class Inputs(nn.Module):
         numeric, categorical, tokens = shape.places(columns)
         sizes = [shape.categories[place] for place in categorical]
         embedding, text_width = settings.embedding, TEXT_TIMES * settings.embedding
-        edges = [shape.edges[place] for place in numeric]
+        edges = [shape.edges[place] for place in numeric] if shape.edges else []
         self.pieces = PiecewiseLinear(edges) if any(edges) else None
         n_numbers = len(numeric) + (0 if self.pieces is None else self.pieces.width)
         self.width = n_numbers + embedding * len(sizes) + (text_width if tokens else 0)

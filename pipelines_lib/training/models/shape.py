@@ -15,7 +15,7 @@ class Shape:
     numeric: tuple[str, ...]
     """Names of the columns of `numeric`: numbers, booleans and flags of outliers."""
     edges: tuple[tuple[float, ...], ...] = ()
-    """Of each of them, where its pieces begin and end; empty where it has none."""
+    """Of each of them, where its pieces begin and end, and of one without pieces nothing; empty where none has any."""
     categorical: tuple[str, ...]
     """Names of the columns of `categorical`."""
     categories: tuple[int, ...]
