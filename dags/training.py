@@ -1,13 +1,14 @@
 """The Airflow DAGs `<use_case>__training`: from a frozen snapshot to a verified champion."""
 
 from datetime import timedelta
+from typing import Any
 
 from airflow.sdk import DAG, Param, chain
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.orchestration.dags import approval, good_use_cases, pipeline_dag
-from pipelines_lib.orchestration.operators import run_job
+from pipelines_lib.orchestration.operators import run_job, run_trials
 from pipelines_lib.use_case import UseCase
 
 DOC = """
@@ -19,18 +20,25 @@ closed by then.
 
 **When it fails.** `gate` *skipped*: the model was held back; the log's table says by which gate, with figure and bound, and
 the champion goes on serving. `train` failed: a retry resumes from the newest complete checkpoint. `verify` failed: the
-service answered differently from the evaluation, and the previous version serves again.
+service answered differently from the evaluation, and the previous version serves again. *Held* by the budget: raise `budget` and clear
+the task, and it goes on where it was.
+
+**Tuning.** Where the use case asks for it, `tune_trials` tries settings and `tune` picks the best, which `train` then takes; the button
+*Trials* shows them all. A trial that is retried or cleared is the same trial. After the settings were changed clear `tune_trials` with what
+follows it.
 """
 
 
 def training_dag(use_case: UseCase) -> DAG:
-    """snapshot → train → evaluate → gate → register (→ approve) → deploy → verify."""
+    """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve) → deploy → verify."""
     training = Pipeline.TRAINING
     pool = Project.from_environment().profile().training_pool
+    trains: dict[str, Any] = {"pool": pool, "execution_timeout": timedelta(hours=12)}
     with pipeline_dag(use_case, training, cron=use_case.schedule.training, run_offset=0, doc=DOC, params=form(use_case)) as dag:
         chain(
             run_job(use_case, training, "snapshot"),
-            run_job(use_case, training, "train", workers=use_case.training.workers, pool=pool, execution_timeout=timedelta(hours=12)),
+            *run_trials(use_case, **trains),
+            run_job(use_case, training, "train", workers=use_case.training.workers, **trains),
             run_job(use_case, training, "evaluate"),
             run_job(use_case, training, "gate", on_hold="skip"),
             run_job(use_case, training, "register"),

@@ -61,7 +61,17 @@ def check_use_case(project: Project, name: str) -> list[str]:
         problems += _values(path, use_case, rows, at)
     if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
         problems += truth_problems(truths, use_case.label.join, at, private=bool(use_case.private()))
+    problems += _prices(project, use_case, at)
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
+
+
+def _prices(project: Project, use_case: UseCase, at: At) -> Iterator[str]:
+    """What asks for prices that the profile does not have."""
+    asking: list[tuple[str, ...]] = [("budget",)] if use_case.budget is not None else []
+    asking += [("tuning", "cost")] if use_case.tuning is not None and use_case.tuning.cost is not None else []
+    if asking and (profile := project.profile()).cloud is None:
+        for field in asking:
+            yield at(f"profile {profile.name} names no cloud whose prices count; set its `cloud` and `prices`, or remove this", *field)
 
 
 def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str]]:

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from pipelines_lib import quarantine_cli
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import EXTRA_STAGES, STAGES, ExitCode, JobSpec, Params, Pipeline
+from pipelines_lib.contracts import EXTRA_STAGES, TUNE, ExitCode, JobSpec, Params, Pipeline, stages_of
 from pipelines_lib.errors import BadInput, SluiceError
 from pipelines_lib.store import read_json
 
@@ -94,9 +94,10 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
     settings.partition_time(partition)
     params = _params(param or [])
     Params.checked(params)
-    if stage is not None and stage not in (known := (*STAGES[pipeline], *EXTRA_STAGES[pipeline])):
+    stages = stages_of(pipeline, tuned=settings.tuning is not None)
+    if stage is not None and stage not in (known := (*stages, *EXTRA_STAGES[pipeline])):
         raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(known)}")
-    for name in STAGES[pipeline] if stage is None else (stage,):
+    for name in stages if stage is None else (stage,):
         spec = JobSpec(
             stage=name,
             pipeline=pipeline,
@@ -105,12 +106,14 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
             run_id=run_id or f"by_hand__{partition}",
             profile=profile.name,
             store=profile.store,
-            workers=settings.training.workers if name == "train" else 1,
-            shards=settings.shards,
+            workers=settings.training.workers if name in ("train", TUNE) else 1,
+            shards=settings.tuning.trials if name == TUNE and settings.tuning is not None else settings.shards,
             params=params,
         )
         for part in spec.in_shards():
-            typer.echo(f"── {name}" + ("" if part.shard is None else f", shard {part.shard + 1} of {part.shards}"))
+            typer.echo(
+                f"── {name}" + ("" if part.shard is None else f", {'trial' if name == TUNE else 'shard'} {part.shard + 1} of {part.shards}")
+            )
             code = Job(part, project, profile.grace_seconds).run(typer.echo)
             if code != ExitCode.DONE:
                 raise typer.Exit(code if code > 0 else 1)

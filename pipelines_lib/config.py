@@ -17,7 +17,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.use_case import Settings, UseCase
+from pipelines_lib.use_case import ConnectionName, Settings, UseCase
 from pipelines_lib.use_case.rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
@@ -79,10 +79,24 @@ class Profile(Settings):
     spark: Spark = Spark()
     training_pool: str = "default_pool"
     """Airflow pool of the train tasks, and of the trials of a tuning; a pool with few slots keeps trainings from fighting for the machine."""
+    tuning_storage: str = "sqlite:///{home}/tuning/tuning.db"
+    """Where the trials of a tuning know of each other: a database's URL without a password; `{home}` is the state folder. SQLite is for
+    the processes of one machine."""
+    tuning_connection: ConnectionName | None = None
+    """The connection that the database's address and password are in, in place of `tuning_storage`, for trials on several machines."""
     prices: dict[str, Prices] = Field(default_factory=dict)
     """Cloud to its prices: what a run cost is shown for each of them."""
     cloud: str | None = None
     """The cloud of `prices` in whose currency budgets are given."""
+
+    @field_validator("tuning_storage")
+    @classmethod
+    def _holds_no_secret(cls, value: str) -> str:
+        if re.match(r"[^/]*://[^/@]*:[^/@]*@", value):
+            raise ValueError(
+                "a password does not belong into a profile; put the address into a connection, and its name into `tuning_connection`"
+            )
+        return value
 
     @model_validator(mode="after")
     def _cloud_has_prices(self) -> Self:
@@ -135,7 +149,7 @@ class Project:
                 f"profile {name!r}: there is no {path}; set SLUICE_PROFILE to one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
             )
         profile = load(path, Profile)
-        changed = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in ("store", "tracking_uri")}
+        changed = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in ("store", "tracking_uri", "tuning_storage")}
         for key in ("airflow_url", "mlflow_url"):
             variable = f"SLUICE_{key.upper()}"
             if url := os.environ.get(variable):

@@ -37,7 +37,7 @@ class Pipeline(StrEnum):
 # The stages of each pipeline, in order. `sluice run` walks them; the DAGs wire them.
 STAGES: dict[Pipeline, tuple[str, ...]] = {
     Pipeline.DATA: ("ingest", "validate", "prepare"),
-    Pipeline.TRAINING: ("snapshot", "train", "evaluate", "gate", "register", "deploy", "verify"),
+    Pipeline.TRAINING: ("snapshot", "tune", "train", "evaluate", "gate", "register", "deploy", "verify"),
     Pipeline.MONITORING: ("profile", "measure", "decide", "report"),
 }
 
@@ -46,6 +46,15 @@ EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pi
 
 # Stages that a use case with `shards` above 1 does in as many parts, each a process of its own, before the stage puts them together.
 SHARDED = frozenset({"validate", "prepare"})
+
+TUNE = "tune"
+"""The stage of a use case with `tuning:`, in as many parts as it has trials, each a process (or a group of them) of its own, before the stage picks the best."""
+
+
+def stages_of(pipeline: Pipeline, *, tuned: bool) -> tuple[str, ...]:
+    """The stages of a use case's pipeline, in order."""
+    return tuple(stage for stage in STAGES[pipeline] if tuned or stage != TUNE)
+
 
 Verdict = Literal["pass", "hold"]
 
@@ -93,9 +102,12 @@ class JobSpec(Contract):
 
     def in_shards(self) -> list["JobSpec"]:
         """The specs of the stage's shards and of the stage, in the order that they are run in; of the stage alone where it has none."""
-        n_shards = self.shards if self.stage in SHARDED else 1
+        n_shards = self.shards if self.stage in SHARDED or self.stage == TUNE else 1
         alone = self.model_copy(update={"shards": n_shards})
-        return [*([alone.model_copy(update={"shard": shard}) for shard in range(n_shards)] if n_shards > 1 else []), alone]
+        if n_shards == 1:
+            return [alone]
+        # What puts the shards together is one process, whatever they are.
+        return [*(alone.model_copy(update={"shard": shard}) for shard in range(n_shards)), alone.model_copy(update={"workers": 1})]
 
 
 class Params(Contract):

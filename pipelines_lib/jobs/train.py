@@ -16,6 +16,7 @@ from pipelines_lib.errors import Held
 from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.jobs.tuned import chosen
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
@@ -45,6 +46,7 @@ class Fit:
 
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
+    stage = chosen(stage)
     settings = stage.use_case.training
     with world(settings.device, settings.timeout) as ranks:
         trained = fit(stage, stage.folder / "checkpoints", ranks)

@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from pipelines_lib import failures
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import variable_of
-from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, ExitCode, JobResult, JobSpec, Pipeline, dag_id
+from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, TUNE, ExitCode, JobResult, JobSpec, Pipeline, dag_id
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
@@ -65,7 +65,7 @@ class LocalJobOperator(BaseOperator):
             spec = self._spec(context, use_case, profile)
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        self._job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage))
+        self._job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage, profile))
         code = self._job.run(self.log.info)
         return self._outcome(spec, code, context)
 
@@ -118,13 +118,14 @@ class LocalJobOperator(BaseOperator):
         return f". {failures.text(found)}" if self.workers > 1 else f": {found[0].type}: {found[0].message}"
 
 
-def _secrets(use_case: UseCase, stage: str) -> dict[str, str]:
+def _secrets(use_case: UseCase, stage: str, profile: Profile) -> dict[str, str]:
     """The connections that the stage reads from, as environment variables of its process.
 
     Airflow masks in the task's log what it hands out here. A connection that Airflow lacks may be in the worker's own environment.
     """
     secrets = {}
-    for name in use_case.connections(stage):
+    trials_meet = [profile.tuning_connection] if stage == TUNE and profile.tuning_connection is not None else []
+    for name in [*use_case.connections(stage), *trials_meet]:
         variable = variable_of(name)
         try:
             secrets[variable] = Connection.get(name).as_json()
@@ -172,3 +173,25 @@ def run_sharded(use_case: UseCase, pipeline: Pipeline, stage: str, **kwargs: Any
         task_id=f"{stage}_shards", use_case_name=use_case.name, pipeline=str(pipeline), stage=stage, shards=use_case.shards, **RETRIES
     )
     return [mapped.expand(shard=list(range(use_case.shards))), whole]
+
+
+def run_trials(use_case: UseCase, **kwargs: Any) -> list[Any]:
+    """The tasks of the tuning: one mapped over its trials, `tune_trials`, and `tune`, which picks the best; none where the use case has none.
+
+    Each trial is retried by itself, and one that fails leaves the others to be picked from. `kwargs` are Airflow's own arguments of a trial.
+    """
+    tuning = use_case.tuning
+    if tuning is None:
+        return []
+    mapped = LocalJobOperator.partial(
+        task_id=f"{TUNE}_trials",
+        use_case_name=use_case.name,
+        pipeline=str(Pipeline.TRAINING),
+        stage=TUNE,
+        shards=tuning.trials,
+        workers=use_case.training.workers,
+        max_active_tis_per_dagrun=tuning.parallel,
+        **{**RETRIES, **kwargs},
+    )
+    picks = run_job(use_case, Pipeline.TRAINING, TUNE, shards=tuning.trials, trigger_rule="all_done_min_one_success")
+    return [mapped.expand(shard=list(range(tuning.trials))), picks]

@@ -19,6 +19,7 @@ from pipelines_lib.use_case.serving import Deployment, Gate
 from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Model, Shuffle, Training
+from pipelines_lib.use_case.tuning import Searched, Tuning
 
 __all__ = [
     "HIGHER_IS_BETTER",
@@ -48,6 +49,7 @@ __all__ = [
     "Replay",
     "Role",
     "Schedule",
+    "Searched",
     "Sensors",
     "Settings",
     "Shuffle",
@@ -57,6 +59,7 @@ __all__ = [
     "Statistic",
     "Task",
     "Training",
+    "Tuning",
     "Upstream",
     "UseCase",
     "classes_in",

@@ -24,6 +24,7 @@ from pipelines_lib.use_case.serving import Deployment, Gate
 from pipelines_lib.use_case.source import Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Training
+from pipelines_lib.use_case.tuning import Tuning
 
 Task = Literal["binary", "multiclass", "multilabel", "regression"]
 
@@ -74,6 +75,8 @@ class UseCase(Settings):
     label: Label
     split: Split = Split()
     training: Training = Training()
+    tuning: Tuning | None = None
+    """The search for better settings of `training:`, before it; none when absent."""
     budget: float | None = Field(default=None, gt=0)
     """What one run of the training pipeline may cost, all its stages and their tries together, in the currency of the profile's cloud.
     It ends as held before it would pass that; none when absent."""

@@ -8,6 +8,7 @@ from croniter import croniter
 
 from pipelines_lib.use_case.base import duration_text
 from pipelines_lib.use_case.cleaning import undone
+from pipelines_lib.use_case.tuning import tuning_problems
 
 if TYPE_CHECKING:
     from pipelines_lib.use_case.case import UseCase
@@ -79,6 +80,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
     yield from _protected_away(use_case)
+    yield from tuning_problems(use_case)
 
 
 def _series(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:

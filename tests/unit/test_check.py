@@ -267,3 +267,19 @@ def test_the_shipped_use_cases_are_right():
     shipped = Project(folder=folder, home=folder / ".none", use_cases=folder / "include" / "use_cases", profile_name="local")
 
     assert {name: check_use_case(shipped, name) for name in shipped.use_case_names()} == {"diagnosis": [], "recommendation": []}
+
+
+def test_a_budget_needs_prices(project):
+    profiles = project.folder / "include" / "profiles"
+    profiles.mkdir(parents=True)
+    profile = (
+        "name: local\nstore: s\ntracking_uri: t\nprices: {here: {currency: USD, cpu_hour: 1, memory_gib_hour: 0, gpu_hour: {default: 1}}}\n"
+    )
+    (profiles / "local.yaml").write_text(profile)
+    settings = SETTINGS + "budget: 2\ntuning: {cost: 1, space: {learning_rate: [0.1, 0.2]}}\n"
+    problems = check(project, settings)
+
+    assert [problem.split(":")[1:3] for problem in problems] == [["24", " budget"], ["25", " tuning.cost"]]
+    assert "profile local names no cloud whose prices count; set its `cloud` and `prices`, or remove this" in problems[0]
+    (profiles / "local.yaml").write_text(profile + "cloud: here\n")
+    assert check_use_case(project, "shop") == []

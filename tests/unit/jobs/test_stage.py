@@ -13,7 +13,7 @@ import yaml
 
 from pipelines_lib import cli, failures, launcher
 from pipelines_lib.contracts import JobResult, JobSpec, Params
-from pipelines_lib.errors import ConfigError, Unavailable
+from pipelines_lib.errors import BadInput, ConfigError, Unavailable
 from pipelines_lib.jobs import stage as stages
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.usage import of_folder
@@ -174,3 +174,24 @@ def test_by_hand_a_wrong_parameter_stops_the_run_before_its_first_stage(project,
         cli.run("credit", "training", "2026-01-01", param=[f"{name}={value}"])
 
     assert str(caught.value).startswith(says)
+
+
+def test_by_hand_the_trials_come_before_the_training(project, monkeypatch, make_credit):
+    seen = []
+
+    def job(spec, *_):
+        seen.append((spec.stage, spec.shard, spec.shards, spec.workers))
+        return SimpleNamespace(run=lambda _: 0)
+
+    monkeypatch.setattr(launcher, "Job", job)
+    cli.run("credit", "training", "2026-01-01")
+    assert "tune" not in [stage for stage, *_ in seen]
+    with pytest.raises(BadInput, match=r"training has no stage 'tune'; its stages are snapshot, train"):
+        cli.run("credit", "training", "2026-01-01", stage="tune")
+
+    tuning = {"trials": 2, "space": {"learning_rate": [0.1, 0.2]}}
+    settings = make_credit(tuning=tuning, training={"workers": 3}, shards=5).model_dump(mode="json", exclude_none=True)
+    (project / "use_cases" / "credit" / "use_case.yaml").write_text(yaml.safe_dump(settings), encoding="utf-8")
+    seen.clear()
+    cli.run("credit", "training", "2026-01-01")
+    assert seen[:5] == [("snapshot", None, 1, 1), ("tune", 0, 2, 3), ("tune", 1, 2, 3), ("tune", None, 2, 1), ("train", None, 1, 3)]

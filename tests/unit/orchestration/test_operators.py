@@ -167,6 +167,20 @@ def test_a_key_that_airflow_lacks_is_left_to_the_stage(project: Project, monkeyp
     assert json.loads(FakeJob.secrets[f"SLUICE_CONN_{key.upper()}"])["password"] == "s3cret"
 
 
+def test_a_trial_gets_the_address_of_the_others(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    meeting = Project.profile(project).model_copy(update={"tuning_connection": "tuning_db"})
+    monkeypatch.setattr(Project, "profile", lambda self: meeting)
+    with pytest.raises(AirflowFailException, match="tune of shop reads from connection 'tuning_db', and Airflow has none"):
+        execute(monkeypatch, project, 0, stage="tune")
+    monkeypatch.setenv("AIRFLOW_CONN_TUNING_DB", "postgres://me:s3cret@db/trials")
+    execute(monkeypatch, project, 0, stage="tune")
+    assert json.loads(FakeJob.secrets["SLUICE_CONN_TUNING_DB"])["password"] == "s3cret"
+    assert "s3cret" not in FakeJob.spec.model_dump_json()
+
+    execute(monkeypatch, project, 0, stage="train")
+    assert FakeJob.secrets == {}
+
+
 def test_decide_is_told_of_trainings_in_flight(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(monkeypatch, project, 0, stage="decide", pipeline=Pipeline.MONITORING)
     assert FakeJob.spec.params["trainings_in_flight"] == 3
