@@ -279,7 +279,7 @@ def test_a_budget_needs_prices(project):
     settings = SETTINGS + "budget: 2\ntuning: {cost: 1, space: {learning_rate: [0.1, 0.2]}}\n"
     problems = check(project, settings)
 
-    assert [problem.split(":")[1:3] for problem in problems] == [["24", " budget"], ["25", " tuning.cost"]]
+    assert [problem.split(": ")[:2] for problem in problems] == [["use_case.yaml:23", "budget"], ["use_case.yaml:24", "tuning.cost"]]
     assert "profile local names no cloud whose prices count; set its `cloud` and `prices`, or remove this" in problems[0]
     (profiles / "local.yaml").write_text(profile + "cloud: here\n")
     assert check_use_case(project, "shop") == []
