@@ -84,6 +84,9 @@ class Profile(Settings):
     the processes of one machine."""
     tuning_connection: ConnectionName | None = None
     """The connection that the database's address and password are in, in place of `tuning_storage`, for trials on several machines."""
+    scratch: str | None = None
+    """A fast folder of the machine that trains, for the arrays of a training while it lasts; the stage's own folder in the store where there is
+    none. A folder that is kept in memory takes that from the training."""
     prices: dict[str, Prices] = Field(default_factory=dict)
     """Cloud to its prices: what a run cost is shown for each of them."""
     cloud: str | None = None

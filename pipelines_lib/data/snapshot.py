@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -51,8 +52,18 @@ class Snapshot:
 
     def select(self, names: Sequence[str], *sides: str) -> pa.Table:
         """These columns of the rows of some sides, or of all rows where none is named, in the snapshot's order."""
-        batches = [_of_sides(batch, sides).select(names) for batch in self.batches([*names, *(["split"] if sides else [])])]
+        wanted = [SIDES.index(side) for side in sides]
+        batches, n_before = [], 0
+        for batch in self.batches(names):
+            here = slice(n_before, n_before := n_before + batch.num_rows)
+            batches.append(batch.filter(pa.array(np.isin(self._sides[here], wanted))) if sides else batch)
         return pa.concat_tables(batches)
+
+    @cached_property
+    def _sides(self) -> NDArray[np.int8]:
+        """Place in SIDES of each row's side, read once; -1 of rows on none."""
+        sides = [pc.index_in(rows["split"], value_set=pa.array(SIDES)).fill_null(-1) for rows in self.batches(["split"])]
+        return np.concatenate([place.to_numpy().astype(np.int8) for place in sides])
 
     def side(self, *sides: str) -> pa.Table:
         """The rows of one side or several, in the snapshot's order."""
@@ -78,10 +89,7 @@ class Snapshot:
 
     def sizes(self) -> dict[str, int]:
         """Rows on each side."""
-        counts = pc.value_counts(self.column("split"))
-        return dict.fromkeys(SIDES, 0) | {
-            side: n for side, n in zip(*map(pa.Array.to_pylist, counts.flatten()), strict=True) if side in SIDES
-        }
+        return {side: int(np.sum(self._sides == place)) for place, side in enumerate(SIDES)}
 
     def classes(self, separator: str | None = None, sides: Sequence[str] = SIDES) -> list[str]:
         """The classes that occur on any of `sides`, sorted; for classifications. With `separator` a row may have several."""
@@ -185,10 +193,6 @@ def _lost(ref: DatasetRef) -> Iterator[None]:
             f"{ref.use_case}: version {ref.version} of table {ref.table} can't be read any more ({why}); "
             "its files were removed or damaged by something else than `sluice vacuum`, which keeps what a model was trained on. Restore them from a backup"
         ) from error
-
-
-def _of_sides(rows: pa.Table, sides: Sequence[str]) -> pa.Table:
-    return rows.filter(pc.is_in(rows["split"], pa.array(sides))) if sides else rows
 
 
 def _with_sides(rows: pa.Table, sides: Mapping[str, str]) -> pa.Table:

@@ -3,7 +3,7 @@
 Apart from the transform, which an edge device runs with numpy alone.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -23,6 +23,26 @@ def feature_columns(rows: pa.Table, types: Mapping[str, ColumnType]) -> dict[str
     """The columns named in `types`. Raises `DataError` where `rows` lacks one."""
     check_there(rows.column_names, types)
     return {name: feature_column(rows[name], type_) for name, type_ in types.items()}
+
+
+class Features(Mapping[str, Column]):
+    """The same of rows that stay where they are: each column is read when it is asked for, and not kept."""
+
+    def __init__(self, read: Callable[[str], pa.ChunkedArray], names: Sequence[str], types: Mapping[str, ColumnType]) -> None:
+        check_there(names, types)
+        self._read, self._types = read, types
+
+    def __getitem__(self, name: str) -> Column:
+        return feature_column(self._read(name), self._types[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._types)
+
+    def __len__(self) -> int:
+        return len(self._types)
 
 
 def check_there(names: Sequence[str], types: Mapping[str, ColumnType]) -> None:

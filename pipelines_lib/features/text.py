@@ -12,7 +12,8 @@ PADDING = 0
 
 # A word, or one character of a script that writes no spaces between words (Chinese, Japanese).
 _TOKEN = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
-
+# The same among ASCII letters, which is faster to find.
+_ASCII_TOKEN = re.compile(r"\w+", re.ASCII)
 _LONG = 2_000
 """Characters from which it is faster to stop at the limit than to find all tokens at once."""
 _MOST_WORDS = 256
@@ -22,10 +23,10 @@ _MOST_WORDS = 256
 def tokens(text: str, limit: int) -> list[str]:
     """The first `limit` tokens of `text`: words in lower case, Chinese and Japanese characters one by one."""
     # Full-width and half-width forms of a letter are the same letter (NFKC).
-    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).lower()
+    pattern, text = (_ASCII_TOKEN, text) if text.isascii() else (_TOKEN, unicodedata.normalize("NFKC", text))
     if len(text) > _LONG:
-        return [match.group() for match in islice(_TOKEN.finditer(text), limit)]
-    found: list[str] = _TOKEN.findall(text)
+        return [match.group() for match in islice(pattern.finditer(text.lower()), limit)]
+    found: list[str] = pattern.findall(text.lower())
     return found[:limit]
 
 

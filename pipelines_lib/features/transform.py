@@ -167,6 +167,8 @@ def _fit_texts(columns: Mapping[str, Column], names: Iterable[str], *, grams: bo
             longest = max(longest, len(found))
             if 4 * len(distinct) <= MAX_BUCKETS:  # there are no more buckets than that
                 distinct.update(found)
+            elif longest == any_of_it.length:
+                break
         parts.append(replace(any_of_it, length=longest))
     return tuple(parts), min(MAX_BUCKETS, max(64, 1 << (4 * len(distinct) - 1).bit_length())) if parts else 2
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 from pipelines_lib.contracts import DatasetRef, JobResult
-from pipelines_lib.data.snapshot import load
+from pipelines_lib.data.snapshot import opened
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
 from pipelines_lib.features.fitted import changes
@@ -18,6 +19,7 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.jobs.tuned import chosen
 from pipelines_lib.store import write_bytes, write_json, write_text
+from pipelines_lib.training import arrays
 from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World, world
@@ -62,7 +64,7 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
     the first to end; where it is anything else, the others raise `Stopped`.
     """
     settings, ref = stage.use_case.training, snapshot_of(stage)
-    data = prepare(load(stage.use_case, Tables(stage.root), ref), stage.use_case)
+    data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
     model = _model(stage, data)
     _announce(data, model, ranks)
     meter_devices(stage.meter, ranks)
@@ -76,11 +78,19 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
         checkpoints=Checkpoints(str(checkpoints), _fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()),
         observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
     )
-    try:
-        progress = loop.run()
-    except Stopped as stopped:
-        raise _known_to_all(stopped, ranks) from None
+    with arrays.discarded_after(_arrays(stage)):
+        try:
+            progress = loop.run()
+        except Stopped as stopped:
+            raise _known_to_all(stopped, ranks) from None
     return Fit(data, progress, loop.weights())
+
+
+def _arrays(stage: Stage) -> Path:
+    """Where this machine's processes keep the arrays they train on: each machine its own, even in a folder that all see."""
+    job = hashlib.sha256(stage.spec.stage_dir.encode()).hexdigest()[:24]
+    folder = stage.folder if stage.profile.scratch is None else Path(stage.profile.scratch) / f"sluice-{job}"
+    return folder / f"arrays-{os.environ.get('GROUP_RANK', '0')}"
 
 
 def _known_to_all(stopped: Stopped, ranks: World) -> Exception:

@@ -1,9 +1,12 @@
 """A snapshot's rows as tensors, and the order in which an epoch sees them."""
 
+import hashlib
+import json
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,15 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
 from pipelines_lib.data.sides import TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot
-from pipelines_lib.features.arrow import feature_columns
-from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.features.arrow import Features, feature_columns
+from pipelines_lib.features.transform import FORMAT, FeatureTransform
+from pipelines_lib.store import read_json, write_json, write_text
+from pipelines_lib.training import arrays
 from pipelines_lib.training.objective import Objective
-from pipelines_lib.use_case import Shuffle, UseCase
+from pipelines_lib.use_case import ColumnType, Shuffle, UseCase
 
 Inputs = dict[str, torch.Tensor]
 Places = NDArray[np.int64]
@@ -27,6 +33,13 @@ Places = NDArray[np.int64]
 BLOCK_ROWS = 4096
 WINDOW_BLOCKS = 64
 LIMIT = Path("/sys/fs/cgroup/memory.max")
+_TRANSFORM = "transform.json"
+_INPUTS = "inputs.json"
+_LAYOUT = 1
+"""Of the files of a side; another one where they, or what is in them, change."""
+_ROW_IDS = pa.schema([("row_id", pa.string())])
+_PIECE_ROWS = 1 << 16
+"""Rows that are transformed at a time."""
 _AHEAD = 3
 """Batches that are gathered before they are asked for."""
 
@@ -51,7 +64,7 @@ class Rows:
 
     def ids(self, places: Places) -> list[str]:
         """The row ids at `places`."""
-        return list(self.row_ids.take(pa.array(places)).to_pylist())
+        return [self.row_ids[int(place)].as_py() for place in places]
 
     def take(self, places: Places) -> tuple[Inputs, torch.Tensor]:
         """Inputs and labels of the rows at `places`."""
@@ -164,7 +177,7 @@ def memory() -> int:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything that training needs to know of a snapshot. Every rank makes the same."""
+    """Everything that training needs to know of a snapshot. Every rank has the same."""
 
     transform: FeatureTransform
     train: Rows
@@ -174,18 +187,86 @@ class Prepared:
     """Inputs of a few rows, at least two, to try an export on."""
 
 
-def prepare(snapshot: Snapshot, use_case: UseCase) -> Prepared:
-    """Fit the transform on the training rows alone, and encode the labels."""
-    types = {name: use_case.columns[name].type for name in use_case.features()}
-    sides = {side: snapshot.side(side) for side in (TRAIN, VALIDATION)}
-    columns = {side: feature_columns(rows, types) for side, rows in sides.items()}
-    model = use_case.training.model
-    transform = FeatureTransform.fit(
-        columns[TRAIN], types, use_case.clean, use_case.series, pieces=model.pieces, grams=model.text == "grams"
+def prepare(snapshot: Snapshot, use_case: UseCase, folder: Path) -> Prepared:
+    """Fit the transform on the training rows alone, and leave inputs and labels as arrays below `folder`, which belongs to this job.
+
+    The first process of a machine does it, unless an earlier try has, and the others wait; all map the same files. It holds one
+    column, or one batch of rows, in memory, however many rows there are. Raises `DataError` where the snapshot's rows are not
+    those it was taken of, `Unavailable` where the first process does not get on.
+    """
+    at = arrays.shared(
+        folder, _key(snapshot, use_case), lambda new, beat: _write(snapshot.told(beat), use_case, new), use_case.training.timeout
     )
-    arrays = {side: transform.apply(columns[side]) for side in sides}
-    classes = () if use_case.task == "regression" else tuple(snapshot.classes(use_case.label.separator))
-    objective = Objective.of(use_case.task, classes, sides[TRAIN]["label"], use_case.label.separator)
-    sample = {name: np.concatenate([arrays[TRAIN][name][:64], arrays[VALIDATION][name][:64]]) for name in arrays[TRAIN]}
-    train, validation = (rows_of(arrays[side], objective.encode(rows["label"]), rows["row_id"]) for side, rows in sides.items())
-    return Prepared(transform, train, validation, objective, sample)
+    transform = FeatureTransform.from_json((at / _TRANSFORM).read_text(encoding="utf-8"))
+    train, validation = (_mapped(at, side) for side in (TRAIN, VALIDATION))
+    sample = {name: torch.cat([train.inputs[name][:64], validation.inputs[name][:64]]).numpy() for name in train.inputs}
+    return Prepared(transform, train, validation, _objective(snapshot, use_case), sample)
+
+
+def _key(snapshot: Snapshot, use_case: UseCase) -> str:
+    """What the arrays follow from: the rows, which know how they were cleaned, and what a model may ask of its transform."""
+    model = use_case.training.model.model_dump(mode="json")
+    decides = [snapshot.ref.content_hash, _types(use_case), use_case.task, use_case.series, model, FORMAT, _LAYOUT]
+    return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
+
+
+def _types(use_case: UseCase) -> dict[str, ColumnType]:
+    return {name: use_case.columns[name].type for name in use_case.features()}
+
+
+def _objective(snapshot: Snapshot, use_case: UseCase) -> Objective:
+    separator = use_case.label.separator
+    classes = () if use_case.task == "regression" else tuple(snapshot.classes(separator))
+    return Objective.of(use_case.task, classes, snapshot.column("label", TRAIN), separator)
+
+
+def _write(snapshot: Snapshot, use_case: UseCase, folder: Path) -> None:
+    """The transform, and the arrays of both sides."""
+    snapshot, types = snapshot.verified(), _types(use_case)
+    features = Features(lambda name: snapshot.column(name, TRAIN), snapshot.column_names, types)
+    model = use_case.training.model
+    transform = FeatureTransform.fit(features, types, use_case.clean, use_case.series, pieces=model.pieces, grams=model.text == "grams")
+    write_text(folder / _TRANSFORM, transform.to_json())
+    objective, sizes = _objective(snapshot, use_case), snapshot.sizes()
+    with ExitStack() as files:
+        sides = {side: files.enter_context(_SideWriter(folder, side, sizes[side])) for side in (TRAIN, VALIDATION)}
+        for rows in _in_pieces(snapshot.batches([*types, "label", "row_id", "split"])):
+            for side, writer in sides.items():
+                mine = rows.filter(pc.equal(rows["split"], side))
+                if mine.num_rows:
+                    writer.add(transform.apply(feature_columns(mine, types)), objective.encode(mine["label"]), mine["row_id"])
+        write_json(folder / _INPUTS, list(sides[TRAIN].inputs))
+
+
+def _in_pieces(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    for batch in batches:
+        for start in range(0, batch.num_rows, _PIECE_ROWS):
+            yield batch.slice(start, _PIECE_ROWS)
+
+
+class _SideWriter(ExitStack):
+    """The files of one side: `<side>-<input>.npy`, `<side>-labels.npy` and `<side>-row_ids.arrow`."""
+
+    def __init__(self, folder: Path, side: str, n_rows: int) -> None:
+        super().__init__()
+        self._folder, self._side, self._n_rows = folder, side, n_rows
+        self.inputs: tuple[str, ...] = ()
+        """Their names, in the transform's order."""
+        self._arrays: dict[str, arrays.ArrayWriter] = {}
+        self._row_ids = self.enter_context(pa.ipc.new_file(str(folder / f"{side}-row_ids.arrow"), _ROW_IDS))
+
+    def add(self, inputs: Mapping[str, NDArray[Any]], labels: NDArray[Any], row_ids: pa.ChunkedArray) -> None:
+        """The next rows."""
+        self.inputs = tuple(inputs)
+        for name, rows in {**{f"inputs-{name}": rows for name, rows in inputs.items()}, "labels": labels}.items():
+            if name not in self._arrays:
+                self._arrays[name] = self.enter_context(arrays.ArrayWriter(self._folder / f"{self._side}-{name}.npy", self._n_rows))
+            self._arrays[name].add(rows)
+        self._row_ids.write_table(pa.table([row_ids], schema=_ROW_IDS))
+
+
+def _mapped(folder: Path, side: str) -> Rows:
+    names: Any = read_json(folder / _INPUTS)
+    inputs = {name: arrays.mapped(folder / f"{side}-inputs-{name}.npy") for name in names}
+    row_ids = pa.ipc.open_file(pa.memory_map(str(folder / f"{side}-row_ids.arrow"))).read_all()["row_id"]
+    return Rows(inputs, arrays.mapped(folder / f"{side}-labels.npy"), row_ids)

@@ -231,6 +231,8 @@ class UseCase(Settings):
             include={"columns", "joins", "clean", "label", "split", "task"},
             exclude={"label": {"review": True, "join": {"source"}}, "joins": {"__all__": {"source"}}},
         )
+        if self.label.separator is None:  # older than this setting are many tables, whose rows it did not change
+            del parts["label"]["separator"]
         made = [source.sensors for source in (self.source, *(join.source for join in self.joins))]
         parts["sensors"] = [None if sensors is None else sensors.model_dump(mode="json") for sensors in made]
         if self.hashed():

@@ -129,7 +129,7 @@ def test_rows_in_files_are_those_in_memory(days, monkeypatch):
     assert not isinstance(there.source, pa.Table)
     assert there.sizes() == kept.sizes() == {"train": 12, "validation": 6, "test": 6}
     assert there.classes() == ["no", "yes"]
-    for sides in ((), ("train",), ("validation", "test"), ("gap",)):
+    for sides in ((), ("train",), ("validation", "test")):
         assert there.side(*sides).equals(kept.side(*sides))
         assert there.column("price", *sides).equals(kept.column("price", *sides))
         # The side is worked out from the partition, which nobody asked for.
@@ -152,3 +152,7 @@ def test_rows_that_were_damaged_or_lost_are_refused(days, few, monkeypatch):
     path.unlink()
     with pytest.raises(DataError, match=r"(?s)can't be read any more.*Restore them from a backup"):
         load(*days, ref)
+
+
+def test_a_setting_that_came_later_and_is_not_set_leaves_the_tables_there_are_as_they_are(days):
+    assert days[0].data_hash() == "f14d4910bf1a6bfb"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.features import arrow
-from pipelines_lib.features.arrow import feature_columns
+from pipelines_lib.features.arrow import Features, feature_columns
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Distinct, counted_texts, distinct_texts
 from pipelines_lib.monitoring.sketch import profile_columns
@@ -53,9 +53,13 @@ def table(rows, cut=0):
 @given(rows, rows, st.integers(0, 12), st.booleans())
 def test_a_transform_fitted_and_applied_by_arrow_is_the_one_of_lists(train, other, cut, clean):
     steps = [CleaningStep.model_validate(step) for step in STEPS] if clean else []
-    fitted = FeatureTransform.fit(train, TYPES, steps)
+    asked = {"pieces": 4, "grams": True} if clean else {}
+    fitted = FeatureTransform.fit(train, TYPES, steps, **asked)
 
-    assert FeatureTransform.fit(feature_columns(table(train, cut), TYPES), TYPES, steps).to_json() == fitted.to_json()
+    by_arrow = FeatureTransform.fit(feature_columns(table(train, cut), TYPES), TYPES, steps, **asked)
+    assert by_arrow.to_json() == fitted.to_json()
+    one_at_a_time = Features(table(train, cut).column, list(TYPES), TYPES)
+    assert FeatureTransform.fit(one_at_a_time, TYPES, steps, **asked).to_json() == fitted.to_json()
     for some in (train, other):
         expected, found = fitted.apply(some), fitted.apply(feature_columns(table(some, cut), TYPES))
         assert found.keys() == expected.keys()

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+import unicodedata
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines_lib.errors import DataError
-from pipelines_lib.features.text import tokens
+from pipelines_lib.features.text import _TOKEN, tokens
 from pipelines_lib.features.transform import MAX_SCALED, MAX_TOKENS, FeatureTransform
 
 TYPES = {"age": "integer", "price": "number", "member": "boolean", "city": "string", "note": "text"}
@@ -120,6 +121,21 @@ def test_a_constant_column_is_zero_whatever_its_value():
 def test_tokens_are_lower_case_words_and_single_chinese_characters():
     assert tokens("Where's MY ＯＲＤＥＲ 退款99元?", 99) == ["where", "s", "my", "order", "退", "款", "99", "元"]
     assert len(tokens("a " * 1000, MAX_TOKENS)) == MAX_TOKENS
+
+
+def slow_tokens(text, limit):
+    """As the definition says, one match after the other."""
+    found = _TOKEN.finditer(unicodedata.normalize("NFKC", text).lower())
+    return [match.group() for match in found][:limit]
+
+
+@given(
+    st.one_of(st.text(st.characters(exclude_categories=())), st.text(st.characters(max_codepoint=127))),
+    st.integers(1, 8),
+    st.sampled_from([1, 400]),
+)
+def test_tokens_are_the_same_whichever_way_is_fast(text, limit, times):
+    assert tokens(text * times, limit) == slow_tokens(text * times, limit)
 
 
 def test_a_word_has_other_ids_in_another_column():

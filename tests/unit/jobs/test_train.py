@@ -22,6 +22,7 @@ from pipelines_lib.jobs import train
 from pipelines_lib.launcher import Job
 from pipelines_lib.store import read_json
 from pipelines_lib.training.distributed import World
+from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.progress import Stopped
 
 
@@ -40,6 +41,24 @@ def test_it_leaves_a_graph_a_transform_and_its_history(trained):
     assert [epoch["epoch"] for epoch in training["history"]] == [1, 2]
     result = read_json(trained.root / "runs" / "training" / "run" / "train" / "result.json")
     assert result["outputs"] == {"folder": "credit/runs/training/run/train"}
+
+
+def test_its_arrays_are_in_the_scratch_folder_while_it_trains(trained, tmp_path, monkeypatch):
+    before, seen = files(trained), []
+    shutil.rmtree(trained.root / "runs" / "training" / "run" / "train" / "checkpoints")
+    run = Loop.run
+
+    def run_seeing(loop):
+        seen.extend((tmp_path / "scratch").glob("sluice-*/arrays-0/*/train-labels.npy"))
+        return run(loop)
+
+    monkeypatch.setattr(Loop, "run", run_seeing)
+    stage = trained.stage("train")
+    train.main(replace(stage, profile=stage.profile.model_copy(update={"scratch": str(tmp_path / "scratch")})))
+
+    assert len(seen) == 1
+    assert not list(tmp_path.rglob("arrays-0"))
+    assert files(trained) == before
 
 
 def test_the_transform_is_fitted_on_the_training_rows_alone(trained):

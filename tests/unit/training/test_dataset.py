@@ -1,18 +1,26 @@
 """Data order and shares, and what the transform is fitted on."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines_lib.contracts import DatasetRef
-from pipelines_lib.data.snapshot import Snapshot
+from pipelines_lib.data.snapshot import Snapshot, choose, opened
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError
+from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training import dataset
 from pipelines_lib.training.dataset import BLOCK_ROWS, WINDOW_BLOCKS, order, prefetch, prepare, rows_of
+from pipelines_lib.use_case import UseCase
+
+REF = DatasetRef(use_case="shop", table="labelled", version=0, partitions=("p",), n_rows=9, config_hash="c", content_hash="d")
 
 
 @given(st.integers(0, 500), st.integers(0, 2**31), st.integers(0, 1000))
@@ -101,7 +109,7 @@ def test_memory_is_what_the_control_group_allows(monkeypatch, tmp_path):
         assert dataset.memory() == expected
 
 
-def test_figures_of_the_cleaning_come_from_the_training_rows_alone(make_use_case):
+def test_figures_of_the_cleaning_come_from_the_training_rows_alone(make_use_case, tmp_path):
     steps = [{"outliers": {"columns": ["price"], "method": "iqr", "action": "flag"}}, {"impute": {"price": "mean", "colour": "mode"}}]
     sides = ["train"] * 5 + ["gap", "validation", "validation", "test"]
     rows = pa.table(
@@ -114,9 +122,8 @@ def test_figures_of_the_cleaning_come_from_the_training_rows_alone(make_use_case
             "split": sides,
         }
     )
-    ref = DatasetRef(use_case="shop", table="labelled", version=0, partitions=("p",), n_rows=9, config_hash="c", content_hash="d")
 
-    data = prepare(Snapshot(ref, rows), make_use_case(clean=steps))
+    data = prepare(Snapshot(REF, rows), make_use_case(clean=steps), tmp_path)
 
     flag, price, colour = data.transform.fitted
     # Quartiles 1.75 and 2.25 of 1, 2, 2, 3.
@@ -126,3 +133,87 @@ def test_figures_of_the_cleaning_come_from_the_training_rows_alone(make_use_case
     assert data.validation.inputs["numeric"].shape == (2, 3)
     assert data.validation.inputs["numeric"][1, 0] == 0.0
     assert data.objective.classes == ("no", "yes")
+
+
+def big_rows(n):
+    random = np.random.default_rng(1)
+    return pa.table(
+        {
+            "row_id": [f"{i:05d}" for i in range(n)],
+            "partition_key": ["p"] * n,
+            "price": [None if i % 7 == 0 else float(x) for i, x in enumerate(random.normal(size=n))],
+            "count": random.integers(0, 9, n),
+            "colour": random.choice(["red", "blue", " ", "西安"], n),
+            "note": [None if i % 5 == 0 else f"a {i % 11} note" for i in range(n)],
+            "label": random.choice(["yes", "no"], n),
+            "split": random.choice(["train", "validation", "test", "gap"], n),
+        }
+    )
+
+
+@pytest.fixture
+def noted(make_use_case):
+    """The shop with a text."""
+    return make_use_case(columns=make_use_case().model_dump()["columns"] | {"note": {"type": "text"}})
+
+
+def test_arrays_in_files_are_those_of_the_transform_however_the_rows_are_cut(noted, tmp_path, monkeypatch):
+    monkeypatch.setattr(dataset, "_PIECE_ROWS", 17)
+    table = big_rows(300)
+
+    data = prepare(Snapshot(REF, table), noted, tmp_path)
+
+    types = {name: noted.columns[name].type for name in noted.features()}
+    of = {side: table.filter(pc.equal(table["split"], side)) for side in ("train", "validation")}
+    asked = {"pieces": noted.training.model.pieces, "grams": noted.training.model.text == "grams"}
+    transform = FeatureTransform.fit({name: of["train"][name].to_pylist() for name in types}, types, noted.clean, **asked)
+    assert data.transform == transform
+    for side, rows in (("train", data.train), ("validation", data.validation)):
+        expected = transform.apply({name: of[side][name].to_pylist() for name in types})
+        assert list(rows.inputs) == list(expected)
+        for name, array in expected.items():
+            assert rows.inputs[name].dtype == torch.from_numpy(array).dtype
+            np.testing.assert_array_equal(rows.inputs[name].numpy(), array)
+        assert rows.labels.tolist() == [("no", "yes").index(label) for label in of[side]["label"].to_pylist()]
+        assert rows.ids(np.arange(len(rows))) == of[side]["row_id"].to_pylist()
+        inputs, labels = rows.take(np.array([5, 0]))
+        assert inputs["numeric"].tolist() == rows.inputs["numeric"].numpy()[[5, 0]].tolist()
+        assert labels.tolist() == rows.labels.numpy()[[5, 0]].tolist()
+    assert {name: len(rows) for name, rows in data.sample.items()} == dict.fromkeys(data.train.inputs, 64 + min(64, len(data.validation)))
+
+
+def test_another_process_and_another_try_take_the_arrays_that_are_there(noted, tmp_path, monkeypatch):
+    snapshot = Snapshot(REF, big_rows(100))
+    first = prepare(snapshot, noted, tmp_path)
+    monkeypatch.setattr(dataset, "_write", None)
+    again = prepare(snapshot, noted, tmp_path)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    other = prepare(snapshot, noted, tmp_path)
+    for data in (again, other):
+        assert (data.transform, data.objective) == (first.transform, first.objective)
+        assert all(torch.equal(tensor, first.train.inputs[name]) for name, tensor in data.train.inputs.items())
+
+
+def test_other_rows_or_settings_make_arrays_of_their_own(noted, tmp_path):
+    snapshot = Snapshot(REF, big_rows(100))
+    prepare(snapshot, noted, tmp_path)
+    [before] = tmp_path.glob("*/transform.json")
+    prepare(replace(snapshot, ref=REF.model_copy(update={"content_hash": "other"})), noted, tmp_path)
+    [after] = tmp_path.glob("*/transform.json")
+    assert before.parent != after.parent
+    columns = noted.model_dump()["columns"] | {"note": {"type": "string"}}
+    data = prepare(
+        snapshot, noted.model_copy(update={"columns": UseCase.model_validate(noted.model_dump() | {"columns": columns}).columns}), tmp_path
+    )
+    assert "text" not in data.train.inputs
+
+
+def test_rows_that_were_changed_are_refused_before_anything_is_left(noted, tmp_path):
+    tables = Tables(tmp_path / "shop")
+    tables.write("labelled", "2026-01-01", big_rows(100).drop_columns(["partition_key"]).append_column("who", pa.array(["u"] * 100)))
+    ref = choose(noted, tables, "2026-01-01", 14).ref
+    with pytest.raises(DataError, match="gives other values"):
+        prepare(opened(noted, tables, ref.model_copy(update={"content_hash": "other"})), noted, tmp_path / "arrays")
+    assert not (tmp_path / "arrays").exists()
+    snapshot = opened(noted, tables, ref)
+    assert len(prepare(snapshot, noted, tmp_path / "arrays").train) == snapshot.sizes()["train"]
