@@ -31,17 +31,18 @@ class Model(Settings):
     """Into how many pieces, with as many training rows each, the range of a number is cut, so that the model can bend there; 0: none."""
     members: int = Field(default=1, ge=1, le=64)
     """`tabular`: networks that share their weights but for some factors, and whose mean is answered with. Each costs as much time as one alone."""
-    text: Literal["grams", "words"] = "grams"
-    """What counts of a text: `words`; `grams`, pairs of them and all runs of three letters too, which forgive a spelling and an ending."""
+    text: Literal["grams", "words", "transformer"] = "grams"
+    """How a text is read. `words`: as a bag of words; `grams`: of their pairs and of all runs of three letters too, which forgive a spelling
+    and an ending; `transformer`: its words in their order, by attention. In Chinese and Japanese a character is a word."""
     series: dict[str, list[str] | str] = Field(default_factory=dict)
     """`sequence`, `hooks`: each sensor's columns in the order of time, oldest first: their names, or one with `{step}` in it (`heat_{step}`), which
     stands for those with a number there, in its order."""
     encoder: Literal["gru", "transformer"] = "gru"
     """`sequence`: what goes over the steps; it is as wide as the first hidden layer."""
     layers: int = Field(default=1, ge=1, le=12)
-    """`sequence`: layers of the encoder."""
+    """Layers of a sequence's encoder, and of a text's transformer."""
     heads: int = Field(default=4, ge=1)
-    """`sequence`: attention heads of a transformer's layer."""
+    """Attention heads of a transformer's layer."""
     user: list[str] = Field(default_factory=list)
     """`ranking`: the features that say who is asked …"""
     item: list[str] = Field(default_factory=list)
@@ -65,6 +66,10 @@ class Model(Settings):
             raise ValueError(
                 f"the encoder is {self.hidden[0]} wide (the first of `hidden`), which {self.heads} heads can't share; make it a multiple of `heads`"
             )
+        if self.text == "transformer" and 8 * self.embedding % self.heads:
+            raise ValueError(
+                f"a text is read {8 * self.embedding} wide (eight times `embedding`), which {self.heads} heads can't share; make it a multiple of `heads`"
+            )
         defaults = type(self).model_construct()
         for name, kinds in _KINDS_WITH.items():
             if self.type not in kinds and getattr(self, name) != getattr(defaults, name):
@@ -76,7 +81,8 @@ class Model(Settings):
 
 _KINDS_WITH: dict[str, tuple[ModelType, ...]] = {
     "series": ("sequence", "hooks"),
-    **dict.fromkeys(("encoder", "layers", "heads"), ("sequence",)),
+    "encoder": ("sequence",),
+    **dict.fromkeys(("layers", "heads"), ("sequence", "tabular", "ranking", "uplift")),
     **dict.fromkeys(("user", "item", "crosses"), ("ranking",)),
     "members": ("tabular",),
     "control": ("uplift", "hooks"),

@@ -7,7 +7,7 @@ from torch import nn
 
 from pipelines_lib.training.models.numbers import PiecewiseLinear
 from pipelines_lib.training.models.shape import Shape
-from pipelines_lib.training.models.text import Bag
+from pipelines_lib.training.models.text import reader
 from pipelines_lib.use_case import Model
 
 TEXT_TIMES = 8
@@ -30,7 +30,7 @@ class Inputs(nn.Module):
         # One table for all categories: each column looks up its own stretch of it.
         self.categories = nn.Embedding(sum(sizes), embedding) if sizes else None
         self.register_buffer("offsets", torch.tensor([0, *sizes[:-1]], dtype=torch.int64).cumsum(0), persistent=False)
-        self.texts = Bag(shape.buckets, text_width, settings.dropout) if tokens else None
+        self.texts = reader(shape.buckets, len(tokens), text_width, settings) if tokens else None
         for name, places, n in (
             ("numeric_at", numeric, shape.n_numeric),
             ("categorical_at", categorical, len(shape.categories)),

@@ -1,14 +1,13 @@
 """The model for windows of sensors: an encoder over the steps, and the row's other features beside what it says.
 
 `gru`: a gated recurrent unit (Cho et al., Learning Phrase Representations using RNN Encoder-Decoder, 2014), whose state after
-the last step is the window's. `transformer`: an encoder with its norms first (Xiong et al., On Layer Normalization in the
-Transformer Architecture, 2020) and a learned embedding of each step's place, whose mean over the steps is the window's.
+the last step is the window's. `transformer`: an encoder with its norms first (`attention`) and a learned embedding of each step's place, whose mean over the steps is the window's.
 """
 
 import torch
 from torch import nn
-from torch.nn.functional import scaled_dot_product_attention
 
+from pipelines_lib.training.models.attention import Layer
 from pipelines_lib.training.models.inputs import Inputs
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import residual_mlp
@@ -75,28 +74,3 @@ class Transformer(nn.Module):
             x = layer(x)
         mean: torch.Tensor = self.norm(x).mean(dim=1)
         return mean
-
-
-class Layer(nn.Module):
-    """Attention, then a step by itself, each beside a shortcut."""
-
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self._heads = heads
-        self.before_attention, self.before_step = nn.LayerNorm(width), nn.LayerNorm(width)
-        # Without a bias: that of the keys has no part in the answer, and the optimizer would make steps of its rounding errors.
-        self.project, self.join = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.step = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(2 * width, width))
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[n, T, width] → [n, T, width]."""
-        x = x + self.dropout(self._attention(self.before_attention(x)))
-        y: torch.Tensor = x + self.dropout(self.step(self.before_step(x)))
-        return y
-
-    def _attention(self, x: torch.Tensor) -> torch.Tensor:
-        parts = self.project(x).unflatten(2, (3, self._heads, -1)).permute(2, 0, 3, 1, 4)  # [3, n, heads, T, width / heads]
-        seen = scaled_dot_product_attention(parts[0], parts[1], parts[2])
-        joined: torch.Tensor = self.join(seen.transpose(1, 2).flatten(2))
-        return joined

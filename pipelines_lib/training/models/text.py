@@ -4,6 +4,15 @@ import torch
 from torch import nn
 
 from pipelines_lib.features.text import PADDING
+from pipelines_lib.training.models.attention import Layer
+from pipelines_lib.use_case import Model
+
+
+def reader(buckets: int, length: int, width: int, settings: Model) -> nn.Module:
+    """What `training.model.text` asks for: token ids [n, length] → [n, width]."""
+    if settings.text == "transformer":
+        return Transformer(buckets, length, width, settings)
+    return Bag(buckets, width, settings.dropout)
 
 
 class Bag(nn.Module):
@@ -31,6 +40,30 @@ class Bag(nn.Module):
         mean = torch.matmul(weight, self.tokens(text)).squeeze(1) / weight.sum(dim=2).clamp(min=1e-3)
         bag: torch.Tensor = self.dropout(mean)
         return bag
+
+
+class Transformer(nn.Module):
+    """Token ids [n, L] → the mean over the tokens of what attention makes of them [n, width]; zeros for a row without any."""
+
+    def __init__(self, buckets: int, length: int, width: int, settings: Model) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(buckets, width, padding_idx=PADDING)
+        self.places = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.layers = nn.ModuleList(Layer(width, settings.heads, settings.dropout) for _ in range(settings.layers))
+        self.norm = nn.LayerNorm(width)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, text: torch.Tensor) -> torch.Tensor:
+        """float32 [n, width]."""
+        is_token = text != PADDING
+        # A row without a token has to look somewhere; nothing comes of it, since no token is there to be counted.
+        seen = is_token | (torch.arange(text.shape[1], device=text.device) == 0)
+        x = self.dropout(self.tokens(text) + self.places)
+        for layer in self.layers:
+            x = layer(x, seen)
+        weight = is_token.unsqueeze(2).to(x.dtype)
+        mean: torch.Tensor = self.dropout((self.norm(x) * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1.0))
+        return mean
 
 
 def _trimmed(text: torch.Tensor) -> torch.Tensor:

@@ -23,6 +23,8 @@ def test_what_was_written_out_with_its_defaults_is_read_again():
         ({"series": {"heat": "heat_{step}"}}, "`series` is a setting of `type: sequence or hooks`"),
         ({"encoder": "transformer"}, "`encoder` is a setting of `type: sequence`"),
         ({"type": "sequence", "series": {"heat": "h_{step}"}, "encoder": "transformer", "hidden": [10]}, "the encoder is 10 wide"),
+        ({"text": "transformer", "embedding": 3, "heads": 5}, "a text is read 24 wide"),
+        ({"type": "uplift", "control": "none", "members": 4}, "`members` is a setting of `type: tabular`"),
     ],
 )
 def test_settings_of_windows(settings, says):
