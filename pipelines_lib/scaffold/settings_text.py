@@ -164,11 +164,15 @@ def _training(plan: Plan) -> Iterator[str]:
     yield f"  patience: {size.patience}  # epochs without a better validation loss before training stops"
     yield f"  batch_size: {size.batch_size}"
     yield f"  learning_rate: {scalar(size.learning_rate)}"
+    yield "  schedule: cosine  # it rises at first, and falls to nothing by the last epoch"
+    yield f"  clip_norm: {scalar(size.clip_norm)}  # largest norm of a step's gradient"
     yield f"  weight_decay: {scalar(size.weight_decay)}"
     yield "  model:"
     yield f"    hidden: {flow(size.hidden)}  # widths of the hidden layers"
     yield f"    embedding: {size.embedding}  # width of a category's embedding; text gets eight times as much"
     yield f"    dropout: {scalar(size.dropout)}"
+    yield f"    pieces: {size.pieces}  # into which a number's range is cut, so that the model can bend there"
+    yield f"    members: {size.members}  # networks that share most of their weights, and whose mean answers; each costs as much time as one"
 
 
 def _gate(plan: Plan) -> Iterator[str]:

@@ -17,9 +17,12 @@ class Sizes:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    clip_norm: float
     hidden: list[int]
     embedding: int
     dropout: float
+    pieces: int
+    members: int
     patience: int
     gate_min_rows: int
     monitoring_min_rows: int
@@ -29,17 +32,21 @@ def sizes(*, n_rows: int, has_text: bool, task: Task) -> Sizes:
     """Found by trying public data sets of 569 to 51,392 rows; see the comments for what decides."""
     # Some 50 to 100 batches an epoch move the weights enough and keep an epoch short.
     batch_size = _power_of_two(n_rows / 100, least=32, most=512)
-    # Few rows need many epochs for the same number of steps; `patience` stops what has stopped improving.
-    epochs = max(15, min(100, round(600_000 / n_rows)))
-    # A model wider than what the rows can fill learns them by heart.
-    width = 32 if n_rows < 2000 else 64 if n_rows < 5000 else 128
-    hidden, embedding, dropout, learning_rate, weight_decay = [width, width // 2], 8, 0.2 if n_rows < 5000 else 0.1, 1e-3, 1e-4
+    # Few rows need many epochs for the same number of steps. The learning rate falls with them, so more would only take longer; `patience` stops
+    # what has stopped improving.
+    passes = {"text": 200_000, "value": 600_000, "class": 300_000}["text" if has_text else "value" if task == "regression" else "class"]
+    epochs = max(12, min(60 if task == "regression" else 30, round(passes / n_rows)))
+    # A model wider than what the rows can fill learns them by heart; an ensemble does so later than one model, and costs what its members do.
+    width, members = (64 if n_rows < 2000 else 128), 8
+    hidden, embedding, dropout, learning_rate, weight_decay = [width, width], 8, 0.2 if n_rows < 5000 else 0.1, 2e-3, 1e-3
+    # As many pieces as leave each enough rows to say something.
+    pieces = _power_of_two(n_rows / 400, least=16, most=64)
     if has_text:
-        # Thousands of words with a few rows each are learned by heart in some epochs unless much is dropped and decayed.
-        hidden, embedding, dropout, learning_rate, weight_decay = [256], 16, 0.5, 3e-3, 0.5
+        # Thousands of tokens with a few rows each are learned by heart in some epochs unless much is dropped and decayed.
+        hidden, embedding, dropout, learning_rate, weight_decay, members = [256], 16, 0.3, 3e-3, 0.1, 4
     elif task == "regression":
         # A number is hit by shaping the function finely, and noise in the layers blurs it.
-        hidden, dropout, learning_rate = [2 * width, 2 * width, width], 0.0, 2e-3
+        hidden, dropout, learning_rate, members, pieces = [2 * width, 2 * width], 0.0, 4e-3, 4, 2 * pieces
     rows_a_partition = n_rows / _PARTITIONS
     return Sizes(
         partitions=_PARTITIONS,
@@ -47,10 +54,13 @@ def sizes(*, n_rows: int, has_text: bool, task: Task) -> Sizes:
         batch_size=batch_size,
         learning_rate=learning_rate,
         weight_decay=weight_decay,
+        clip_norm=1.0,
         hidden=hidden,
         embedding=embedding,
         dropout=dropout,
-        patience=max(3, min(10, round(epochs / 6))),
+        pieces=pieces,
+        members=members,
+        patience=max(4, min(10, round(epochs / 4))),
         gate_min_rows=max(10, min(50, int(0.1 * n_rows))),
         monitoring_min_rows=max(20, min(200, int(0.5 * rows_a_partition))),
     )
