@@ -16,8 +16,10 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipelines_lib.contracts import TUNE
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import ConnectionName, Settings, UseCase
+from pipelines_lib.use_case.base import connections_in
 from pipelines_lib.use_case.rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
@@ -60,6 +62,25 @@ class Prices(Settings):
         return self.gpu_hour[max(parts, key=len)] if parts else self.gpu_hour["default"]
 
 
+class CheckpointStore(Settings):
+    """Where trainings keep their checkpoints."""
+
+    path: str = Field(min_length=1)
+    """A folder that all workers share (`{home}` is the state folder), or s3://bucket/prefix. Each training has a folder of its own in it."""
+    connection: ConnectionName | None = None
+    """The way into a bucket, as a source has it; without one boto3 looks where it always does."""
+
+    @model_validator(mode="after")
+    def _folder_needs_no_way_in(self) -> Self:
+        if self.connection is not None and not self.path.startswith("s3://"):
+            raise ValueError(f"`connection` opens a bucket, and {self.path} is a folder; remove it, or write s3://bucket/prefix")
+        return self
+
+    def of(self, name: str) -> str:
+        """The place of the training `name`."""
+        return f"{self.path.rstrip('/')}/{name}"
+
+
 class Profile(Settings):
     """Where things run: `include/profiles/<name>.yaml`."""
 
@@ -87,6 +108,8 @@ class Profile(Settings):
     scratch: str | None = None
     """A fast folder of the machine that trains, for the arrays of a training while it lasts; the stage's own folder in the store where there is
     none. A folder that is kept in memory takes that from the training."""
+    checkpoints: CheckpointStore | None = None
+    """Where trainings keep their checkpoints, where that is not in the store, beside their results."""
     prices: dict[str, Prices] = Field(default_factory=dict)
     """Cloud to its prices: what a run cost is shown for each of them."""
     cloud: str | None = None
@@ -113,6 +136,12 @@ class Profile(Settings):
                 ]
             )
         return self
+
+    def connections(self, stage: str) -> list[str]:
+        """Names of the connections that `stage` needs whatever the use case."""
+        if stage == TUNE and self.tuning_connection is not None:
+            return [self.tuning_connection]
+        return list(connections_in(self.checkpoints)) if stage == "train" else []
 
 
 @dataclass(frozen=True)
@@ -152,7 +181,11 @@ class Project:
                 f"profile {name!r}: there is no {path}; set SLUICE_PROFILE to one of {sorted(p.stem for p in path.parent.glob('*.yaml'))}"
             )
         profile = load(path, Profile)
-        changed = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in ("store", "tracking_uri", "tuning_storage")}
+        moved = ("store", "tracking_uri", "tuning_storage")
+        changed: dict[str, Any] = {key: getattr(profile, key).replace("{home}", str(self.home)) for key in moved}
+        if profile.checkpoints is not None:
+            kept = profile.checkpoints
+            changed["checkpoints"] = kept.model_copy(update={"path": kept.path.replace("{home}", str(self.home))})
         for key in ("airflow_url", "mlflow_url"):
             variable = f"SLUICE_{key.upper()}"
             if url := os.environ.get(variable):

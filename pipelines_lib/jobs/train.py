@@ -49,16 +49,18 @@ class Fit:
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
     stage = chosen(stage)
-    settings = stage.use_case.training
+    settings, kept = stage.use_case.training, stage.profile.checkpoints
+    place = stage.folder / "checkpoints" if kept is None else kept.of(stage.folder.relative_to(stage.spec.store).as_posix())
     with world(settings.device, settings.timeout) as ranks:
-        trained = fit(stage, stage.folder / "checkpoints", ranks)
+        trained = fit(stage, place, ranks, connection=None if kept is None else kept.connection)
     if ranks.is_first:
         _write(stage, trained)
     return _result(stage, trained, ranks)
 
 
-def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Observer] = ()) -> Fit:
-    """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint below the folder `checkpoints`.
+def fit(stage: Stage, checkpoints: str | Path, ranks: World, observers: Sequence[Observer] = (), *, connection: str | None = None) -> Fit:
+    """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint at `checkpoints`: a folder, or s3://bucket/prefix,
+    which `connection` opens.
 
     Raises what an observer ended the training with, beside what `Loop.run` does. Where that is `Held`, every rank raises it, since any may be
     the first to end; where it is anything else, the others raise `Stopped`.
@@ -75,7 +77,13 @@ def fit(stage: Stage, checkpoints: Path, ranks: World, observers: Sequence[Obser
         validation=data.validation,
         settings=settings,
         world=ranks,
-        checkpoints=Checkpoints(str(checkpoints), _fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()),
+        checkpoints=Checkpoints(
+            str(checkpoints),
+            _fingerprint(stage, ref),
+            keep=settings.keep_checkpoints,
+            group=ranks.group(),
+            connection=connection,
+        ),
         observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
     )
     with arrays.discarded_after(_arrays(stage)):

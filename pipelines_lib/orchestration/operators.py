@@ -119,13 +119,12 @@ class LocalJobOperator(BaseOperator):
 
 
 def _secrets(use_case: UseCase, stage: str, profile: Profile) -> dict[str, str]:
-    """The connections that the stage reads from, as environment variables of its process.
+    """The connections that the stage needs, as environment variables of its process.
 
     Airflow masks in the task's log what it hands out here. A connection that Airflow lacks may be in the worker's own environment.
     """
     secrets = {}
-    trials_meet = [profile.tuning_connection] if stage == TUNE and profile.tuning_connection is not None else []
-    for name in [*use_case.connections(stage), *trials_meet]:
+    for name in (*use_case.connections(stage), *profile.connections(stage)):
         variable = variable_of(name)
         try:
             secrets[variable] = Connection.get(name).as_json()
@@ -133,7 +132,7 @@ def _secrets(use_case: UseCase, stage: str, profile: Profile) -> dict[str, str]:
             # Without the key of its hashes a stage makes one on this machine, and says elsewhere what to do.
             if name != use_case.privacy.connection and not os.environ.get(variable):
                 raise AirflowFailException(
-                    f"{stage} of {use_case.name} reads from connection {name!r}, and Airflow has none of this name; make it under "
+                    f"{stage} of {use_case.name} needs connection {name!r}, and Airflow has none of this name; make it under "
                     f"Admin → Connections, or with `airflow connections add {name} --conn-type … --conn-host …`, and clear the task"
                 ) from None
     return secrets

@@ -202,6 +202,20 @@ def test_a_profile_fills_in_the_home_and_takes_addresses_from_the_environment(pr
     assert (profile.airflow_url, profile.mlflow_url) == ("http://127.0.0.1:9999", None)
 
 
+def test_a_profile_says_where_checkpoints_are_kept_and_what_opens_it(project):
+    path = project.folder / "include" / "profiles" / "local.yaml"
+    path.write_text(LOCAL + "checkpoints: {path: 's3://models/sluice/', connection: oss}\n")
+    profile = project.profile()
+    assert profile.checkpoints.of("shop/runs/training/1/train") == "s3://models/sluice/shop/runs/training/1/train"
+    assert (profile.connections("train"), profile.connections("evaluate")) == (["oss"], [])
+
+    path.write_text(LOCAL + "checkpoints: {path: '{home}/kept'}\n")
+    assert project.profile().checkpoints.path == f"{project.home}/kept"
+    path.write_text(LOCAL + "checkpoints: {path: /kept, connection: oss}\n")
+    with pytest.raises(ConfigError, match="`connection` opens a bucket, and /kept is a folder; remove it"):
+        project.profile()
+
+
 @pytest.mark.parametrize(
     ("name", "says"), [("cloud", r"set SLUICE_PROFILE to one of \['local'\]"), ("../local", "a name holds"), ("A", "a name holds")]
 )

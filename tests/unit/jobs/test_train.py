@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from pipelines_lib.budget import Budget
-from pipelines_lib.config import Prices, Project
+from pipelines_lib.config import CheckpointStore, Prices, Project
 from pipelines_lib.contracts import ExitCode
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
@@ -77,6 +77,15 @@ def test_running_it_again_resumes_and_changes_nothing(trained, caplog):
     assert files(trained) == before
     assert "resumed from the checkpoint" in caplog.text
     assert "loss" not in caplog.text
+
+
+def test_checkpoints_are_kept_where_the_profile_says(house):
+    house.run("snapshot")
+    stage = house.stage("train")
+    kept = CheckpointStore(path=str(house.home / "kept"))
+    train.main(replace(stage, profile=stage.profile.model_copy(update={"checkpoints": kept})))
+    assert list((house.home / "kept" / "credit" / "runs" / "training" / "run" / "train").glob("step-*/manifest.json"))
+    assert not (stage.folder / "checkpoints").exists()
 
 
 def test_other_rows_start_a_training_of_their_own(trained, write_day, caplog):

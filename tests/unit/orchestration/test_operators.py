@@ -9,7 +9,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from pipelines_lib import failures
-from pipelines_lib.config import Project
+from pipelines_lib.config import CheckpointStore, Project
 from pipelines_lib.contracts import JobResult, Pipeline
 from pipelines_lib.failures import Failure
 from pipelines_lib.orchestration import operators
@@ -146,6 +146,16 @@ def test_a_stage_gets_the_connections_it_reads_from(project: Project, monkeypatc
     assert FakeJob.secrets == {}
 
 
+def test_a_training_gets_the_connection_to_its_checkpoints(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = project.profile().model_copy(update={"checkpoints": CheckpointStore(path="s3://models", connection="oss")})
+    monkeypatch.setattr(Project, "profile", lambda self: profile)
+    monkeypatch.setenv("AIRFLOW_CONN_OSS", '{"conn_type": "aws", "password": "s3cret"}')
+    execute(monkeypatch, project, 0, stage="train")
+    assert json.loads(FakeJob.secrets["SLUICE_CONN_OSS"])["password"] == "s3cret"
+    execute(monkeypatch, project, 0, stage="evaluate")
+    assert FakeJob.secrets == {}
+
+
 @pytest.mark.usefixtures("named_connection")
 def test_a_connection_that_airflow_lacks_fails_for_good(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(AirflowFailException, match=r"'shop_db', and Airflow has none.*airflow connections add shop_db"):
@@ -170,7 +180,7 @@ def test_a_key_that_airflow_lacks_is_left_to_the_stage(project: Project, monkeyp
 def test_a_trial_gets_the_address_of_the_others(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     meeting = Project.profile(project).model_copy(update={"tuning_connection": "tuning_db"})
     monkeypatch.setattr(Project, "profile", lambda self: meeting)
-    with pytest.raises(AirflowFailException, match="tune of shop reads from connection 'tuning_db', and Airflow has none"):
+    with pytest.raises(AirflowFailException, match="tune of shop needs connection 'tuning_db', and Airflow has none"):
         execute(monkeypatch, project, 0, stage="tune")
     monkeypatch.setenv("AIRFLOW_CONN_TUNING_DB", "postgres://me:s3cret@db/trials")
     execute(monkeypatch, project, 0, stage="tune")
