@@ -193,6 +193,14 @@ def test_hooks(project, hooks, start, says):
     assert all(says in problem for problem in problems)
 
 
+def test_rows_with_any_number_of_classes(project):
+    settings = (
+        SETTINGS.replace("task: binary", "task: multilabel").replace("positive: buy", 'separator: ";"').replace("roc_auc", "micro_f1")
+    )
+    data = "Price,colour,action\n" + "1.5,red,buy;view\n2,blue,\n3,red,view\n" * 20
+    assert check(project, settings, data) == []
+
+
 MODEL = SETTINGS + "training:\n  model: {type: hooks}\n"
 
 

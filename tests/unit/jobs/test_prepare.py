@@ -134,3 +134,15 @@ def test_the_settings_are_kept_with_the_partition(sandbox, make_use_case):
     run(sandbox, use_case, "2026-01-01", HEADER + "e1,u1,2026-01-01,1,1,red,buy\n")
 
     assert Marks(sandbox.stage("prepare", use_case, "2026-01-01").root).settings_of("2026-01-01") == {use_case.data_hash()}
+
+
+def test_a_row_may_have_any_number_of_classes(sandbox, make_use_case):
+    use_case = make_use_case(
+        task="multilabel", label={"column": "action", "separator": ";"}, gate={"metric": "micro_f1", "floor": 0.5}, split={"by": "row"}
+    )
+    rows = [f"e{i},u{i},2026-01-01T10:00:00Z,{i},1,red,{tags}\n" for i, tags in enumerate(["view;buy", "", "buy", "buy; view ;buy"])]
+
+    run(sandbox, use_case, "2026-01-01", HEADER + "".join(rows))
+
+    labelled = tables(sandbox, use_case).read("labelled").sort_by("id")
+    assert labelled["label"].to_pylist() == ["buy;view", "", "buy", "buy;view"]
