@@ -61,9 +61,9 @@ def _row(name: str, bill: Bill, prices: Iterable[str]) -> list[str]:
     return [
         name,
         *(f"{value:,.1f}" for value in used),
-        *(f"{bill.cost[cloud]:.4f}" for cloud in prices),
+        *(f"{bill.cost[cloud]:.3g}" for cloud in prices),
         f"{bill.wasted_seconds:,.1f}",
-        *(f"{bill.wasted[cloud]:.4f}" for cloud in prices),
+        *(f"{bill.wasted[cloud]:.3g}" for cloud in prices),
     ]
 
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue, ValidationError
 
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.jobs.snapshot import snapshot_of
-from pipelines_lib.jobs.stage import Stage, log
+from pipelines_lib.jobs.stage import Stage, is_first_rank, log
 from pipelines_lib.use_case.tuning import tuned
 
 _MAY_CHANGE = {"trials", "parallel", "time", "cost"}
@@ -43,7 +43,8 @@ def chosen(stage: Stage) -> Stage:
             f"the trials of this run were made of other rows or under other settings than those of now; run tune for all {stage.use_case.tuning.trials} "
             "trials again (in Airflow: clear tune_trials with what follows it)"
         )
-    log.info("settings of trial %s: %s", outputs["trial"], ", ".join(f"{name} {value}" for name, value in values.items()))
+    if is_first_rank():
+        log.info("settings of trial %s: %s", outputs["trial"], ", ".join(f"{name} {value}" for name, value in values.items()))
     return with_settings(stage, values)
 
 

@@ -141,7 +141,7 @@ def test_the_command_shows_the_newest_run_stage_by_stage(project: Project, runs:
         "here",
     ]
     assert [line.split()[0] for line in said[2:5]] == ["snapshot", "train", "together"]
-    assert said[3].split() == ["train", "150.0", "150.0", "0.0", "300.0", "0.0180", "25.0", "0.0030"]
+    assert said[3].split() == ["train", "150.0", "150.0", "0.0", "300.0", "0.018", "25.0", "0.003"]
     assert said[5] == "budget: 0.01812 of 5 USD (here)"
 
 
