@@ -1,7 +1,9 @@
 """The hold-out: rows, their truth, a recorded sample, and the champion's answers to the same rows."""
 
 import hashlib
+import heapq
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,24 +18,33 @@ from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned, several
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
-from pipelines_lib.use_case import Split, UseCase
+from pipelines_lib.use_case import ColumnType, Split, UseCase
 
 SAMPLE_ROWS = 200
+_PIECE_ROWS = 1 << 16
 
 
 def features_of(use_case: UseCase, rows: pa.Table) -> dict[str, Any]:
     """The use case's feature columns of `rows`, as a transform and a profile take them."""
-    return feature_columns(rows, {name: use_case.columns[name].type for name in use_case.features()})
+    return feature_columns(rows, use_case.feature_types)
+
+
+def scores_of(scorer: Scorer, rows: pa.Table, types: Mapping[str, ColumnType]) -> NDArray[np.float32]:
+    """The scorer's answers to `rows` [n, C], whose features `types` go through its transform some rows at a time."""
+    starts = range(0, max(1, rows.num_rows), _PIECE_ROWS)
+    return np.concatenate([scorer.predict(feature_columns(rows.slice(start, _PIECE_ROWS), types)) for start in starts])
 
 
 def truth_of(use_case: UseCase, rows: pa.Table, classes: tuple[str, ...]) -> Truth:
     """The labels of `rows`, in terms of `classes`."""
     if use_case.task == "regression":
-        return Truth(np.asarray(rows["label"].to_pylist(), np.float64), ())
+        return Truth(pc.cast(rows["label"], pa.float64(), safe=False).to_numpy(), ())
     if use_case.label.separator is not None:
         return Truth(several(rows["label"], classes, use_case.label.separator), classes)
     places = {name: place for place, name in enumerate(classes)}
-    labels = np.array([places[name] for name in rows["label"].to_pylist()], np.int64)
+    found = pc.index_in(rows["label"], value_set=pa.array(classes, pa.string()))
+    assert not found.null_count, "the classes are those of the snapshot that the rows are of"
+    labels = found.to_numpy().astype(np.int64)
     positive = use_case.label.positive
     return Truth(labels, classes, None if positive is None else places[positive])
 
@@ -58,7 +69,7 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
         )
     test, scores = test.filter(pa.array(fair)), scores[fair]
     types = {feature.name: feature.type for feature in theirs.features}
-    their_scores = champion.predict(feature_columns(test, types))
+    their_scores = scores_of(champion, test, types)
     if use_case.task != "regression":
         # A class that one of the two has never seen has chance 0 in its answer.
         union = tuple(sorted({*classes, *theirs.classes}))
@@ -140,7 +151,7 @@ def sample(use_case: UseCase, test: pa.Table, scorer: Scorer) -> Holdout:
     They leave the tables with the package, so of columns about a person they hold stand-ins, and the scores are those of the stand-ins.
     """
     ids = test["row_id"].to_pylist()
-    chosen = sorted(range(len(ids)), key=lambda place: hashlib.sha256(ids[place].encode()).digest())[:SAMPLE_ROWS]
+    chosen = heapq.nsmallest(SAMPLE_ROWS, range(len(ids)), key=lambda place: hashlib.sha256(ids[place].encode()).digest())
     rows = test.take(chosen)
     for name in set(use_case.private()).intersection(use_case.features()):
         stands_in = _stand_ins(test[name], rows[name], name, use_case.privacy.min_k)

@@ -25,7 +25,8 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import metrics, uplift
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.evaluation.gates import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, features_of, known_split, sample, truth_of
+from pipelines_lib.evaluation.holdout import compare_with, known_split, sample, scores_of, truth_of
+from pipelines_lib.features.arrow import Features
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
@@ -81,7 +82,7 @@ def _challenger(stage: Stage) -> Challenger:
     snapshot = load(stage.use_case, Tables(stage.root), snapshot_of(stage))
     scorer = Scorer.open(folder)
     test = snapshot.side(TEST)
-    scores = scorer.predict(features_of(stage.use_case, test))
+    scores = scores_of(scorer, test, stage.use_case.feature_types)
     truth = truth_of(stage.use_case, test, tuple(training["classes"]))
     figures = metrics.values(METRICS[stage.use_case.task], truth, scores) | uplift.figures(stage.use_case, test, truth, scorer)
     return Challenger(snapshot, scorer, training, test, scores, figures)
@@ -177,10 +178,10 @@ def _split(stage: Stage, snapshot: Snapshot) -> Split | None:
 def _profile(stage: Stage, challenger: Challenger, manifest: Manifest) -> DataProfile:
     """Inputs of the training rows. Scores of rows that the model has not learned from: on those it has, it is too sure of itself."""
     use_case, snapshot = stage.use_case, challenger.snapshot
-    types = {name: use_case.columns[name].type for name in use_case.features()}
-    inputs = profile_columns(features_of(use_case, snapshot.side(TRAIN)), types)
-    unseen = features_of(use_case, snapshot.side(VALIDATION, TEST))
-    predictions, scores = predicted(manifest, challenger.scorer.predict(unseen))
+    types = use_case.feature_types
+    inputs = profile_columns(Features(lambda name: snapshot.column(name, TRAIN), snapshot.column_names, types), types)
+    unseen = snapshot.select([*types], VALIDATION, TEST)
+    predictions, scores = predicted(manifest, scores_of(challenger.scorer, unseen, types))
     answers = profile_columns({}, {}, scores=scores, predictions=predictions if manifest.classes else None)
     return DataProfile(inputs.n_rows, {**inputs.columns, **answers.columns})
 

@@ -90,6 +90,7 @@ def fit(stage: Stage, checkpoints: str | Path, ranks: World, observers: Sequence
         try:
             progress = loop.run()
         except Stopped as stopped:
+            arrays.discard(_arrays(stage))
             raise _known_to_all(stopped, ranks) from None
     return Fit(data, progress, loop.weights())
 
@@ -166,7 +167,7 @@ def _fingerprint(stage: Stage, ref: DatasetRef) -> str:
     """What a checkpoint must agree with to be resumed: the rows and all that shapes the weights."""
     # Between two tries the machines may change: the same batches are shared out differently.
     decides = stage.use_case.training.model_dump(mode="json", exclude=_MAY_CHANGE)
-    types = {name: stage.use_case.columns[name].type for name in stage.use_case.features()}
+    types = stage.use_case.feature_types
     own = Path(str(stage.hooks().__file__)).read_text(encoding="utf-8") if stage.use_case.training.model.type == "hooks" else ""
     text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -20,7 +20,7 @@ def study_name(stage: Stage) -> str:
     """Name of the run's study: another snapshot or other settings are another study, and a retry has the same."""
     use_case = stage.use_case
     assert use_case.tuning is not None
-    types = {name: use_case.columns[name].type for name in use_case.features()}
+    types = use_case.feature_types
     decides = [
         snapshot_of(stage).content_hash,
         use_case.training.model_dump(mode="json"),

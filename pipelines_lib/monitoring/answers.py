@@ -32,7 +32,7 @@ def answered(tables: Tables, partition_key: str) -> pa.Table | None:
 
 def profile_answers(rows: pa.Table | None, use_case: UseCase) -> DataProfile:
     """Profile of the features and of the answers in `rows`. A feature that no request carried is missing in every row."""
-    types: Mapping[str, ColumnType] = {name: use_case.columns[name].type for name in use_case.features()}
+    types: Mapping[str, ColumnType] = use_case.feature_types
     n = 0 if rows is None else rows.num_rows
     columns = {name: rows[name].to_pylist() if rows is not None and name in rows.column_names else [None] * n for name in types}
     scores = [] if rows is None else rows["score"].to_numpy()

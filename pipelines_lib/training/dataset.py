@@ -25,7 +25,7 @@ from pipelines_lib.features.transform import FORMAT, FeatureTransform
 from pipelines_lib.store import read_json, write_json, write_text
 from pipelines_lib.training import arrays
 from pipelines_lib.training.objective import Objective
-from pipelines_lib.use_case import ColumnType, Shuffle, UseCase
+from pipelines_lib.use_case import Shuffle, UseCase
 
 Inputs = dict[str, torch.Tensor]
 Places = NDArray[np.int64]
@@ -206,12 +206,8 @@ def prepare(snapshot: Snapshot, use_case: UseCase, folder: Path) -> Prepared:
 def _key(snapshot: Snapshot, use_case: UseCase) -> str:
     """What the arrays follow from: the rows, which know how they were cleaned, and what a model may ask of its transform."""
     model = use_case.training.model.model_dump(mode="json")
-    decides = [snapshot.ref.content_hash, _types(use_case), use_case.task, use_case.series, model, FORMAT, _LAYOUT]
+    decides = [snapshot.ref.content_hash, use_case.feature_types, use_case.task, use_case.series, model, FORMAT, _LAYOUT]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16]
-
-
-def _types(use_case: UseCase) -> dict[str, ColumnType]:
-    return {name: use_case.columns[name].type for name in use_case.features()}
 
 
 def _objective(snapshot: Snapshot, use_case: UseCase) -> Objective:
@@ -222,7 +218,7 @@ def _objective(snapshot: Snapshot, use_case: UseCase) -> Objective:
 
 def _write(snapshot: Snapshot, use_case: UseCase, folder: Path) -> None:
     """The transform, and the arrays of both sides."""
-    snapshot, types = snapshot.verified(), _types(use_case)
+    snapshot, types = snapshot.verified(), use_case.feature_types
     features = Features(lambda name: snapshot.column(name, TRAIN), snapshot.column_names, types)
     model = use_case.training.model
     transform = FeatureTransform.fit(features, types, use_case.clean, use_case.series, pieces=model.pieces, grams=model.text == "grams")

@@ -121,6 +121,11 @@ class UseCase(Settings):
         """Names of the feature columns (of these types), in the order written; a treatment is one."""
         return [name for name in self.columns_with("feature", "treatment") if not types or self.columns[name].type in types]
 
+    @property
+    def feature_types(self) -> dict[str, ColumnType]:
+        """The feature columns and what they hold, in the order written."""
+        return {name: self.columns[name].type for name in self.features()}
+
     def private(self, *roles: PrivacyRole) -> list[str]:
         """Names of the columns that are about a person (in one of these ways), in the order written."""
         return [name for name, c in self.columns.items() if c.privacy is not None and (not roles or c.privacy in roles)]
