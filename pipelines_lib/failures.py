@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -28,6 +28,7 @@ TRY_AGAIN = 1
 
 _FOLLOWS: frozenset[Kind] = frozenset({"interrupted", "lost"})
 """What befalls a rank because of something else."""
+_OF_ANOTHER = "another rank tells more"
 _LONGEST_MESSAGE, _LONGEST_TRACEBACK = 4_000, 20_000
 # How gloo and NCCL say that another rank is gone: they raise plain RuntimeErrors, or torch's own below DistError.
 _LOST = re.compile(r"\bgloo\b|\bNCCL\b", re.IGNORECASE)
@@ -95,6 +96,15 @@ def text(failures: list[Failure]) -> str:
     return "\n".join([*lines, *(f"then {failure.sentence}" for failure in others)])
 
 
+E = TypeVar("E", bound=Exception)
+
+
+def of_another_rank(error: E) -> E:
+    """`error` marked as one that another rank tells more of: it counts after that rank's own."""
+    error.add_note(_OF_ANOTHER)
+    return error
+
+
 def of_exception(error: BaseException, code: int) -> Failure:
     """This process's failure. Messages of `error` and of what caused it must be fit to be shown."""
     return _of_this_rank(_kind(error), type(error).__name__, str(error), _traceback(error), code)
@@ -144,6 +154,8 @@ def _of_this_rank(kind: Kind, name: str, message: str, stack: str, code: int) ->
 
 
 def _kind(error: BaseException) -> Kind:
+    if _OF_ANOTHER in getattr(error, "__notes__", ()):
+        return "lost"
     if isinstance(error, BadInput):
         return "bad_input"
     if isinstance(error, Held):

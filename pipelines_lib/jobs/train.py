@@ -14,6 +14,7 @@ from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import opened
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
+from pipelines_lib.failures import of_another_rank
 from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -29,6 +30,7 @@ from pipelines_lib.training.observer import Observer, TaskLog
 from pipelines_lib.training.progress import Progress, Stopped
 from pipelines_lib.training.spending import Spending, meter_devices
 from pipelines_lib.training.strategies import Tensors
+from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER, UNWATCHED, Unwatched, Watchdog
 
 log = logging.getLogger("sluice")
 
@@ -51,14 +53,22 @@ def main(stage: Stage) -> JobResult:
     stage = chosen(stage)
     settings, kept = stage.use_case.training, stage.profile.checkpoints
     place = stage.folder / "checkpoints" if kept is None else kept.of(stage.folder.relative_to(stage.spec.store).as_posix())
-    with world(settings.device, settings.timeout) as ranks:
-        trained = fit(stage, place, ranks, connection=None if kept is None else kept.connection)
+    with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, _watched(stage, ranks) as watchdog:
+        trained = fit(stage, place, ranks, connection=None if kept is None else kept.connection, watchdog=watchdog)
     if ranks.is_first:
         _write(stage, trained)
     return _result(stage, trained, ranks)
 
 
-def fit(stage: Stage, checkpoints: str | Path, ranks: World, observers: Sequence[Observer] = (), *, connection: str | None = None) -> Fit:
+def fit(
+    stage: Stage,
+    checkpoints: str | Path,
+    ranks: World,
+    observers: Sequence[Observer] = (),
+    *,
+    connection: str | None = None,
+    watchdog: Unwatched = UNWATCHED,
+) -> Fit:
     """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint at `checkpoints`: a folder, or s3://bucket/prefix,
     which `connection` opens.
 
@@ -66,26 +76,28 @@ def fit(stage: Stage, checkpoints: str | Path, ranks: World, observers: Sequence
     the first to end; where it is anything else, the others raise `Stopped`.
     """
     settings, ref = stage.use_case.training, snapshot_of(stage)
-    data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
-    model = _model(stage, data)
-    _announce(data, model, ranks)
-    meter_devices(stage.meter, ranks)
-    loop = Loop(
-        model,
-        objective=data.objective,
-        train=data.train,
-        validation=data.validation,
-        settings=settings,
-        world=ranks,
-        checkpoints=Checkpoints(
-            str(checkpoints),
-            _fingerprint(stage, ref),
-            keep=settings.keep_checkpoints,
-            group=ranks.group(),
-            connection=connection,
-        ),
-        observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
-    )
+    with watchdog.busy("loading the data"):
+        data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
+        model = _model(stage, data)
+        _announce(data, model, ranks)
+        meter_devices(stage.meter, ranks)
+        loop = Loop(
+            model,
+            objective=data.objective,
+            train=data.train,
+            validation=data.validation,
+            settings=settings,
+            world=ranks,
+            checkpoints=Checkpoints(
+                str(checkpoints),
+                _fingerprint(stage, ref),
+                keep=settings.keep_checkpoints,
+                group=ranks.group(),
+                connection=connection,
+            ),
+            observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
+            watchdog=watchdog,
+        )
     with arrays.discarded_after(_arrays(stage)):
         try:
             progress = loop.run()
@@ -110,7 +122,12 @@ def _known_to_all(stopped: Stopped, ranks: World) -> Exception:
         ranks.store.set("held", json.dumps([why.reason, why.figures] if isinstance(why, Held) else None))
         return why
     held = json.loads(ranks.store.get("held"))
-    return why if held is None else Held(*held)
+    return of_another_rank(why) if held is None else Held(*held)
+
+
+def _watched(stage: Stage, ranks: World) -> Watchdog:
+    sees_waiting = ranks.device.type == "cpu"
+    return Watchdog(stage.use_case.training.timeout, stage.folder, ranks.store, ranks.rank, ranks.size, sees_waiting=sees_waiting)
 
 
 def _model(stage: Stage, data: Prepared) -> torch.nn.Module:

@@ -12,7 +12,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import FrameType
 
@@ -32,6 +32,7 @@ from pipelines_lib.training.precision import autocast, loss_scale, set_up
 from pipelines_lib.training.progress import Progress, Stopped, learning_rate
 from pipelines_lib.training.shares import agreed, measured
 from pipelines_lib.training.strategies import DataParallel, LocalSGD, Places, Sharded, Strategy, Tensors, Work
+from pipelines_lib.training.watchdog import UNWATCHED, Unwatched
 from pipelines_lib.use_case import Training
 
 _STRATEGIES: dict[str, type[Strategy]] = {"ddp": DataParallel, "fsdp": Sharded, "local_sgd": LocalSGD, "async": Asynchronous}
@@ -54,11 +55,13 @@ class Loop:
         world: World,
         checkpoints: Checkpoints,
         observers: Sequence[Observer] = (),
+        watchdog: Unwatched = UNWATCHED,
     ) -> None:
         self._world, self._settings, self._objective = world, settings, objective
         self._train, self._validation = train, validation
         self._checkpoints = checkpoints
         self._observers = observers if world.is_first else ()
+        self._watchdog = watchdog
         set_up(settings, world.device)
         model.to(world.device)
         self._speed = measured(model, objective, train, settings, world)
@@ -83,11 +86,15 @@ class Loop:
 
         Raises `DataError` where a loss is not finite, `Interrupted` after SIGTERM, `Stopped` where an observer ends it.
         """
-        self._resume()
+        with self._watchdog.busy("reading a checkpoint"):
+            self._resume()
         self._started, self._rows_done = time.monotonic(), 0
         with self._told_to_end():
+            compiling = self._watchdog.busy("compiling, which is over after an epoch") if self._settings.compile else nullcontext()
             while not self._progress.finished(self._settings):
-                self._epoch()
+                with compiling:
+                    self._epoch()
+                compiling = nullcontext()
             self._saved()
         self._strategy.model.load_state_dict(self._best)
         return self._progress
@@ -118,6 +125,7 @@ class Loop:
     def _update(self, work: Work, parts: Iterator[tuple[Places, Inputs, torch.Tensor]]) -> None:
         """One optimizer step."""
         strategy, settings = self._strategy, self._settings
+        self._watchdog.beat(self._progress.epoch * self._n_steps + work.step)
         self._world.seed(self._dropout_seed(work.step))
         strategy.optimizer.zero_grad(set_to_none=True)
         for number, (places, inputs, labels) in enumerate(parts, start=1):
@@ -240,6 +248,7 @@ class Loop:
         total = 0.0
         some = (places if len(places) else np.zeros(1, np.int64) for places in mine)
         for places, (inputs, labels) in zip(mine, prefetch(self._validation, some, self._world.device), strict=True):
+            self._watchdog.beat((self._progress.epoch + 1) * self._n_steps)
             with autocast(self._settings, self._world.device):
                 losses = self._objective.loss(module(**inputs), labels)
             total += float(losses.sum(dtype=torch.float32)) if len(places) else 0.0
@@ -263,12 +272,14 @@ class Loop:
         self._progress = replace(self._progress, loss_scale=self._scale.state_dict())
         step = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
         self._saved()
-        self._checkpoints.begin(step, self._tensors(), self._progress.to_state())
+        with self._watchdog.busy("beginning a checkpoint"):
+            self._checkpoints.begin(step, self._tensors(), self._progress.to_state())
         self._begun = time.monotonic()
 
     def _saved(self) -> None:
         """Wait for the checkpoint under way, and tell the observers what it keeps."""
-        complete, begun, self._begun = self._checkpoints.wait(), self._begun, None
+        with self._watchdog.busy("waiting for a checkpoint"):
+            complete, begun, self._begun = self._checkpoints.wait(), self._begun, None
         if complete and begun is not None:
             for observer in self._observers:
                 observer.saved(begun)

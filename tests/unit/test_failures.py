@@ -50,10 +50,6 @@ def raised(error):
         return caught
 
 
-class DistNetworkError(RuntimeError):
-    """By its base's name, as torch's is."""
-
-
 class DistError(RuntimeError):
     """By name."""
 
@@ -68,6 +64,7 @@ class DistError(RuntimeError):
     (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:4711"), "lost"),
     (RuntimeError("NCCL communicator was aborted on rank 1."), "lost"),
     (type("DistBackendError", (DistError,), {})("x"), "lost"),
+    (failures.of_another_rank(DataError("not finite on another rank")), "lost"),
 ])  # fmt: skip
 def test_a_rank_that_lost_the_others_is_told_from_one_that_failed(error, kind, monkeypatch):
     monkeypatch.setenv("RANK", "3")

@@ -2,16 +2,20 @@
 
 import json
 import logging
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
+import psutil
 import pytest
 import torch
 import yaml
 
+from pipelines_lib import failures
 from pipelines_lib.budget import Budget
 from pipelines_lib.config import CheckpointStore, Prices, Project
 from pipelines_lib.contracts import ExitCode
@@ -108,7 +112,7 @@ def launched(house, make_credit):
         f"name: local\nstore: '{house.home}/store'\ntracking_uri: 'sqlite:///{house.home}/mlflow.db'\n"
     )
 
-    def launch(**training):
+    def launch(on_line=lambda line: None, **training):
         use_case = make_credit(training=make_credit().training.model_dump() | training)
         folder = project.use_cases / "credit"
         folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,12 @@ def launched(house, make_credit):
         house.run("snapshot", use_case=use_case)
         spec = house.stage("train", use_case=use_case).spec.model_copy(update={"workers": 2})
         lines: list[str] = []
-        return Job(spec, project).run(lines.append), "\n".join(lines)
+
+        def hear(line: str) -> None:
+            lines.append(line)
+            on_line(line)
+
+        return Job(spec, project).run(hear), "\n".join(lines)
 
     return launch
 
@@ -127,6 +136,30 @@ def test_bad_input_stays_bad_input_under_torchrun(launched):
     assert "DataError: the loss is" in log or "DataError: the validation loss" in log
     assert "ERROR first failure: rank " in log
     assert "all ranks start again" not in log
+
+
+def test_a_rank_that_is_stopped_is_named_and_costs_no_retry(launched, house):
+    hit = []
+
+    def strike(line: str) -> None:
+        if "epoch 2/" in line and not hit:
+            # The ranks are the agent's children.
+            [rank] = [
+                process.pid
+                for process in psutil.process_iter()
+                if process.ppid() != os.getpid() and str(house.home) in " ".join(process.cmdline()) and process.environ().get("RANK") == "1"
+            ]
+            hit.append(rank)
+            os.kill(rank, signal.SIGSTOP)
+
+    code, log = launched(on_line=strike, epochs=150, patience=150, timeout="5s")
+    assert hit
+    assert code == 0, log
+    assert f"first failure: rank 1 on {failures.host_name()}: Hang: no sign of it for 5 s" in log
+    assert log.count("all ranks start again") == 1
+    assert "resumed from the checkpoint" in log
+    result = read_json(house.root / "runs" / "training" / "run" / "train" / "result.json")
+    assert result["figures"]["epochs"] == 150
 
 
 def test_two_ranks_write_one_result(launched, house):
