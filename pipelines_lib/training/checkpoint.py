@@ -47,7 +47,7 @@ class Checkpoints:
     def begin(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
         """Copy `tensors` to host memory and return; write them in the background. Waits first for the checkpoint before.
 
-        A plain tensor is the same on every rank; a sharded one is a `DTensor`. Where a checkpoint can't be written (a full disk, a
+        A plain tensor is the same on every rank that gives any; a sharded one is a `DTensor`. Where a checkpoint can't be written (a full disk, a
         store that does not answer), `wait` warns, its parts are removed, and training goes on.
         """
         self.wait()
@@ -104,10 +104,10 @@ class Checkpoints:
     def load(self, step: int, tensors: Mapping[str, torch.Tensor]) -> dict[str, JsonValue]:
         """Fill `tensors` in place from the checkpoint of `step`, whatever the number of ranks that wrote it; returns its progress.
 
-        Raises `DataError` where it does not hold these tensors, and `Unavailable` where it was damaged since `newest` found it.
+        The first rank asks for all of them; another may do with fewer. Raises `DataError` where it does not hold these tensors, and `Unavailable` where it was damaged since `newest` found it.
         """
         manifest = self._manifest(step)
-        _check_that_they_fit(self._steps.name(step), manifest, tensors)
+        _check_that_they_fit(self._steps.name(step), manifest, tensors, all_of_them=self._is_first)
         if self._group is None:
             _one_process_is_meant()
         try:
@@ -188,12 +188,13 @@ class Checkpoints:
         return bool(box)
 
 
-def _check_that_they_fit(where: str, manifest: Manifest, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Raises `DataError` unless the checkpoint holds the same tensors by name, shape and type, and no others."""
-    wrong = sorted(manifest.tensors.keys() ^ tensors.keys()) or [
+def _check_that_they_fit(where: str, manifest: Manifest, tensors: Mapping[str, torch.Tensor], *, all_of_them: bool) -> None:
+    """Raises `DataError` unless the checkpoint holds the same tensors by name, shape and type, and, with `all_of_them`, no others."""
+    others = manifest.tensors.keys() - tensors.keys() if all_of_them else set()
+    wrong = sorted((tensors.keys() - manifest.tensors.keys()) | others) or [
         name
-        for name, entry in manifest.tensors.items()
-        if (entry.dtype, entry.shape) != (DTYPES.get(tensors[name].dtype), list(tensors[name].shape))
+        for name, tensor in tensors.items()
+        if (manifest.tensors[name].dtype, manifest.tensors[name].shape) != (DTYPES.get(tensor.dtype), list(tensor.shape))
     ]
     if wrong:
         raise DataError(

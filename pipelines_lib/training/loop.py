@@ -273,7 +273,7 @@ class Loop:
         step = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
         self._saved()
         with self._watchdog.busy("beginning a checkpoint"):
-            self._checkpoints.begin(step, self._tensors(), self._progress.to_state())
+            self._checkpoints.begin(step, self._tensors() if self._strategy.writes else {}, self._progress.to_state())
         self._begun = time.monotonic()
 
     def _saved(self) -> None:

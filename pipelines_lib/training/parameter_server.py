@@ -105,6 +105,8 @@ class Asynchronous(Strategy):
     def __init__(self, model: nn.Module, world: World, settings: Training) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         super().__init__(model, world, settings)
+        # The optimizer's state is on rank 0 alone; what all ranks hold, they must hold alike to share out who writes it.
+        self.writes = world.is_first
         self._group = world.group()
         self._queue = Queue(settings.staleness)
         self._ticket: Ticket | None = None

@@ -48,6 +48,8 @@ class Strategy:
     """Whether what a rank does next is known before it has done what comes first."""
     times = 1
     """What a rank's gradient must be multiplied with for the strategy's sum."""
+    writes = True
+    """Whether this rank holds a part of what a checkpoint holds."""
 
     def __init__(self, model: nn.Module, world: World, settings: Training) -> None:
         self.model = model

@@ -13,17 +13,31 @@ from pipelines_lib.training.distributed import world
 
 WORKER = """
 import importlib.util, json, sys
+import torch
 from pathlib import Path
+from pipelines_lib.training import checkpoint_copies
 from pipelines_lib.training.distributed import world
+checkpoint_copies.BUFFER = 2048  # several, of which each rank writes some
 spec = importlib.util.spec_from_file_location("problem", sys.argv[1])
 problem = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(problem)
+def state(loop):
+    return {name: whole(tensor) for name, tensor in loop._strategy.tensors().items() if name.startswith("optimizer")}
+
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+def same(some, others):
+    return some.keys() == others.keys() and all(torch.equal(tensor, others[name]) for name, tensor in some.items())
+
 with world() as ranks:
     for name, settings in json.loads(sys.argv[3]).items():
         loop = problem.build_loop(Path(sys.argv[2]) / name, ranks, **settings)
         progress = loop.run()
         box = {"history": progress.history, "weights": {k: v.flatten().tolist() for k, v in loop.weights().items()}}
         box["stalest"] = getattr(loop._strategy, "stalest", 0)
+        again = problem.build_loop(Path(sys.argv[2]) / name, ranks, **settings)
+        box["kept"] = again.run().history == progress.history and same(state(loop), state(again)) and same(loop.weights(), again.weights())
         (Path(sys.argv[2]) / f"{name}-{ranks.rank}.json").write_text(json.dumps(box))
 """
 MODEL = {"hidden": [16, 8], "embedding": 4, "dropout": 0.0}
@@ -93,6 +107,11 @@ def test_the_other_ways_learn_too_and_all_ranks_end_in_the_same_weights(trained,
     start, end = (alone["history"][place]["validation_loss"] for place in (0, -1))
     assert first["history"][-1]["validation_loss"] < (start + end) / 2
     assert first["stalest"] <= LEARNING[name].get("staleness", 4)
+
+
+@pytest.mark.parametrize("name", [*EXACT, *LEARNING])
+def test_what_a_checkpoint_keeps_is_what_every_rank_had(trained, name):
+    assert all(rank["kept"] for rank in trained[name])
 
 
 def test_a_device_that_is_not_there_is_refused():
