@@ -109,8 +109,7 @@ class Loop:
         places = order(len(self._train), self._settings.seed, start.epoch, self._settings.shuffle)
         size = self._settings.batch_size
         self._strategy.module.train()
-        # What the other ranks had summed before a checkpoint is in it once: the first rank carries it on.
-        self._loss_sum = start.loss_sum if self._world.is_first else 0.0
+        self._carry_on(start.loss_sum, start.step_in_epoch)
         step = start.step_in_epoch
         while step < self._n_steps:
             upto = self._next_meeting(step)
@@ -178,7 +177,13 @@ class Loop:
             if not math.isfinite(total) and self._not_finite is None:
                 self._not_finite = DataError(self._what_is_not_finite(work, places, losses.cpu()))
             self._loss_sum += total
+            self._n_summed += len(places)
         self._losses.clear()
+
+    def _carry_on(self, total: float, step: int) -> None:
+        """From the losses of all ranks up to `step` of the epoch, as a checkpoint has them: once, so the first rank takes them over."""
+        self._loss_sum = total if self._world.is_first else 0.0
+        self._n_summed = min(step * self._settings.batch_size, len(self._train)) if self._world.is_first else 0
 
     def _meet(self, step: int) -> None:
         """Tell the other ranks how it goes; write a checkpoint where it is time; end where one was asked to."""
@@ -196,7 +201,7 @@ class Loop:
             self._progress = replace(self._progress, step_in_epoch=step, loss_sum=total)
             self._save()
             # As a resumed training would have it, so that both sum in the same order.
-            self._loss_sum = total if self._world.is_first else 0.0
+            self._carry_on(total, step)
         self._end_where(asked, stopped, stop)
 
     def _end_where(self, asked: float, stopped: float, stop: Exception | None) -> None:
@@ -313,12 +318,11 @@ class Loop:
         n_steps = self._settings.epochs * self._n_steps
         done = self._progress.epoch * self._n_steps + step
         here = self._rows_done / self._settings.batch_size
-        mine = min(step * self._settings.batch_size, len(self._train)) / self._world.size
         return Pace(
             epoch=self._progress.epoch + 1,
             step=done,
             n_steps=n_steps,
-            loss=self._loss_sum / max(1.0, mine),
+            loss=self._loss_sum / max(1, self._n_summed),
             rows_per_second=self._rows_done / seconds,
             seconds_left=(n_steps - done) * seconds / max(1e-9, here),
             learning_rate=self._rate(step - 1),

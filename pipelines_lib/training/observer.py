@@ -24,7 +24,7 @@ class Pace:
     n_steps: int
     """Steps of all epochs; early stopping may make it fewer."""
     loss: float
-    """Mean training loss of the epoch so far, over this rank's rows."""
+    """Mean training loss of the epoch so far, over this rank's rows, and those of all ranks up to the last checkpoint."""
     rows_per_second: float
     """Of all ranks, since the training began or resumed."""
     seconds_left: float
