@@ -34,6 +34,10 @@ _LONGEST_MESSAGE, _LONGEST_TRACEBACK = 4_000, 20_000
 _LOST = re.compile(r"\bgloo\b|\bNCCL\b", re.IGNORECASE)
 
 
+class Lost(RuntimeError):
+    """Another rank is gone, as this one saw it."""
+
+
 class Failure(Contract):
     """How one rank failed; `failures/rank-<n>.json`. Nothing in it is taken from a row about a person."""
 
@@ -162,13 +166,16 @@ def _kind(error: BaseException) -> Kind:
         return "held"
     if isinstance(error, Interrupted):
         return "interrupted"
-    return "lost" if _is_loss(error) else "error"
+    return "lost" if is_loss(error) else "error"
 
 
-def _is_loss(error: BaseException) -> bool:
+def is_loss(error: BaseException) -> bool:
+    """Whether another rank's end is what `error`, or what caused it, is about."""
     # By name: whoever asks need not have torch.
     names = {kind.__name__ for kind in type(error).__mro__}
-    return "DistError" in names or (type(error) is RuntimeError and bool(_LOST.search(str(error))))
+    if isinstance(error, Lost) or "DistError" in names or (type(error) is RuntimeError and _LOST.search(str(error))):
+        return True
+    return error.__cause__ is not None and is_loss(error.__cause__)
 
 
 def _traceback(error: BaseException) -> str:

@@ -169,7 +169,7 @@ def _worked(work: Work, stage: Stage) -> JobResult:
         if not stage.use_case.private():
             raise
         told = f"{type(error).__name__} (its message is not shown: it may quote values of columns with `privacy`)"
-        raise RuntimeError(told).with_traceback(error.__traceback__) from None
+        raise (failures.Lost if failures.is_loss(error) else RuntimeError)(told).with_traceback(error.__traceback__) from None
 
 
 def _refused_by_the_system(error: Exception) -> int | None:

@@ -74,6 +74,13 @@ def test_a_rank_that_lost_the_others_is_told_from_one_that_failed(error, kind, m
     assert "in raised" in told.traceback
 
 
+def test_a_thread_that_lost_the_others_has_its_rank_say_so():
+    error = RuntimeError("a thread of the parameter server has failed")
+    error.__cause__ = RuntimeError("[gloo] Connection closed by peer")
+
+    assert failures.of_exception(raised(error), 1).kind == "lost"
+
+
 def test_what_caused_an_error_of_ours_is_not_quoted():
     try:
         try:

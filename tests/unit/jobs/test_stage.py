@@ -84,16 +84,33 @@ def test_window_and_epochs_override_the_use_case(run, make_credit):
     assert seen == [make_credit().training.model_copy(update={"window": 3, "epochs": 7})]
 
 
+def private(project, make_credit):
+    """Let a column of the use case be about people."""
+    columns = make_credit().model_dump(mode="json")["columns"]
+    settings = make_credit(columns={**columns, "town": {"type": "string", "privacy": "quasi_identifier"}})
+    path = project / "use_cases" / "credit" / "use_case.yaml"
+    path.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+
+
+def test_a_rank_that_lost_the_others_is_known_as_that_where_rows_are_about_people_too(run, project, make_credit):
+    def work(stage):
+        raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+
+    private(project, make_credit)
+    with pytest.raises(RuntimeError, match="its message is not shown"):
+        run(work)
+    [failure] = failures.left(next(project.rglob("failures")).parent)
+
+    assert failure.kind == "lost"
+
+
 def test_a_defect_does_not_quote_a_person(run, project, make_credit):
     def work(stage):
         raise ValueError(f"could not convert string to float: '{'Zo' + 'ë'}'")
 
     with pytest.raises(ValueError, match="Zoë"):
         run(work)
-    columns = make_credit().model_dump(mode="json")["columns"]
-    settings = make_credit(columns={**columns, "town": {"type": "string", "privacy": "quasi_identifier"}})
-    path = project / "use_cases" / "credit" / "use_case.yaml"
-    path.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
+    private(project, make_credit)
     with pytest.raises(RuntimeError, match=r"ValueError \(its message is not shown") as caught:
         run(work)
     told = "".join(traceback.format_exception(caught.value))
