@@ -52,6 +52,16 @@ class World:
         """Rank 0's `value`, on every rank."""
         return self.sum(value if self.is_first else 0.0)[0]
 
+    def told(self, rank: int, text: str) -> str:
+        """`text` of `rank`, on every rank."""
+        if self.size == 1:
+            return text
+        mine = bytearray(text.encode()) if self.rank == rank else bytearray()
+        [length] = self.sum(len(mine))
+        box = torch.frombuffer(mine, dtype=torch.uint8) if mine else torch.zeros(int(length), dtype=torch.uint8)
+        dist.broadcast(box, src=rank, group=self.control)
+        return bytes(box.tolist()).decode()
+
     def group(self) -> dist.ProcessGroup | None:
         """Another gloo group of all ranks, for collectives of a thread of their own. Every rank calls this."""
         return None if self.size == 1 else dist.new_group(backend="gloo")

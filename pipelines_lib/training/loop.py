@@ -22,6 +22,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from pipelines_lib.errors import DataError, Interrupted
+from pipelines_lib.failures import of_another_rank
 from pipelines_lib.training.checkpoint import Checkpoints
 from pipelines_lib.training.dataset import Inputs, Rows, order, prefetch
 from pipelines_lib.training.distributed import World
@@ -77,7 +78,8 @@ class Loop:
         self._begun: float | None = None
         """When the checkpoint under way was begun."""
         self._looks_at_once = world.device.type == "cpu"
-        self._not_finite: DataError | None = None
+        self._not_finite: tuple[int, str] | None = None
+        """The step of the first loss of this rank that was not finite, and what is to be said of it."""
         self._losses: list[tuple[Work, Places, torch.Tensor]] = []
         """Of each row, since they were last looked at."""
 
@@ -162,20 +164,23 @@ class Loop:
             yield part, inputs, labels
 
     def _watch(self, work: Work, places: Places, losses: torch.Tensor) -> None:
-        """Keep the losses until they are looked at: at once on a CPU, at the next meeting where looking would stop the device."""
+        """Keep the losses until they are looked at: at once on a CPU, at the next meeting where looking would stop the device.
+
+        One that is not finite ends a process alone at once, several where they meet, so that all end for the same reason.
+        """
         if len(places):
             self._losses.append((work, places, losses))
         if self._looks_at_once:
             self._look()
-            if self._not_finite:
-                raise self._not_finite
+            if self._not_finite and self._world.size == 1:
+                raise self._what_was_not_finite()
 
     def _look(self) -> None:
         """Add the losses up; remember the first that is not finite."""
         totals = torch.stack([losses.sum(dtype=torch.float32) for _, _, losses in self._losses]).tolist() if self._losses else []
         for total, (work, places, losses) in zip(totals, self._losses, strict=True):
             if not math.isfinite(total) and self._not_finite is None:
-                self._not_finite = DataError(self._what_is_not_finite(work, places, losses.cpu()))
+                self._not_finite = (work.step, self._what_is_not_finite(work, places, losses.cpu()))
             self._loss_sum += total
             self._n_summed += len(places)
         self._losses.clear()
@@ -195,7 +200,7 @@ class Loop:
         )
         self._between = int(between)
         if broken:
-            raise self._not_finite or Interrupted("a loss is not finite on another rank, which names the rows")
+            raise self._what_was_not_finite()
         if asked or stopped or (step % self._checkpoint_steps == 0 and step < self._n_steps):
             [total] = self._world.sum(self._loss_sum)
             self._progress = replace(self._progress, step_in_epoch=step, loss_sum=total)
@@ -353,6 +358,14 @@ class Loop:
             yield
         finally:
             signal.signal(signal.SIGTERM, before)
+
+    def _what_was_not_finite(self) -> DataError:
+        """The first loss of any rank that was not finite: the others' followed from it. Every rank calls this."""
+        step, told = self._not_finite or (math.inf, "")
+        steps = self._world.all(step)
+        first = steps.index(min(steps))
+        error = DataError(self._world.told(first, told))
+        return error if self._world.rank == first else of_another_rank(error)
 
     def _what_is_not_finite(self, work: Work, places: Places, losses: torch.Tensor) -> str:
         wrong = places[(~torch.isfinite(losses)).numpy()]

@@ -248,6 +248,40 @@ def test_ranks_of_a_trial_train_along_and_leave_one_result(project, house):
     assert any("2 process(es)" in line for line in lines)
 
 
+EXPLODES = """\
+import os
+import torch
+
+
+class Explodes(torch.nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.head, self.seen = torch.nn.Linear(shape.n_numeric, shape.n_outputs), 0
+
+    def forward(self, numeric, categorical):
+        self.seen += self.training
+        return self.head(numeric) * (float("inf") if self.seen == 4 and os.environ.get("RANK") == "1" else 1.0)
+
+
+def model(shape, settings):
+    return Explodes(shape)
+"""
+
+
+def test_a_trial_whose_loss_explodes_on_another_rank_has_failed_and_is_not_tried_again(project, house):
+    made = project(training={"workers": 2, "shares": "equal", "model": {"type": "hooks"}}, space={"learning_rate": [0.01, 0.02]})
+    (made.use_cases / "credit" / "hooks.py").write_text(EXPLODES)
+    spec = house.stage("tune").spec.model_copy(update={"shards": 3, "shard": 0, "workers": 2})
+    lines: list[str] = []
+    code = Job(spec, made).run(lines.append)
+
+    assert code == 0, lines
+    result = read_json(f"{spec.stage_dir}/result.json")
+    assert result["figures"]["state"] == "failed"
+    assert "the loss is nan in epoch 1, step " in result["reason"]
+    assert not any("start again" in line for line in lines)
+
+
 def test_the_other_ranks_do_what_the_first_of_their_launch_has_found(tuning, monkeypatch):
     stage = tuning()("tune", 1)
     monkeypatch.setattr(tune, "_SECONDS_FOR_PLAN", 0.3)
