@@ -78,7 +78,7 @@ def model(settings: Training) -> nn.Module:
     torch.manual_seed(settings.seed)
     names = tuple(f"x{place}" for place in range(N_NUMERIC)), tuple(f"c{place}" for place in range(len(CATEGORIES)))
     shape = Shape(numeric=names[0], categorical=names[1], categories=CATEGORIES, n_outputs=2)
-    return TabularModel(shape, settings.model.hidden, settings.model.embedding, settings.model.dropout)
+    return TabularModel(shape, settings.model)
 
 
 class Slowed(nn.Module):
