@@ -111,7 +111,8 @@ class Training(Settings):
     weight_decay: float = Field(default=1e-4, ge=0)
     clip_norm: float | None = Field(default=None, gt=0)
     """Largest norm of a step's gradient; a longer one is shortened to it."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Decides the first weights, the order of the rows, dropout, and what a tuning tries."""
     shuffle: Shuffle = "rows"
     """The order of an epoch: `rows`, any row may come after any other; `blocks`, runs of neighbouring rows, shuffled among themselves, for
     data larger than memory, which is then read in long runs."""

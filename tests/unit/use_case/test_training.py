@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from pipelines_lib.use_case import FieldErrors, Model, UseCase
+from pipelines_lib.use_case import FieldErrors, Model, Training, UseCase
 
 
 def test_a_setting_of_another_kind_is_refused_and_told():
@@ -140,3 +140,9 @@ def test_towers_that_do_not(changes, says):
     with pytest.raises((ValidationError, FieldErrors)) as told:
         shop(**changes)
     assert says in str(told.value)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(ValidationError, match="seed"):
+        Training(seed=seed)
