@@ -53,7 +53,7 @@ def main(stage: Stage) -> JobResult:
     stage = chosen(stage)
     settings, kept = stage.use_case.training, stage.profile.checkpoints
     place = stage.folder / "checkpoints" if kept is None else kept.of(stage.folder.relative_to(stage.spec.store).as_posix())
-    with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, _watched(stage, ranks) as watchdog:
+    with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(stage, ranks) as watchdog:
         trained = fit(stage, place, ranks, connection=None if kept is None else kept.connection, watchdog=watchdog)
     if ranks.is_first:
         _write(stage, trained)
@@ -125,7 +125,8 @@ def _known_to_all(stopped: Stopped, ranks: World) -> Exception:
     return of_another_rank(why) if held is None else Held(*held)
 
 
-def _watched(stage: Stage, ranks: World) -> Watchdog:
+def watched(stage: Stage, ranks: World) -> Watchdog:
+    """Who finds out, inside a `with` block, that a rank of the stage's training hangs."""
     sees_waiting = ranks.device.type == "cpu"
     return Watchdog(stage.use_case.training.timeout, stage.folder, ranks.store, ranks.rank, ranks.size, sees_waiting=sees_waiting)
 

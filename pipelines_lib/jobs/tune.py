@@ -20,7 +20,7 @@ from pipelines_lib.contracts import JobResult
 from pipelines_lib.cost import price
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Unavailable
 from pipelines_lib.jobs.stage import Stage, is_first_rank, log, run_stage
-from pipelines_lib.jobs.train import fit
+from pipelines_lib.jobs.train import fit, watched
 from pipelines_lib.jobs.tuned import study_name, with_settings
 from pipelines_lib.store import read_json, write_json, write_text
 from pipelines_lib.training.distributed import world
@@ -28,6 +28,7 @@ from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped
 from pipelines_lib.training.study import State, Study, Trial, best
 from pipelines_lib.training.trials_page import trials_page
+from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER
 from pipelines_lib.use_case import Tuning
 from pipelines_lib.use_case.base import duration_text
 
@@ -114,8 +115,8 @@ def _fit(stage: Stage, tuning: Tuning, values: Mapping[str, JsonValue], observer
     """Train with `values`; returns the best validation loss."""
     tried = with_settings(stage, {**values, "epochs": _epochs(stage, tuning)})
     training = tried.use_case.training
-    with world(training.device, training.timeout) as ranks:
-        return fit(tried, stage.folder / "checkpoints", ranks, observers).progress.best_loss
+    with world(training.device, training.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(tried, ranks) as watchdog:
+        return fit(tried, stage.folder / "checkpoints", ranks, observers, watchdog=watchdog).progress.best_loss
 
 
 def _plan(stage: Stage, values: Mapping[str, JsonValue] | None) -> None:

@@ -20,7 +20,7 @@ from pipelines_lib.errors import ConfigError, DataError, Unavailable
 from pipelines_lib.jobs import train, tune
 from pipelines_lib.launcher import Job
 from pipelines_lib.store import read_json, write_json
-from pipelines_lib.training import loop
+from pipelines_lib.training import loop, watchdog
 from pipelines_lib.usage import Usage, of_folder
 
 ROOT = Path(__file__).parents[3]
@@ -96,6 +96,13 @@ def test_a_trial_gives_what_the_training_of_its_settings_gives(tuning, house, ma
     alone = read_json(house.root / "runs" / "training" / "alone" / "train" / "result.json")
 
     assert alone["figures"]["validation_loss"] == trial.figures["loss"]
+
+
+def test_a_trial_is_watched_as_a_training_is(tuning, monkeypatch):
+    stage, seen = tuning(), []
+    monkeypatch.setattr(watchdog.Watchdog, "beat", lambda _, step: seen.append(step))
+    run(stage("tune", 0), tune.main)
+    assert 0 in seen
 
 
 def test_other_settings_are_another_study_and_more_trials_are_not(tuning):
