@@ -15,6 +15,9 @@ from pipelines_lib.use_case.tuning import tuned
 _MAY_CHANGE = {"trials", "parallel", "time", "cost"}
 """Settings of a tuning that do not decide what a trial tries and what comes of it: with more trials the same study goes on."""
 
+_OF_THE_MACHINES = {"compile", "checkpoint_steps", "keep_checkpoints", "timeout"}
+"""Settings of a training that its trials need not have been made under."""
+
 
 def study_name(stage: Stage) -> str:
     """Name of the run's study: another snapshot or other settings are another study, and a retry has the same."""
@@ -23,7 +26,7 @@ def study_name(stage: Stage) -> str:
     types = use_case.feature_types
     decides = [
         snapshot_of(stage).content_hash,
-        use_case.training.model_dump(mode="json"),
+        use_case.training.model_dump(mode="json", exclude=_OF_THE_MACHINES),
         use_case.tuning.model_dump(mode="json", exclude=_MAY_CHANGE),
         types,
     ]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,10 @@ def test_other_settings_are_another_study_and_more_trials_are_not(tuning):
 
     longer = tuning(trials=4, parallel=2, time="9h")
     assert tune.study_name(longer("tune")) == tune.study_name(stage("tune"))
+    patient = longer("tune").use_case
+    training = patient.training.model_copy(update={"timeout": timedelta(hours=1), "checkpoint_steps": 10})
+    patient = replace(longer("tune"), use_case=patient.model_copy(update={"training": training}))
+    assert tune.study_name(patient) == tune.study_name(stage("tune"))
     other = tuning(epochs=1)
     with pytest.raises(
         DataError, match=r"under other settings than those of now; run tune for all 3 trials again \(in Airflow: clear tune_trials"
