@@ -32,6 +32,8 @@ _FEW = 1 << 22
 """Values that are read once and kept: then no file is opened again for each column."""
 _MIN_ROWS_OF_ARM = 10
 """Training rows below which nothing can be said of an arm of a treatment."""
+_LARGEST_LABEL = 1e30
+"""Of a regression, in size: a model answers in 32 bits, which end at 3e38."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +250,12 @@ def _check_arms(where: str, use_case: UseCase, column: str, snapshot: Snapshot) 
 
 def _check_values(where: str, snapshot: Snapshot) -> None:
     values: NDArray[np.float64] = pc.cast(snapshot.column("label"), pa.float64()).to_numpy()
-    if (wrong := ~np.isfinite(values)).any():
+    if (wrong := ~(np.abs(values) <= _LARGEST_LABEL)).any():
         ids = snapshot.column("row_id").filter(pa.array(wrong)).slice(0, 5).to_pylist()
-        raise DataError(f"{where}: {int(wrong.sum())} labels are no finite numbers (rows {', '.join(ids)}); clean them, or drop those rows")
+        raise DataError(
+            f"{where}: {int(wrong.sum())} labels are no finite numbers, or beyond {_LARGEST_LABEL:g}, which models can't compute with "
+            f"(rows {', '.join(ids)}); clean them, or drop those rows"
+        )
 
 
 def _check_classes(where: str, use_case: UseCase, snapshot: Snapshot) -> None:

@@ -76,6 +76,25 @@ def test_a_snapshot_whose_rows_were_changed_is_refused(make_use_case, tmp_path):
         load(use_case, tables, ref)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e200])
+def test_a_label_that_no_model_can_compute_with_is_refused_and_its_row_named(make_use_case, tmp_path, value):
+    columns = make_use_case().model_dump()["columns"] | {"bought": {"type": "number", "role": "label"}}
+    use_case = make_use_case(task="regression", label={"column": "bought"}, columns=columns, gate={"metric": "rmse", "floor": 10})
+    rows = {
+        "row_id": list("abcdef"),
+        "who": ["u"] * 6,
+        "price": [0.5] * 6,
+        "count": [1] * 6,
+        "colour": ["red"] * 6,
+        "label": [1.0, -1e30, 2.0, value, 3.0, 4.0],
+        "split": ["train", "validation", "test"] * 2,
+    }
+    tables = Tables(tmp_path)
+    tables.write("labelled", "2026-01-01", pa.table(rows))
+    with pytest.raises(DataError, match=r"1 labels are no finite numbers, or beyond 1e\+30, .*\(rows d\)"):
+        choose(use_case, tables, "2026-01-01", 14)
+
+
 @given(
     st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=3), max_size=12), st.integers(0, 12), st.integers(0, 12)
 )
