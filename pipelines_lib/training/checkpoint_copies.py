@@ -4,6 +4,8 @@ Replicated tensors are packed: many small ones into few buffers, since planning 
 part each stands under its own name again. Buffers are kept from one checkpoint to the next.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -40,7 +42,7 @@ class Copies(DefaultStager):
             )
         )
         self.buffers: dict[str, Buffer] = {}
-        """By the names that torch.distributed.checkpoint plans with."""
+        """By the names that torch.distributed.checkpoint plans with; of those that have one name on several ranks it writes one."""
         self._packed: list[tuple[str, torch.Size, torch.dtype]] = []
 
     def stage(self, state_dict: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
@@ -71,15 +73,19 @@ class Copies(DefaultStager):
                 groups.append({})
             groups[-1][name] = shape
         self.buffers = {
-            f"{DTYPES[dtype]}:{number}": self._buffer(shapes, dtype)
-            for dtype, groups in by_type.items()
-            for number, shapes in enumerate(group for group in groups if group)
+            _name(shapes, dtype): self._buffer(shapes, dtype) for dtype, groups in by_type.items() for shapes in groups if shapes
         }
 
     def _buffer(self, shapes: Shapes, dtype: torch.dtype) -> Buffer:
         memory = torch.empty(_n_numbers(shapes), dtype=dtype, pin_memory=self._pinned)
         pieces = memory.split([shape.numel() for shape in shapes.values()])
         return Buffer(memory, shapes, {name: piece.view(shape) for (name, shape), piece in zip(shapes.items(), pieces, strict=True)})
+
+
+def _name(shapes: Shapes, dtype: torch.dtype) -> str:
+    """The same on ranks that hold the same: the first one may have tensors that others lack."""
+    held = json.dumps([DTYPES[dtype], shapes])
+    return f"buffer {hashlib.sha256(held.encode()).hexdigest()}"
 
 
 def _n_numbers(shapes: Shapes) -> int:

@@ -7,7 +7,7 @@ writer and a reader of ours, at the place that it leaves for them.
 
 import hashlib
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.metadata import (
     StorageMeta,
     TensorStorageMetadata,
 )
-from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner, WriteItem
+from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, ReadItem, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
@@ -49,10 +49,13 @@ class Planner(DefaultSavePlanner):
 
 @dataclass(frozen=True)
 class Written:
-    """What a rank says of the part that it wrote."""
+    """What a rank says of a block that it wrote."""
 
     name: str
+    """Of the part, which all its blocks share."""
     part: Part
+    shapes: Shapes | None
+    """The tensors in a buffer; None for a piece of a sharded tensor."""
 
 
 class Writer(StorageWriter):
@@ -94,7 +97,12 @@ class Writer(StorageWriter):
         """This rank's part. It is hashed on its way."""
         if not plan.items:
             return _done([])
-        blocks = [(planner.resolve_data(item), self._held_by(item)) for item in plan.items]
+        buffers = self._copies.buffers
+        shapes = [buffers[item.index.fqn].shapes if item.index.fqn in buffers else None for item in plan.items]
+        blocks = [
+            (block := planner.resolve_data(item), held or {item.index.fqn: block.shape})
+            for item, held in zip(plan.items, shapes, strict=True)
+        ]
         digest, size = hashlib.sha256(), 0
 
         def hashed() -> Iterator[Piece]:
@@ -105,8 +113,13 @@ class Writer(StorageWriter):
                 yield piece
 
         self._place.write(f"{folder_of(self._step)}/{plan.storage_data}", hashed())
-        written = Written(plan.storage_data, Part(sha256=digest.hexdigest(), size=size))
-        return _done([WriteResult(item.index, block.nbytes, written) for item, (block, _) in zip(plan.items, blocks, strict=True)])
+        part = Part(sha256=digest.hexdigest(), size=size)
+        return _done(
+            [
+                WriteResult(item.index, block.nbytes, Written(plan.storage_data, part, held))
+                for item, (block, _), held in zip(plan.items, blocks, shapes, strict=True)
+            ]
+        )
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
         """The manifest: from here on it is a checkpoint."""
@@ -119,33 +132,10 @@ class Writer(StorageWriter):
             "step": self._step,
             "progress": self._progress,
             "parts": {name: part.model_dump() for name, part in parts.items()},
-            "tensors": dict(self._entries(metadata, written)),
+            "tensors": dict(_entries(metadata, written)),
         }
         self._place.write(f"{folder_of(self._step)}/{MANIFEST}", [sealed(document)])
         self._written(parts)
-
-    def _held_by(self, item: WriteItem) -> Shapes:
-        """The tensors in what `item` writes: many of a buffer, or a shard."""
-        assert item.tensor_data is not None
-        buffer = self._copies.buffers.get(item.index.fqn)
-        return {item.index.fqn: item.tensor_data.chunk.sizes} if buffer is None else buffer.shapes
-
-    def _entries(self, metadata: Metadata, written: Mapping[tuple[str, torch.Size | None], Written]) -> Iterator[tuple[str, JsonValue]]:
-        """Each tensor as the manifest's `Entry` reads it."""
-        for name, about in metadata.state_dict_metadata.items():
-            assert isinstance(about, TensorStorageMetadata)
-            dtype = DTYPES[about.properties.dtype]
-            if (buffer := self._copies.buffers.get(name)) is not None:
-                part = written[name, about.chunks[0].offsets].name
-                for each, shape in buffer.shapes.items():
-                    chunk: JsonValue = {"offsets": [0] * len(shape), "sizes": list(shape), "part": part}
-                    yield each, {"dtype": dtype, "shape": list(shape), "chunks": [chunk]}
-                continue
-            chunks: JsonValue = [
-                {"offsets": list(chunk.offsets), "sizes": list(chunk.sizes), "part": written[name, chunk.offsets].name}
-                for chunk in about.chunks
-            ]
-            yield name, {"dtype": dtype, "shape": list(about.size), "chunks": chunks}
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:  # noqa: ARG003 - torch asks where it picks a writer itself
@@ -236,6 +226,23 @@ def names_of(files: Mapping[str, int], step: int) -> dict[str, int]:
     """Those of `files` that lie in the folder of `step`, by their names in it."""
     folder = f"{folder_of(step)}/"
     return {name.removeprefix(folder): size for name, size in files.items() if name.startswith(folder)}
+
+
+def _entries(metadata: Metadata, written: Mapping[tuple[str, torch.Size | None], Written]) -> Iterator[tuple[str, JsonValue]]:
+    """Each tensor as the manifest's `Entry` reads it."""
+    for name, about in metadata.state_dict_metadata.items():
+        assert isinstance(about, TensorStorageMetadata)
+        dtype = DTYPES[about.properties.dtype]
+        first = written[name, about.chunks[0].offsets]
+        for each, shape in (first.shapes or {}).items():
+            yield each, {"dtype": dtype, "shape": list(shape), "chunks": [_chunk([0] * len(shape), shape, first)]}
+        if first.shapes is None:
+            chunks = [_chunk(chunk.offsets, chunk.sizes, written[name, chunk.offsets]) for chunk in about.chunks]
+            yield name, {"dtype": dtype, "shape": list(about.size), "chunks": chunks}
+
+
+def _chunk(offsets: Sequence[int], sizes: Sequence[int], written: Written) -> JsonValue:
+    return {"offsets": list(offsets), "sizes": list(sizes), "part": written.name}
 
 
 def _fill(planner: LoadPlanner, item: ReadItem, part: Any) -> None:

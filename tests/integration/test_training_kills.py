@@ -221,3 +221,21 @@ def weights(trainings: Trainings, run_id: str) -> list[np.ndarray]:
     """Of the graph."""
     graph = onnx.load(trainings.left(run_id, "model.onnx")).graph
     return [onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer]
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("strategy", ["local_sgd", "async"])
+def test_strategies_that_only_come_close_go_on_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str) -> None:
+    trainings = Trainings(tmp_path, monkeypatch, model={"type": "hooks", "dropout": 0.0}, strategy=strategy, sync_steps=3, workers=2)
+    # Rank 0 may take any step of an `async` training, or none of it.
+    assert trainings.start("moved", 2, **{f"{rank}@{step}": "lose machine" for rank in (0, 1) for step in (14, 15, 16)}) < 0
+    begun = max(step for rank in (0, 1) for step in trainings.steps("moved", rank))
+    assert trainings.start("moved", 3) == ExitCode.DONE, trainings.log
+    assert any("resumed from the checkpoint of epoch" in line for line in trainings.log)
+    again = min(trainings.steps("moved", 2))
+    assert begun - again <= MOST_REPEATED
+    training = read_json(trainings.left("moved", "training.json"))
+    assert isinstance(training, dict)
+    losses = [epoch["validation_loss"] for epoch in training["history"]]  # type: ignore[union-attr, index, call-overload]
+    assert len(losses) == 4
+    assert losses[-1] < losses[0]

@@ -383,8 +383,10 @@ from pathlib import Path
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from pipelines_lib.training import checkpoint_copies
 from pipelines_lib.training.checkpoint import Checkpoints
 
+checkpoint_copies.BUFFER = 64  # so that both ranks have some to write
 folder = Path(sys.argv[1])
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -404,7 +406,10 @@ def state(mesh, seed=0):
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for (name, _), values in zip(model.named_parameters(), optimizer.state.values()):
         tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
-    return tensors | {"plain": torch.arange(1000.0) + seed, "shift": torch.tensor(7 + seed)}
+    # As a parameter server has, before and after what all have.
+    server = {name: torch.full((number,), number + float(seed)) for number, name in enumerate(("a", "z"), start=9)} if rank == 0 else {}
+    tensors |= {"plain": torch.arange(1000.0) + seed, "shift": torch.tensor(7 + seed), "bits": torch.arange(20) % 2 == seed}
+    return dict(sorted((tensors | server).items()))
 
 def whole(tensors):
     return {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in tensors.items()}
@@ -439,7 +444,8 @@ def check_read(mesh, group, expected):
     assert checkpoints.newest() == 2
     assert checkpoints.load(2, filled) == {"epoch": 2}
     found = whole(filled)
-    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items()), found
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in found.items()), found
+    assert rank or found.keys() == expected.keys()
 
 two, training, three = dist.new_group([0, 1]), DeviceMesh("cpu", [0, 1]), dist.new_group()
 expected = written_by_two(training, two) if rank < 2 else whole(state(None))
