@@ -92,7 +92,9 @@ def run(arguments: Sequence[str]) -> int:
         # The rendezvous stays open: a node that comes back may join the others again.
         code = failures.exit_code(failures.left(stage_dir), default=128 + asked.sigval)
         log.warning(
-            "asked to end by %s; the ranks %s", asked.sigval.name, "have kept what was done" if code == ExitCode.INTERRUPTED else "are gone"
+            "asked to end by %s; the ranks %s",
+            asked.sigval.name,
+            "have ended by themselves" if code == ExitCode.INTERRUPTED else "are gone",
         )
         return code
     except RendezvousError as error:

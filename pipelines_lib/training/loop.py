@@ -212,11 +212,16 @@ class Loop:
     def _end_where(self, asked: float, stopped: float, stop: Exception | None) -> None:
         if not (asked or stopped):
             return
-        self._saved()
+        kept = self._saved()
         if stopped:
             raise Stopped(stop)
         raise Interrupted(
-            f"asked to end in epoch {self._progress.epoch + 1}; a checkpoint keeps what was done, and a retry goes on from it"
+            f"asked to end in epoch {self._progress.epoch + 1}; "
+            + (
+                "a checkpoint keeps what was done, and a retry goes on from it"
+                if kept
+                else "no checkpoint of this moment could be written (the first worker's log says why), so a retry goes on from an older one, or from the start"
+            )
         )
 
     def _finish_epoch(self) -> None:
@@ -286,13 +291,14 @@ class Loop:
             self._checkpoints.begin(step, self._tensors() if self._strategy.writes else {}, self._progress.to_state())
         self._begun = time.monotonic()
 
-    def _saved(self) -> None:
-        """Wait for the checkpoint under way, and tell the observers what it keeps."""
+    def _saved(self) -> bool:
+        """Wait for the checkpoint under way, and tell the observers what it keeps. Returns whether the one that was begun last is complete."""
         with self._watchdog.busy("waiting for a checkpoint"):
             complete, begun, self._begun = self._checkpoints.wait(), self._begun, None
         if complete and begun is not None:
             for observer in self._observers:
                 observer.saved(begun)
+        return complete
 
     def _tensors(self) -> Tensors:
         return self._strategy.tensors() | {f"best.{name}": tensor for name, tensor in self._best.items()}

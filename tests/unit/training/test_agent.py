@@ -171,5 +171,5 @@ def test_asked_to_end_it_waits_for_what_the_ranks_keep(group):
 
     assert code == ExitCode.INTERRUPTED, output
     assert output.count("INTERRUPTED: kept") == 2
-    assert "asked to end by SIGTERM; the ranks have kept what was done" in output
+    assert "asked to end by SIGTERM; the ranks have ended by themselves" in output
     assert "starts (1)" not in output

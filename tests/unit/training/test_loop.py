@@ -1,6 +1,8 @@
 """The loop: golden losses, resuming, stopping early, refusing what is not finite."""
 
+import errno
 import json
+import os
 import signal
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pytest
 import torch
 
 from pipelines_lib.errors import DataError, Held, Interrupted
+from pipelines_lib.training.checkpoint_files import Folder
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped, learning_rate
 from pipelines_lib.use_case import Training
@@ -115,6 +118,25 @@ def test_where_looking_at_a_loss_would_stop_the_device_it_is_found_at_the_next_m
 def test_an_exploded_training_is_told_to_slow_down(make_loop):
     with pytest.raises(DataError, match=r"lower training\.learning_rate"):
         make_loop(task="regression", learning_rate=1e30).run()
+
+
+def test_asked_to_end_with_a_full_disk_it_says_that_a_retry_goes_on_from_an_older_checkpoint(make_loop, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    asked = make_loop("asked", checkpoint_steps=4)
+    update, n_done = asked._update, []
+
+    def update_and_ask(*work):
+        update(*work)
+        n_done.append(1)
+        if len(n_done) == 7:
+            monkeypatch.setattr(Folder, "write", full)
+            signal.raise_signal(signal.SIGTERM)
+
+    asked._update = update_and_ask
+    with pytest.raises(Interrupted, match="epoch 2; no checkpoint of this moment could be written"):
+        asked.run()
 
 
 def test_a_training_that_is_asked_to_end_keeps_what_it_did_and_goes_on_from_there(make_loop):
