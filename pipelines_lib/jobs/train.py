@@ -78,7 +78,8 @@ def fit(
     settings, ref = stage.use_case.training, snapshot_of(stage)
     with watchdog.busy("loading the data"):
         data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
-        model = _model(stage, data)
+    model = _model(stage, data)  # watched: a model of the user's own may hang
+    with watchdog.busy("setting the training up"):
         _announce(data, model, ranks)
         meter_devices(stage.meter, ranks)
         loop = Loop(

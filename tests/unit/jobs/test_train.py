@@ -209,6 +209,34 @@ def test_a_model_of_the_users_own_is_trained_and_exported(house, make_credit, ca
     assert "another snapshot" in caplog.text
 
 
+HANGING = (
+    OWN
+    + """
+
+def hanging_once(shape, settings, own=model):
+    import os, pathlib, time
+    seen = pathlib.Path(__file__).with_name("seen-" + os.environ["RANK"])
+    if not seen.exists():
+        seen.touch()
+        time.sleep(1000)
+    return own(shape, settings)
+
+
+model = hanging_once
+"""
+)
+
+
+def test_a_model_of_the_users_own_that_hangs_while_it_is_made_is_found(launched, house):
+    (house.home / "use_cases" / "credit").mkdir(parents=True)
+    (house.home / "use_cases" / "credit" / "hooks.py").write_text(HANGING)
+    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="5s")
+    assert code == 0, log
+    assert "Hang: no progress for 5 s (training.timeout) after step 0; it is in " in log
+    assert "in hanging_once" in log
+    assert log.count("all ranks start again") == 1
+
+
 def test_a_training_beyond_its_budget_is_held_and_goes_on_where_it_was(house, caplog):
     house.run("snapshot")
     house.run("snapshot", "train", run_id="undisturbed")
