@@ -18,7 +18,7 @@ from pipelines_lib.failures import of_another_rank
 from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.jobs.tuned import chosen
+from pipelines_lib.jobs.tuned import chosen, own_model
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training import arrays
 from pipelines_lib.training.checkpoint import Checkpoints
@@ -187,8 +187,7 @@ def _fingerprint(stage: Stage, ref: DatasetRef) -> str:
     # Between two tries the machines may change: the same batches are shared out differently.
     decides = stage.use_case.training.model_dump(mode="json", exclude=_MAY_CHANGE)
     types = stage.use_case.feature_types
-    own = Path(str(stage.hooks().__file__)).read_text(encoding="utf-8") if stage.use_case.training.model.type == "hooks" else ""
-    text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own], sort_keys=True)
+    text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own_model(stage)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from pydantic import JsonValue, ValidationError
 
@@ -29,9 +30,17 @@ def study_name(stage: Stage) -> str:
         use_case.training.model_dump(mode="json", exclude=_OF_THE_MACHINES),
         use_case.tuning.model_dump(mode="json", exclude=_MAY_CHANGE),
         types,
+        own_model(stage),
     ]
     mark = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
     return f"{use_case.name}/{stage.spec.run_id}/{mark}"
+
+
+def own_model(stage: Stage) -> str:
+    """The text of `hooks.py`, where the model is the user's own: another text may be another model."""
+    if stage.use_case.training.model.type != "hooks":
+        return ""
+    return Path(str(stage.hooks().__file__)).read_text(encoding="utf-8")
 
 
 def chosen(stage: Stage) -> Stage:

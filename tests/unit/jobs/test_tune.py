@@ -125,6 +125,21 @@ def test_other_settings_are_another_study_and_more_trials_are_not(tuning):
         train.main(other("train"))
 
 
+def test_a_model_of_the_users_own_that_was_mended_is_tried_anew(tuning, house, make_credit):
+    stage = tuning(space={"learning_rate": [0.01, 0.02]})("tune", 0)
+    training = make_credit(training={"model": {"type": "hooks"}}).training
+    stage = replace(stage, use_case=stage.use_case.model_copy(update={"training": training}))
+    (house.home / "credit").mkdir()
+    hooks = house.home / "credit" / "hooks.py"
+    hooks.write_text("def model(shape, settings):\n    return None\n")
+    broken = run(stage, tune.main)
+    assert broken.figures["state"] == "failed"
+    assert "returned a NoneType" in broken.reason
+
+    hooks.write_text("import torch\n\n\ndef model(shape, settings):\n    return torch.nn.Module()\n")
+    assert "returned a module without a parameter" in run(stage, tune.main).reason
+
+
 def test_trials_that_fail_are_told_and_do_not_fail_the_tuning(tuning):
     stage = tuning(space={"learning_rate": [0.02, 1e30]}, trials=4)
     done = [run(stage("tune", shard), tune.main) for shard in range(4)]
