@@ -146,8 +146,11 @@ def test_a_rank_that_is_stopped_is_named_and_costs_no_retry(launched, house):
             # The ranks are the agent's children.
             [rank] = [
                 process.pid
-                for process in psutil.process_iter()
-                if process.ppid() != os.getpid() and str(house.home) in " ".join(process.cmdline()) and process.environ().get("RANK") == "1"
+                # Asked so, what is hidden, and anybody's process that is about to end, is None instead of an error.
+                for process in psutil.process_iter(["ppid", "cmdline", "environ"])
+                if process.info["ppid"] != os.getpid()
+                and str(house.home) in " ".join(process.info["cmdline"] or ())
+                and (process.info["environ"] or {}).get("RANK") == "1"
             ]
             hit.append(rank)
             os.kill(rank, signal.SIGSTOP)
