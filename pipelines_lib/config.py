@@ -91,6 +91,8 @@ class Profile(Settings):
     """MLflow's tracking and registry server; `{home}` is the state folder."""
     mlflow_url: str | None = None
     """Where a person finds the MLflow pages."""
+    system_metrics_seconds: float = Field(default=10, ge=0)
+    """Between two samples of a training machine's load (CPU, memory, disk, network, GPU) for its MLflow run; 0 for none."""
     airflow_url: str | None = None
     """Where a person finds Airflow."""
     grace_seconds: float = Field(default=3, ge=0, lt=5)

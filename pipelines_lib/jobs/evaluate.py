@@ -2,7 +2,7 @@
 
 python -m pipelines_lib.jobs.evaluate --spec spec.json
 
-The training itself is logged here and not while it runs: importing MLflow takes longer than many a training.
+A training is logged while it runs; what the tracking server missed, because it was away, is logged here.
 """
 
 import logging
@@ -31,6 +31,7 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
+from pipelines_lib.registry.journal import JOURNAL, Journal, identity, parameters
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
 from pipelines_lib.store import read_json, write_json, write_text
@@ -60,6 +61,8 @@ def main(stage: Stage) -> JobResult:
 class Challenger:
     """The new model, and its answers to the hold-out."""
 
+    folder: Path
+    """What the stage train left."""
     snapshot: Snapshot
     scorer: Scorer
     training: dict[str, Any]
@@ -85,7 +88,7 @@ def _challenger(stage: Stage) -> Challenger:
     scores = scores_of(scorer, test, stage.use_case.feature_types)
     truth = truth_of(stage.use_case, test, tuple(training["classes"]))
     figures = metrics.values(METRICS[stage.use_case.task], truth, scores) | uplift.figures(stage.use_case, test, truth, scorer)
-    return Challenger(snapshot, scorer, training, test, scores, figures)
+    return Challenger(folder, snapshot, scorer, training, test, scores, figures)
 
 
 def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -> Evidence:
@@ -113,19 +116,20 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
 
 
 def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence: Evidence) -> Run:
-    """The MLflow run of this training, with its settings, curves and figures."""
+    """The MLflow run of this training, with its settings, curves and figures: what its tracker could not log, too."""
     experiment = tracking.experiment(client, stage.use_case.name, stage.root / "mlflow")
     ref, history = challenger.snapshot.ref, challenger.training["history"]
-    params = {**challenger.training["settings"], "use_case": stage.use_case.name, "task": stage.use_case.task}
-    trained = {**params, "snapshot": ref.content_hash}
+    settings = challenger.training["settings"]
+    trained = identity(settings, stage.use_case.name, stage.use_case.task, ref)
     run = tracking.run_of(client, experiment, stage.spec.run_id, trained, {"sluice.use_case": stage.use_case.name})
     points = {f"holdout_{name}": figure for name, figure in challenger.figures.items()} | _against(evidence.comparison)
     points |= {f"{side}_rows": n for side, n in challenger.snapshot.sizes().items()}
     points |= _cost(stage)
+    tracking.catch_up(client, run, Journal.read(challenger.folder / JOURNAL))
     tracking.log(
         client,
         run,
-        params=params,
+        params=parameters(settings, stage.use_case.name, stage.use_case.task),
         metrics={name: value for name, value in points.items() if value is not None},
         curves={name: [(epoch["epoch"], epoch[name]) for epoch in history] for name in ("train_loss", "validation_loss")},
         tags={

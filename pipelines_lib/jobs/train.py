@@ -5,7 +5,9 @@ import json
 import logging
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -13,11 +15,11 @@ import torch
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data.snapshot import opened
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import Held
+from pipelines_lib.errors import ConfigError, Held
 from pipelines_lib.failures import of_another_rank
 from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
-from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.jobs.stage import Stage, is_first_rank, run_stage
 from pipelines_lib.jobs.tuned import chosen, own_model
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training import arrays
@@ -28,13 +30,14 @@ from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build
 from pipelines_lib.training.observer import Observer, TaskLog
 from pipelines_lib.training.progress import Progress, Stopped
+from pipelines_lib.training.reporter import Reporter
 from pipelines_lib.training.spending import Spending, meter_devices
 from pipelines_lib.training.strategies import Tensors
 from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER, UNWATCHED, Unwatched, Watchdog
 
 log = logging.getLogger("sluice")
 
-_MAY_CHANGE = {"window", "workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout"}
+_MAY_CHANGE = {"window", "workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout", "tensorboard"}
 """Settings of a training that do not decide what it learns."""
 
 
@@ -53,10 +56,12 @@ def main(stage: Stage) -> JobResult:
     stage = chosen(stage)
     settings, kept = stage.use_case.training, stage.profile.checkpoints
     place = stage.folder / "checkpoints" if kept is None else kept.of(stage.folder.relative_to(stage.spec.store).as_posix())
-    with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(stage, ranks) as watchdog:
-        trained = fit(stage, place, ranks, connection=None if kept is None else kept.connection, watchdog=watchdog)
-    if ranks.is_first:
-        _write(stage, trained)
+    with _reporter(stage) as reporter:
+        with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(stage, ranks) as watchdog:
+            observers = [] if reporter is None else [_described(reporter, stage, ranks)]
+            trained = fit(stage, place, ranks, observers, connection=None if kept is None else kept.connection, watchdog=watchdog)
+        if ranks.is_first:
+            _write(stage, trained)
     return _result(stage, trained, ranks)
 
 
@@ -126,6 +131,38 @@ def _known_to_all(stopped: Stopped, ranks: World) -> Exception:
     return of_another_rank(why) if held is None else Held(*held)
 
 
+def _reporter(stage: Stage) -> Reporter | nullcontext[None]:
+    """Who tells MLflow; on the first rank alone. It starts first: importing MLflow takes as long as reading the data."""
+    if stage.use_case.training.tensorboard and find_spec("tensorboard") is None:
+        raise ConfigError(
+            f"{stage.use_case.name}: training.tensorboard is true, and the package tensorboard is not installed; "
+            "run `pip install tensorboard`, or set it to false"
+        )
+    if not is_first_rank():
+        return nullcontext()
+    return Reporter(
+        stage.folder,
+        stage.project.folder,
+        tracking_uri=stage.profile.tracking_uri,
+        system_metrics_seconds=stage.profile.system_metrics_seconds,
+        tensorboard=stage.use_case.training.tensorboard,
+    )
+
+
+def _described(reporter: Reporter, stage: Stage, ranks: World) -> Reporter:
+    ref = snapshot_of(stage)
+    reporter.describe(
+        stage.use_case.training.model_dump(mode="json"),
+        task=stage.use_case.task,
+        dataset=ref,
+        run_id=stage.spec.run_id,
+        tags={"sluice.partition": stage.spec.partition_key, "sluice.snapshot": ref.content_hash, "sluice.table_version": str(ref.version)},
+        artifacts=stage.root / "mlflow",
+        ranks=ranks,
+    )
+    return reporter
+
+
 def watched(stage: Stage, ranks: World) -> Watchdog:
     """Who finds out, inside a `with` block, that a rank of the stage's training hangs."""
     sees_waiting = ranks.device.type == "cpu"
@@ -167,6 +204,7 @@ def _write(stage: Stage, trained: Fit) -> None:
 
 def _result(stage: Stage, trained: Fit, ranks: World) -> JobResult:
     data, progress = trained.data, trained.progress
+    folder = str(stage.folder.relative_to(stage.spec.store))
     return JobResult(
         stage="train",
         reason=f"{progress.epoch} epochs on {len(data.train):,} rows; the best was epoch {progress.best_epoch}",
@@ -178,7 +216,7 @@ def _result(stage: Stage, trained: Fit, ranks: World) -> JobResult:
             "workers": ranks.size,
             "cleaned": [*changes(data.transform.fitted)],
         },
-        outputs={"folder": str(stage.folder.relative_to(stage.spec.store))},
+        outputs={"folder": folder} | ({"tensorboard": f"{folder}/tensorboard"} if stage.use_case.training.tensorboard else {}),
     )
 
 

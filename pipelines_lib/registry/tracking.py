@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import OperationalError
 
 from pipelines_lib.errors import Unavailable
+from pipelines_lib.registry.curves import charts
+from pipelines_lib.registry.journal import About, Journal, Status
 
 T = TypeVar("T")
 
@@ -30,6 +34,9 @@ _SQLITE = "sqlite:///"
 _ATTEMPTS = 6
 _BATCH = 500
 """Metrics a request; MLflow takes 1,000."""
+_DIGEST_LENGTH = 36
+_JOURNAL_TAG = "sluice.journal"
+"""Which journal is logged whole."""
 _PARAM_LENGTH = 6000
 """Characters a parameter's value may have in MLflow."""
 
@@ -44,7 +51,18 @@ def connect(tracking_uri: str) -> MlflowClient:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that make the tables at once both fail ("duplicate column"), and leave a database half made.
     with _one_at_a_time(path.with_name(f"{path.name}.lock")):
+        if not path.exists():
+            _make_database(path)
         return MlflowClient(tracking_uri if "?" in tracking_uri else f"{tracking_uri}?timeout=30")
+
+
+def _make_database(path: Path) -> None:
+    """MLflow's tables in a new file, which is there whole or not at all: whoever makes it may be killed at the end of a training."""
+    making = path.with_name(f".{path.name}.making")
+    for left in path.parent.glob(f"{making.name}*"):
+        left.unlink()
+    MlflowClient(f"{_SQLITE}{making}")
+    os.replace(making, path)
 
 
 def experiment(client: MlflowClient, name: str, artifacts: Path) -> str:
@@ -81,16 +99,113 @@ def log(
     tags: Mapping[str, str],
 ) -> None:
     """Log everything at once: `curves` are (step, value) each. Logging the same again changes nothing."""
+    _log_points(client, run, {name: dict(curve) for name, curve in curves.items()} | {name: {0: value} for name, value in metrics.items()})
+    given = _params(params)
+    retried(lambda: client.log_batch(run.info.run_id, params=given, tags=[RunTag(name, value) for name, value in tags.items()]))
+    retried(lambda: client.set_terminated(run.info.run_id, "FINISHED"))
+
+
+class LiveRun:
+    """The MLflow run of a training that is under way, as its journal tells it."""
+
+    def __init__(self, tracking_uri: str, system_metrics_seconds: float) -> None:
+        self._uri, self._seconds = tracking_uri, system_metrics_seconds
+        self._client = connect(tracking_uri)
+        self._run: Run | None = None
+        self._logged: set[tuple[str, int]] = set()
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def take(self, journal: Journal) -> None:
+        """Log the points that are new."""
+        if self._run is None:
+            self._run = self._begun(journal)
+        new = {
+            name: {step: value for step, value in curve.items() if (name, step) not in self._logged}
+            for name, curve in journal.curves.items()
+        }
+        _log_points(self._client, self._run, new)
+        self._logged.update((name, step) for name, curve in new.items() for step in curve)
+
+    def end(self, journal: Journal, status: Status) -> None:
+        """Log the rest and the pictures, and how it ended."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self.take(journal)
+        assert self._run is not None
+        run_id = self._run.info.run_id
+        _complete(self._client, self._run, journal)
+        retried(lambda: self._client.set_terminated(run_id, status))
+
+    def _begun(self, journal: Journal) -> Run:
+        assert journal.about is not None
+        run = run_of_journal(self._client, journal.about)
+        retried(lambda: self._client.update_run(run.info.run_id, "RUNNING"))
+        _describe(self._client, run, journal.about)
+        if self._seconds:
+            self._monitor = SystemMetricsMonitor(run.info.run_id, self._seconds, resume_logging=True, tracking_uri=self._uri)
+            self._monitor.start()
+        return run
+
+
+def run_of_journal(client: MlflowClient, about: About) -> Run:
+    """The MLflow run of the training that `about` tells of."""
+    return run_of(
+        client,
+        experiment(client, about.use_case, Path(about.artifacts)),
+        about.run_id,
+        about.trained,
+        {"sluice.use_case": about.use_case},
+    )
+
+
+def catch_up(client: MlflowClient, run: Run, journal: Journal) -> None:
+    """Log all that `journal` tells, unless it is there already: the server may have been away while the training ran."""
+    tags = retried(lambda: client.get_run(run.info.run_id)).data.tags
+    if journal.about is None or tags.get(_JOURNAL_TAG) == journal.digest:
+        return
+    _describe(client, run, journal.about)
+    _log_points(client, run, journal.curves)
+    _complete(client, run, journal)
+
+
+def _describe(client: MlflowClient, run: Run, about: About) -> None:
+    given = _params(about.parameters)
+    retried(lambda: client.log_batch(run.info.run_id, params=given, tags=[RunTag(name, value) for name, value in about.tags.items()]))
+    rows = about.dataset
+    source = {"table": rows.table, "version": rows.version, "partitions": f"{rows.partitions[0]} … {rows.partitions[-1]}"}
+    dataset = Dataset(
+        name=f"{rows.use_case}.{rows.table}",
+        digest=rows.content_hash[:_DIGEST_LENGTH],
+        source_type="delta",
+        source=json.dumps(source, ensure_ascii=False),
+        profile=json.dumps({"n_rows": rows.n_rows}),
+    )
+    training = InputTag("mlflow.data.context", "training")
+    retried(lambda: client.log_inputs(run.info.run_id, [DatasetInput(dataset, [training])]))
+
+
+def _params(given: Mapping[str, Any]) -> list[Param]:
+    """Equal values as equal texts, whatever the order of their keys: MLflow refuses a parameter that changes."""
+    texts = {
+        name: value if isinstance(value, str) else json.dumps(value, sort_keys=True, ensure_ascii=False) for name, value in given.items()
+    }
+    return [Param(name, text[:_PARAM_LENGTH]) for name, text in texts.items()]
+
+
+def _complete(client: MlflowClient, run: Run, journal: Journal) -> None:
+    """The pictures, and the mark that nothing of `journal` is missing."""
+    for name, figure in charts(journal.curves).items():
+        retried(lambda name=name, figure=figure: client.log_figure(run.info.run_id, figure, f"curves/{name}.png"))  # type: ignore[misc]
+    tag(client, run.info.run_id, {_JOURNAL_TAG: journal.digest})
+
+
+def _log_points(client: MlflowClient, run: Run, curves: Mapping[str, Mapping[int, float]]) -> None:
     # The run's own start as the time of every metric: a retry then logs the same points, not more of them.
     moment = run.info.start_time
-    points = [Metric(name, value, moment, 0) for name, value in metrics.items()]
-    points += [Metric(name, value, moment, step) for name, curve in curves.items() for step, value in curve]
+    points = [Metric(name, value, moment, step) for name, curve in curves.items() for step, value in curve.items()]
     for start in range(0, len(points), _BATCH):
         batch = points[start : start + _BATCH]
         retried(lambda batch=batch: client.log_batch(run.info.run_id, metrics=batch))  # type: ignore[misc]
-    given = [Param(name, str(value)[:_PARAM_LENGTH]) for name, value in params.items()]
-    retried(lambda: client.log_batch(run.info.run_id, params=given, tags=[RunTag(name, value) for name, value in tags.items()]))
-    retried(lambda: client.set_terminated(run.info.run_id, "FINISHED"))
 
 
 def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:

@@ -143,6 +143,8 @@ class Training(Settings):
     """The newest so many are kept."""
     timeout: Duration = timedelta(minutes=5)
     """How long a worker may show no progress before it is taken to hang, and named."""
+    tensorboard: bool = False
+    """Whether TensorBoard's event files are written too, beside the stage's result. It needs the package `tensorboard`."""
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Self:

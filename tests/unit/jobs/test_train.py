@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from pipelines_lib.budget import Budget
 from pipelines_lib.config import CheckpointStore, Prices, Project
 from pipelines_lib.contracts import ExitCode
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import Held
+from pipelines_lib.errors import ConfigError, DataError, Held
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.jobs import train
 from pipelines_lib.launcher import Job
@@ -173,6 +174,79 @@ def test_two_ranks_write_one_result(launched, house):
     assert log.count("epoch 1/2") == 1
     assert "OMP_NUM_THREADS" not in log
     assert "[rank 1]" not in log
+
+
+@pytest.fixture
+def tracked(trained):
+    """The house after a training, with a tracker beside the next one."""
+    return replace(trained, tracked=True)
+
+
+def runs(house):
+    from pipelines_lib.registry import tracking
+
+    client = tracking.connect(house.stage("train").profile.tracking_uri)
+    experiment = client.get_experiment_by_name("credit")
+    return client, client.search_runs([experiment.experiment_id]) if experiment else []
+
+
+def test_a_training_has_one_run_in_mlflow_in_which_its_evaluation_goes_on(tracked):
+    result = tracked.run("snapshot", "train", run_id="other")
+    client, [run] = runs(tracked)
+    history = json.loads((tracked.home / "store" / result.outputs["folder"] / "training.json").read_text())["history"]
+    for name in ("train_loss", "validation_loss"):
+        points = client.get_metric_history(run.info.run_id, name)
+        assert [(point.step, point.value) for point in points] == [(epoch["epoch"], epoch[name]) for epoch in history]
+    assert run.info.status == "FINISHED"
+    assert {"rows_per_second", "learning_rate"} <= run.data.metrics.keys()
+    assert (run.data.tags["sluice.ranks"], run.data.tags["sluice.device"], run.data.tags["sluice.strategy"]) == ("1", "cpu", "ddp")
+    assert run.data.tags["sluice.version.torch"] == str(torch.__version__)
+    assert run.inputs.dataset_inputs[0].dataset.name == "credit.labelled"
+
+    evaluated = tracked.run("evaluate", run_id="other")
+    client, [after] = runs(tracked)
+    assert after.info.run_id == evaluated.outputs["mlflow_run_id"] == run.info.run_id
+    assert "holdout_roc_auc" in after.data.metrics
+    assert len(client.get_metric_history(run.info.run_id, "train_loss")) == 2
+
+
+def test_without_a_tracking_server_the_training_is_the_same_and_the_evaluation_logs_it(tracked, capfd):
+    whole = files(tracked)
+    shutil.rmtree(tracked.root / "runs" / "training" / "run" / "train")
+    replace(tracked, server="http://127.0.0.1:9").run("train")
+    assert files(tracked) == whole
+    assert capfd.readouterr().out.count("MLflow can't be written now") == 1
+
+    tracked.run("evaluate")
+    client, [run] = runs(tracked)
+    assert "rows_per_second" in run.data.metrics
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "curves")] != []
+    assert run.info.status == "FINISHED"
+
+
+def test_a_training_that_fails_has_failed_in_mlflow(tracked, make_credit):
+    use_case = make_credit(training=make_credit().training.model_dump() | {"learning_rate": 1e30})
+    with pytest.raises(DataError):
+        tracked.run("train", use_case=use_case)
+    deadline = time.monotonic() + 60
+    while not (found := runs(tracked)[1]) or found[0].info.status == "RUNNING":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert found[0].info.status == "FAILED"
+
+
+def test_event_files_for_tensorboard_lie_where_the_result_says(tracked, make_credit):
+    pytest.importorskip("tensorboard")
+    use_case = make_credit(training=make_credit().training.model_dump() | {"tensorboard": True})
+    result = tracked.run("train", use_case=use_case)
+    assert list((tracked.home / "store" / result.outputs["tensorboard"]).glob("events.out.tfevents.*"))
+
+
+def test_tensorboard_that_is_not_installed_is_said_before_any_work(tracked, make_credit, monkeypatch):
+    monkeypatch.setattr(train, "find_spec", lambda name: None)
+    use_case = make_credit(training=make_credit().training.model_dump() | {"tensorboard": True})
+    with pytest.raises(ConfigError, match=r"training.tensorboard is true, and the package tensorboard is not installed; run `pip install"):
+        tracked.run("train", use_case=use_case)
 
 
 OWN = """\

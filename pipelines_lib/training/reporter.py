@@ -1,0 +1,135 @@
+"""Tells MLflow and TensorBoard of a training while it runs, by a journal that a process of its own carries there."""
+
+import atexit
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import torch
+from pydantic import JsonValue
+
+from pipelines_lib.contracts import DatasetRef
+from pipelines_lib.errors import Held, Interrupted
+from pipelines_lib.registry.journal import JOURNAL, About, Status, Writer, environment, identity, parameters
+from pipelines_lib.registry.tracker import Task
+from pipelines_lib.training.distributed import World
+from pipelines_lib.training.observer import Observer, Pace
+
+log = logging.getLogger("sluice")
+
+_SECONDS_BETWEEN_POINTS = 10.0
+_PATIENCE = 20.0
+"""Seconds that the end of a training waits for its tracker. What is missing then, the stage evaluate logs."""
+
+
+class Reporter(Observer):
+    """An observer that keeps the journal of a training in `folder`. As a context manager: the tracker runs inside."""
+
+    def __init__(self, folder: Path, project: Path, *, tracking_uri: str, system_metrics_seconds: float, tensorboard: bool) -> None:
+        self._folder, self._project = folder, project
+        self._writer = Writer(folder / JOURNAL)
+        self._task = Task(
+            journal=str(folder / JOURNAL),
+            tracking_uri=tracking_uri,
+            system_metrics_seconds=system_metrics_seconds,
+            tensorboard=str(folder / "tensorboard") if tensorboard else None,
+        )
+        self._about: About | None = None
+        self._tracker: subprocess.Popen[str] | None = None
+        self._pace: Pace | None = None
+        self._told = 0.0
+
+    def __enter__(self) -> Self:
+        self._tracker = subprocess.Popen(
+            [sys.executable, "-m", "pipelines_lib.registry.tracker"],
+            stdin=subprocess.PIPE,
+            text=True,
+            start_new_session=True,  # whoever ends this process's group must not end the one that tells of it
+        )
+        assert self._tracker.stdin is not None
+        self._tracker.stdin.write(self._task.model_dump_json() + "\n")
+        self._tracker.stdin.flush()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._about is not None:
+            self._writer.end(_status(error))
+        assert self._tracker is not None
+        assert self._tracker.stdin is not None
+        self._tracker.stdin.close()
+        if error is None:
+            self._wait()
+        else:
+            # What went wrong is kept first: whoever ends the ranks that are left may not wait.
+            atexit.register(self._wait)
+
+    def _wait(self) -> None:
+        assert self._tracker is not None
+        try:
+            self._tracker.wait(_PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._tracker.kill()
+            self._tracker.wait()
+            log.warning("MLflow took longer than %.0f s at the end; the stage evaluate logs what is missing", _PATIENCE)
+
+    def describe(
+        self,
+        settings: Mapping[str, JsonValue],
+        *,
+        task: str,
+        dataset: DatasetRef,
+        run_id: str,
+        tags: Mapping[str, str],
+        artifacts: Path,
+        ranks: World,
+    ) -> None:
+        """Say which training it is, before it starts."""
+        use_case = dataset.use_case
+        here = {"sluice.ranks": str(ranks.size), "sluice.device": _device(ranks), "sluice.strategy": str(settings["strategy"])}
+        self._about = About(
+            use_case=use_case,
+            run_id=run_id,
+            artifacts=str(artifacts),
+            trained=identity(settings, use_case, task, dataset),
+            parameters=parameters(settings, use_case, task),
+            tags={**environment(self._project), **here, **tags},
+            dataset=dataset,
+        )
+
+    def started(self, epoch: int, step: int) -> None:  # noqa: ARG002 - the signature of an observer
+        """Begin the journal, or go on with it."""
+        assert self._about is not None
+        self._writer.start(self._about)
+        self._told = time.monotonic()
+
+    def progress(self, pace: Pace) -> None:
+        """A point about every ten seconds."""
+        self._pace = pace
+        if time.monotonic() - self._told >= _SECONDS_BETWEEN_POINTS:
+            self._told = time.monotonic()
+            values = {"loss": pace.loss, "rows_per_second": pace.rows_per_second, "learning_rate": pace.learning_rate}
+            self._writer.figures(pace.step, {f"steps/{name}": value for name, value in values.items()})
+
+    def epoch(self, entry: Mapping[str, float]) -> None:
+        """A point of each curve."""
+        values = {name: float(value) for name, value in entry.items() if name != "epoch"}
+        if self._pace is not None:
+            values |= {"rows_per_second": self._pace.rows_per_second, "learning_rate": self._pace.learning_rate}
+        self._writer.figures(int(entry["epoch"]), values)
+
+
+def _status(error: BaseException | None) -> Status:
+    if error is None:
+        return "FINISHED"
+    return "KILLED" if isinstance(error, Interrupted | Held) else "FAILED"
+
+
+def _device(ranks: World) -> str:
+    if ranks.device.type == "cuda":
+        return f"cuda: {torch.cuda.get_device_name(ranks.device)}"
+    return str(ranks.device.type)
