@@ -186,7 +186,7 @@ class Fitted:
         module = build(use_case, transform, objective.n_outputs, sample=sample, hooks=lambda: ModuleType("none"))
         world = World()
         with tempfile.TemporaryDirectory() as folder:
-            checkpoints = Checkpoints(folder, "bench", keep=1, group=world.group())
+            checkpoints = Checkpoints(folder, fingerprint="bench", keep=1, group=world.group())
             loop = Loop(
                 module, objective=objective, train=train, validation=validation, settings=use_case.training, world=world,
                 checkpoints=checkpoints, observers=(),

@@ -102,7 +102,7 @@ class Slowed(nn.Module):
 def ours(settings: Training, ranks: World, n_rows: int, slow_rank: int | None, folder: str | None) -> dict[str, float]:
     """Sluice's loop."""
     net = Slowed(model(settings), slow_rank == ranks.rank) if slow_rank is not None else model(settings)
-    checkpoints = Checkpoints(folder, "bench", keep=2, group=ranks.group()) if folder else NoCheckpoints()
+    checkpoints = Checkpoints(folder, fingerprint="bench", keep=2, group=ranks.group()) if folder else NoCheckpoints()
     loop = Loop(
         net,
         objective=Objective(("no", "yes")),

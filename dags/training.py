@@ -33,7 +33,8 @@ def training_dag(use_case: UseCase) -> DAG:
     """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve) → deploy → verify."""
     training = Pipeline.TRAINING
     pool = Project.from_environment().profile().training_pool
-    trains: dict[str, Any] = {"pool": pool, "execution_timeout": timedelta(hours=12)}
+    # A machine that is taken away costs a retry, and the training goes on from its checkpoint.
+    trains: dict[str, Any] = {"pool": pool, "execution_timeout": timedelta(hours=12), "retries": 5}
     with pipeline_dag(use_case, training, cron=use_case.schedule.training, run_offset=0, doc=DOC, params=form(use_case)) as dag:
         chain(
             run_job(use_case, training, "snapshot"),

@@ -54,12 +54,11 @@ class Fit:
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
     stage = chosen(stage)
-    settings, kept = stage.use_case.training, stage.profile.checkpoints
-    place = stage.folder / "checkpoints" if kept is None else kept.of(stage.folder.relative_to(stage.spec.store).as_posix())
+    settings = stage.use_case.training
     with _reporter(stage) as reporter:
         with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(stage, ranks) as watchdog:
             observers = [] if reporter is None else [_described(reporter, stage, ranks)]
-            trained = fit(stage, place, ranks, observers, connection=None if kept is None else kept.connection, watchdog=watchdog)
+            trained = fit(stage, ranks, observers, watchdog=watchdog)
         if ranks.is_first:
             _write(stage, trained)
     return _result(stage, trained, ranks)
@@ -67,15 +66,12 @@ def main(stage: Stage) -> JobResult:
 
 def fit(
     stage: Stage,
-    checkpoints: str | Path,
     ranks: World,
     observers: Sequence[Observer] = (),
     *,
-    connection: str | None = None,
     watchdog: Unwatched = UNWATCHED,
 ) -> Fit:
-    """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint at `checkpoints`: a folder, or s3://bucket/prefix,
-    which `connection` opens.
+    """Train the model of `stage.use_case` on the run's snapshot, from the newest checkpoint of the stage.
 
     Raises what an observer ended the training with, beside what `Loop.run` does. Where that is `Held`, every rank raises it, since any may be
     the first to end; where it is anything else, the others raise `Stopped`.
@@ -95,11 +91,7 @@ def fit(
             settings=settings,
             world=ranks,
             checkpoints=Checkpoints(
-                str(checkpoints),
-                _fingerprint(stage, ref),
-                keep=settings.keep_checkpoints,
-                group=ranks.group(),
-                connection=connection,
+                *kept_at(stage), fingerprint=_fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()
             ),
             observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
             watchdog=watchdog,
@@ -113,6 +105,14 @@ def fit(
     return Fit(data, progress, loop.weights())
 
 
+def kept_at(stage: Stage) -> tuple[str, str | None]:
+    """Where the stage's checkpoints are, a folder or s3://bucket/prefix, and the connection that opens it."""
+    kept = stage.profile.checkpoints
+    if kept is None:
+        return str(stage.folder / "checkpoints"), None
+    return kept.of(stage.folder.relative_to(stage.spec.store).as_posix()), kept.connection
+
+
 def _arrays(stage: Stage) -> Path:
     """Where this machine's processes keep the arrays they train on: each machine its own, even in a folder that all see."""
     job = hashlib.sha256(stage.spec.stage_dir.encode()).hexdigest()[:24]
@@ -122,12 +122,9 @@ def _arrays(stage: Stage) -> Path:
 
 def _known_to_all(stopped: Stopped, ranks: World) -> Exception:
     why = stopped.why or stopped
-    if ranks.store is None:
-        return why
+    held = json.loads(ranks.told(0, json.dumps([why.reason, why.figures] if isinstance(why, Held) else None)))
     if ranks.is_first:
-        ranks.store.set("held", json.dumps([why.reason, why.figures] if isinstance(why, Held) else None))
         return why
-    held = json.loads(ranks.store.get("held"))
     return of_another_rank(why) if held is None else Held(*held)
 
 

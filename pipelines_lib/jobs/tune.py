@@ -3,10 +3,10 @@
 python -m pipelines_lib.jobs.tune --spec spec.json
 """
 
-import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -20,9 +20,10 @@ from pipelines_lib.contracts import JobResult
 from pipelines_lib.cost import price
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Unavailable
 from pipelines_lib.jobs.stage import Stage, is_first_rank, log, run_stage
-from pipelines_lib.jobs.train import fit, watched
+from pipelines_lib.jobs.train import fit, kept_at, watched
 from pipelines_lib.jobs.tuned import study_name, with_settings
 from pipelines_lib.store import read_json, write_json, write_text
+from pipelines_lib.training.checkpoint_files import place_of
 from pipelines_lib.training.distributed import world
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped
@@ -88,35 +89,41 @@ def _trial(stage: Stage, tuning: Tuning, study: Study, task: int) -> JobResult:
         return _said(trial, trial.reason)
     log.info("trial %d of %d tries %s", task + 1, stage.spec.shards, _in_words(trial.values))
     _plan(stage, trial.values)
-    try:
-        loss = _fit(stage, tuning, trial.values, [_Reports(study, task)])
-        trial = study.end(task, "completed", loss=loss)
-    except _Pruned as pruned:
-        trial = study.end(task, "pruned", reason=str(pruned))
-    except BadInput as error:
-        # Settings under which the loss explodes are an answer, too.
-        log.warning("%s: %s", type(error).__name__, error)
-        trial = study.end(task, "failed", reason=str(error))
-    shutil.rmtree(stage.folder / "checkpoints", ignore_errors=True)
+    with _together(stage, tuning, trial.values) as train:
+        try:
+            trial = study.end(task, "completed", loss=train([_Reports(study, task)]))
+        except _Pruned as pruned:
+            trial = study.end(task, "pruned", reason=str(pruned))
+        except BadInput as error:
+            # Settings under which the loss explodes are an answer, too.
+            log.warning("%s: %s", type(error).__name__, error)
+            trial = study.end(task, "failed", reason=str(error))
+    checkpoints = place_of(*kept_at(stage))
+    checkpoints.remove(checkpoints.files())
     return _said(trial, trial.reason)
 
 
 def _follow(stage: Stage, tuning: Tuning) -> JobResult:
     """The other ranks' part, which is to train along."""
     if (values := _planned(stage)) is not None:
-        try:
-            _fit(stage, tuning, values)
-        except (Stopped, BadInput) as error:
-            log.info("the trial has ended: %s", error)
+        with _together(stage, tuning, values) as train:
+            try:
+                train([])
+            except (Stopped, BadInput) as error:
+                log.info("the trial has ended: %s", error)
     return JobResult(stage="tune")
 
 
-def _fit(stage: Stage, tuning: Tuning, values: Mapping[str, JsonValue], observers: Sequence[Observer] = ()) -> float:
-    """Train with `values`; returns the best validation loss."""
+@contextmanager
+def _together(stage: Stage, tuning: Tuning, values: Mapping[str, JsonValue]) -> Iterator[Callable[[Sequence[Observer]], float]]:
+    """Meet the other ranks, and give the function that trains with `values`, told to observers, and returns the best validation loss.
+
+    A machine that lacks the device is no answer about the settings: what the meeting raises leaves the trial unfinished.
+    """
     tried = with_settings(stage, {**values, "epochs": _epochs(stage, tuning)})
     training = tried.use_case.training
     with world(training.device, training.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(tried, ranks) as watchdog:
-        return fit(tried, stage.folder / "checkpoints", ranks, observers, watchdog=watchdog).progress.best_loss
+        yield lambda observers: fit(tried, ranks, observers, watchdog=watchdog).progress.best_loss
 
 
 def _plan(stage: Stage, values: Mapping[str, JsonValue] | None) -> None:

@@ -105,7 +105,9 @@ def _fill(target: Path, write: Callable[[Path, Beat], None]) -> None:
     # What tries that were killed, or read other rows, have left.
     shutil.rmtree(folder, ignore_errors=True)
     being_filled = folder / f".{secrets.token_hex(8)}"
-    being_filled.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700)  # rows about people may lie here, on a disk that others use too
+    being_filled.mkdir()
     try:
         write(being_filled, _Beat(folder / _BEAT))
         write_json(being_filled / MANIFEST, {path.name: path.stat().st_size for path in being_filled.iterdir()})

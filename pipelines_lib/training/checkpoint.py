@@ -33,7 +33,7 @@ class Checkpoints:
     on `group`, a gloo group for checkpoints alone, since a thread of its own uses it; None stands for a single process.
     """
 
-    def __init__(self, place: str, fingerprint: str, *, keep: int, group: dist.ProcessGroup | None, connection: str | None = None) -> None:
+    def __init__(self, place: str, connection: str | None = None, *, fingerprint: str, keep: int, group: dist.ProcessGroup | None) -> None:
         self._place = place_of(place, connection)
         self._steps = Steps(self._place, fingerprint)
         self._fingerprint, self._keep, self._group = fingerprint, keep, group

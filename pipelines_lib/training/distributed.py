@@ -16,6 +16,8 @@ from pipelines_lib.use_case.training import Device
 
 MEETING_TIMEOUT = dt.timedelta(minutes=2)
 """How long ranks wait for each other at the start; afterwards `training.timeout` counts."""
+_LONGEST_WRITE = dt.timedelta(hours=6)
+"""How long ranks wait for one that writes a large part of a checkpoint, beside the training, to a slow store."""
 CPU = torch.device("cpu")
 
 
@@ -64,7 +66,7 @@ class World:
 
     def group(self) -> dist.ProcessGroup | None:
         """Another gloo group of all ranks, for collectives of a thread of their own. Every rank calls this."""
-        return None if self.size == 1 else dist.new_group(backend="gloo")
+        return None if self.size == 1 else dist.new_group(backend="gloo", timeout=_LONGEST_WRITE)
 
     def seed(self, seed: int) -> None:
         """Seed what draws random numbers for this rank's device."""
@@ -75,6 +77,10 @@ class World:
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was given, so that a clock means something."""
+        if self.device.type == "xla":
+            import torch_xla  # noqa: PLC0415 - there on TPUs alone
+
+            torch_xla.sync(wait=True)
         if self.device.type in ("cuda", "mps"):
             getattr(torch, self.device.type).synchronize()
 

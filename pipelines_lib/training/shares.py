@@ -14,6 +14,7 @@ from torch import nn
 from pipelines_lib.training.dataset import Rows
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.objective import Objective
+from pipelines_lib.training.precision import autocast
 from pipelines_lib.use_case import Training
 
 WORTH = 0.25
@@ -72,7 +73,9 @@ def measured(model: nn.Module, objective: Objective, rows: Rows, settings: Train
         n_rows, started = 0, time.perf_counter()
         while (seconds := time.perf_counter() - started) < _SECONDS or not n_rows:
             trial.zero_grad(set_to_none=True)
-            objective.loss(trial(**inputs), labels).sum().backward()
+            with autocast(settings, world.device):
+                losses = objective.loss(trial(**inputs), labels)
+            losses.sum().backward()
             world.synchronize()
             n_rows += len(labels)
         best = max(best, n_rows / seconds)

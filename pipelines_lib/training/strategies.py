@@ -167,7 +167,8 @@ class LocalSGD(Strategy):
         if not total:
             return
         weight, self._n_rows = self._n_rows / total, 0
-        mixed = [tensor for tensor in self.tensors().values() if tensor.is_floating_point()]
+        # Each has taken as many steps; an average of equal counts may miss them by a rounding.
+        mixed = [tensor for name, tensor in self.tensors().items() if tensor.is_floating_point() and not name.endswith(".step")]
         flat = torch.cat([tensor.reshape(-1).to(self.world.device, torch.float32) for tensor in mixed]).mul_(weight)
         dist.all_reduce(flat)
         for tensor, average in zip(mixed, flat.split([tensor.numel() for tensor in mixed]), strict=True):

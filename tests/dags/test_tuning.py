@@ -34,7 +34,7 @@ def test_the_trials_are_mapped_and_the_best_is_trained(tmp_path: Path, in_airflo
 
     assert found["mapped"] == ["tune_trials"]
     assert [found["next"][task] for task in ("snapshot", "tune_trials", "tune")] == [["tune_trials"], ["tune"], ["train"]]
-    assert found["one"] == ["tune", 2, 3, 4, 2, "sluice_training", 2]
+    assert found["one"] == ["tune", 2, 3, 4, 5, "sluice_training", 2]
     assert found["picks"] == ["tune", None, 3, 1, "all_done_min_one_success"]
     assert found["heavy"] == []
     assert "tune" not in found["plain"]

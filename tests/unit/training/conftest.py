@@ -62,7 +62,7 @@ def build_loop(folder: Path, world=None, task: str = "binary", observers=(), **s
         validation=sides[1],
         settings=given,
         world=world,
-        checkpoints=Checkpoints(str(folder), "print", keep=2, group=world.group()),
+        checkpoints=Checkpoints(str(folder), fingerprint="print", keep=2, group=world.group()),
         observers=observers,
     )
 

@@ -20,7 +20,7 @@ BEFORE, LAST = "step-000000001", "step-000000002"
 
 
 def checkpoints(folder, fingerprint="print", keep=2):
-    return Checkpoints(str(folder), fingerprint, keep=keep, group=None)
+    return Checkpoints(str(folder), fingerprint=fingerprint, keep=keep, group=None)
 
 
 def tensors(step):
@@ -338,7 +338,7 @@ sync = os.fsync
 os.fsync = lambda descriptor: (count(), sync(descriptor))[1]
 sys.addaudithook(audited)
 tensors = lambda step: {"w": torch.full((100,), float(step)), "step": torch.tensor(step)}
-checkpoints = Checkpoints(folder, "print", keep=2, group=None)
+checkpoints = Checkpoints(folder, fingerprint="print", keep=2, group=None)
 for step in (1, 2):
     checkpoints.begin(step, tensors(step), {"epoch": step})
     checkpoints.wait()
@@ -346,7 +346,7 @@ for number in range(1, 1000):
     child = os.fork()
     if child == 0:
         left = number
-        checkpoints = Checkpoints(folder, "print", keep=2, group=None)
+        checkpoints = Checkpoints(folder, fingerprint="print", keep=2, group=None)
         newest = checkpoints.newest()
         found = {name: torch.zeros_like(tensor) for name, tensor in tensors(0).items()}
         assert checkpoints.load(newest, found) == {"epoch": newest}, newest
@@ -415,7 +415,7 @@ def whole(tensors):
     return {name: tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor for name, tensor in tensors.items()}
 
 def written_by_two(mesh, group):
-    checkpoints = Checkpoints(str(folder), "print", keep=2, group=group)
+    checkpoints = Checkpoints(str(folder), fingerprint="print", keep=2, group=group)
     assert checkpoints.newest() is None
     kept = state(mesh)
     for step in (1, 2):
@@ -440,7 +440,7 @@ def written_by_two(mesh, group):
 
 def check_read(mesh, group, expected):
     filled = state(mesh, seed=1)
-    checkpoints = Checkpoints(str(folder), "print", keep=2, group=group)
+    checkpoints = Checkpoints(str(folder), fingerprint="print", keep=2, group=group)
     assert checkpoints.newest() == 2
     assert checkpoints.load(2, filled) == {"epoch": 2}
     found = whole(filled)
@@ -454,7 +454,7 @@ check_read(DeviceMesh("cpu", [0, 1, 2]), three, expected)
 if rank == 0:
     check_read(None, None, expected)
     # And what one process writes, with plain tensors, two read as shards.
-    checkpoints = Checkpoints(str(folder / "alone"), "print", keep=2, group=None)
+    checkpoints = Checkpoints(str(folder / "alone"), fingerprint="print", keep=2, group=None)
     checkpoints.begin(2, state(None), {"epoch": 2})
     assert checkpoints.wait()
 dist.barrier()

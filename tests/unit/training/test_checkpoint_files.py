@@ -44,7 +44,7 @@ def connect(monkeypatch, endpoint):
 
 
 def checkpoints(address, keep=2):
-    return Checkpoints(address, "print", keep=keep, group=None, connection="store")
+    return Checkpoints(address, "store", fingerprint="print", keep=keep, group=None)
 
 
 def write(place, *steps):
@@ -120,7 +120,7 @@ def until_the_manifest(bucket, name, pieces):
     write(bucket, name, pieces)
 
 Bucket.write = until_the_manifest
-checkpoints = Checkpoints(sys.argv[1], "print", keep=2, group=None, connection="store")
+checkpoints = Checkpoints(sys.argv[1], "store", fingerprint="print", keep=2, group=None)
 for step in (1, 2):
     checkpoints.begin(step, {"w": torch.full((1000,), float(step)), "step": torch.tensor(step)}, {"epoch": step})
     checkpoints.wait()

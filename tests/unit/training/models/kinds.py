@@ -101,7 +101,7 @@ def loop_of(kind: str, folder: Path, world, **settings) -> Loop:
     torch.manual_seed(3)
     sample = {name: array[:8] for name, array in arrays.items()}
     model = build(use_case, transform, objective.n_outputs, sample=sample, hooks=hooks)
-    checkpoints = Checkpoints(str(folder), "print", keep=2, group=world.group())
+    checkpoints = Checkpoints(str(folder), fingerprint="print", keep=2, group=world.group())
     return Loop(
         model, objective=objective, train=sides[0], validation=sides[1], settings=given, world=world, checkpoints=checkpoints, observers=()
     )
