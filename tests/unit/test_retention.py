@@ -64,7 +64,7 @@ def test_what_a_model_was_trained_on_is_read_the_same_after_a_vacuum(old, monkey
     assert found["labelled"].kept_versions == (1,)
     assert found["clean"].n_files == 1
     again = snapshot.read(Tables(root), ref)
-    assert again.rows["price"].to_pylist() == [2.0] * 12
+    assert again.column("price").to_pylist() == [2.0] * 12
     assert Tables(root).read("labelled")["price"].to_pylist() == [3.0] * 12
     with pytest.raises(DataError, match="can't be read any more"):
         snapshot.read(Tables(root), ref.model_copy(update={"version": 0}))
@@ -115,4 +115,4 @@ def test_a_version_stays_readable_however_many_come_after_it(tmp_path, make_use_
         tables.write("labelled", KEY, rows(float(price)))
 
     assert list(tmp_path.rglob("*.checkpoint.parquet"))
-    assert snapshot.read(tables, ref).rows["price"].to_pylist() == [0.5] * 12
+    assert snapshot.read(tables, ref).column("price").to_pylist() == [0.5] * 12
