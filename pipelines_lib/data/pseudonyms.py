@@ -132,7 +132,7 @@ def _made(name: str, home: Path) -> str:
     """A new key, kept for the owner's eyes alone; the one that is there, where another process was quicker."""
     path = _path(name, home)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    own = path.with_name(f".{path.name}.{os.getpid()}")
+    own = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     with os.fdopen(os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
         file.write(secrets.token_hex(32) + "\n")
     try:
