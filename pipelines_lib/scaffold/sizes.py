@@ -40,7 +40,7 @@ def sizes(*, n_rows: int, has_text: bool, task: Task) -> Sizes:
     width, members = (64 if n_rows < 2000 else 128), 8
     hidden, embedding, dropout, learning_rate, weight_decay = [width, width], 8, 0.2 if n_rows < 5000 else 0.1, 2e-3, 1e-3
     # As many pieces as leave each enough rows to say something.
-    pieces = _power_of_two(n_rows / 400, least=16, most=64)
+    pieces = _power_of_two(n_rows / 200, least=16, most=64)
     if has_text:
         # Thousands of tokens with a few rows each are learned by heart in some epochs unless much is dropped and decayed.
         hidden, embedding, dropout, learning_rate, weight_decay, members = [256], 16, 0.3, 3e-3, 0.1, 4

@@ -7,6 +7,7 @@ import torch
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
+from pipelines_lib.training.objective import Objective
 from pipelines_lib.use_case import Model
 
 TYPES = {"x": "number", "y": "number", "colour": "string", "note": "text"}
@@ -80,3 +81,15 @@ def test_an_important_token_weighs_more():
     bag = texts(torch.tensor([[first, second]]))[0]
     mean = (np.exp(3.0) * texts.tokens.weight[first] + texts.tokens.weight[second]) / (np.exp(3.0) + 1)
     torch.testing.assert_close(bag, mean.float())
+
+
+def test_pieces_let_a_model_bend_where_a_tree_would_split(fit):
+    x = np.linspace(-1, 1, 200)
+    steps = (np.floor(4 * x) % 2).astype(np.float32) - 0.5
+    last = {}
+    for pieces in (0, 64):
+        transform = FeatureTransform.fit({"x": x}, {"x": "number"}, pieces=pieces)
+        torch.manual_seed(0)
+        model = TabularModel(Shape.of(transform, 1), Model(hidden=[16], dropout=0.0))
+        last[pieces] = fit(model, transform.apply({"x": x}), steps, objective=Objective(), steps=100)[-1]
+    assert 4 * last[64] < last[0]
