@@ -56,7 +56,8 @@ def plan(path: Path, survey: Survey, wanted: str) -> Plan:
             f"{path}: no column is left to predict {target.facts.source!r} from ({why}); add columns that say something about it"
         )
     n_known = survey.n_rows - target.facts.n_missing
-    scaled = sizes(n_rows=n_known, has_text=any(c.type == "text" for c in left), task=target.task)
+    n_numbers = sum(column.is_number for column in left)
+    scaled = sizes(n_rows=n_known, n_numbers=n_numbers, has_text=any(c.type == "text" for c in left), task=target.task)
     in_order = _in_order(columns, uses)
     names = {use.role for use in uses.values()}
     draft = Plan(

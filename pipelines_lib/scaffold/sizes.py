@@ -28,7 +28,7 @@ class Sizes:
     monitoring_min_rows: int
 
 
-def sizes(*, n_rows: int, has_text: bool, task: Task) -> Sizes:
+def sizes(*, n_rows: int, n_numbers: int, has_text: bool, task: Task) -> Sizes:
     """Found by trying public data sets of 569 to 51,392 rows; see the comments for what decides."""
     # Some 50 to 100 batches an epoch move the weights enough and keep an epoch short.
     batch_size = _power_of_two(n_rows / 100, least=32, most=512)
@@ -39,14 +39,16 @@ def sizes(*, n_rows: int, has_text: bool, task: Task) -> Sizes:
     # A model wider than what the rows can fill learns them by heart; an ensemble does so later than one model, and costs what its members do.
     width, members = (64 if n_rows < 2000 else 128), 8
     hidden, embedding, dropout, learning_rate, weight_decay = [width, width], 8, 0.2 if n_rows < 5000 else 0.1, 2e-3, 1e-3
-    # As many pieces as leave each enough rows to say something.
-    pieces = _power_of_two(n_rows / 200, least=16, most=64)
+    # As many pieces as leave each enough rows to say something, and all numbers together no more than a layer takes in quickly.
+    rows_a_piece = 80 if task == "regression" else 200
+    pieces = _power_of_two(min(n_rows / rows_a_piece, 1200 / max(1, n_numbers)), least=16, most=256)
     if has_text:
         # Thousands of tokens with a few rows each are learned by heart in some epochs unless much is dropped and decayed.
         hidden, embedding, dropout, learning_rate, weight_decay, members = [256], 16, 0.3, 3e-3, 0.1, 4
+        batch_size = min(128, batch_size)
     elif task == "regression":
-        # A number is hit by shaping the function finely, and noise in the layers blurs it.
-        hidden, dropout, learning_rate, members, pieces = [2 * width, 2 * width], 0.0, 4e-3, 4, 2 * pieces
+        # A number is hit by shaping the function finely, which noise in the layers blurs.
+        hidden, dropout, learning_rate = [2 * width, 2 * width], 0.0, 4e-3
     rows_a_partition = n_rows / _PARTITIONS
     return Sizes(
         partitions=_PARTITIONS,
