@@ -78,11 +78,11 @@ def file(name: str) -> Callable[[Path], Path]:
 
 
 def wine(folder: Path) -> Path:
-    """Red and white in one file, with the colour as a column."""
+    """Red and white in one file, with the colour as a column. Of rows that stand there twice one is kept: they would be on both sides of the split."""
     lines = ["colour,acid,volatile,citric,sugar,chlorides,free_sulfur,total_sulfur,density,ph,sulphates,alcohol,quality"]
     for colour in ("red", "white"):
         lines += [f"{colour},{line}" for line in (DATA / f"winequality-{colour}.csv").read_text().split()]
-    (folder / "wine.csv").write_text("\n".join(lines) + "\n")
+    (folder / "wine.csv").write_text("\n".join(dict.fromkeys(lines)) + "\n")
     return folder / "wine.csv"
 
 
