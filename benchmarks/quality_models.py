@@ -207,7 +207,7 @@ def ours(use_case: UseCase, snapshot: Snapshot, metric: str, seed: int) -> float
             validation=data.validation,
             settings=use_case.training,
             world=world,
-            checkpoints=Checkpoints(folder, "quality", keep=1, group=world.group()),
+            checkpoints=Checkpoints(folder, fingerprint="quality", keep=1, group=world.group()),
         )
         loop.run()
         model.load_state_dict(loop.weights())
