@@ -55,8 +55,9 @@ class Sink(Protocol):
 class Patient:
     """A sink that may fail: it says so once, and is tried again now and then."""
 
-    def __init__(self, name: str, make: Callable[[], Sink]) -> None:
-        self._name, self._make = name, make
+    def __init__(self, name: str, make: Callable[[], Sink], *, later: str = "it is tried again") -> None:
+        """`later`: what becomes of what is not logged now."""
+        self._name, self._make, self._later = name, make, later
         self._sink: Sink | None = None
         self._not_before = 0.0
         self._told = False
@@ -80,7 +81,7 @@ class Patient:
             if not self._told:
                 self._told = True
                 # No more of the message: an address in it may hold a password.
-                log.warning("%s can't be written now (%s); the training goes on, and the stage evaluate logs it", self._name, _kind(error))
+                log.warning("%s can't be written now (%s); the training goes on, and %s", self._name, _kind(error), self._later)
 
 
 def follow(path: Path, sinks: Sequence[Patient], ended: Callable[[float], bool]) -> None:
@@ -113,7 +114,7 @@ def _kind(error: BaseException) -> str:
 
 
 def _sinks(task: Task) -> list[Patient]:
-    sinks = [Patient("MLflow", lambda: _mlflow(task))]
+    sinks = [Patient("MLflow", lambda: _mlflow(task), later="the stage evaluate logs it")]
     if task.tensorboard is not None:
         folder = Path(task.tensorboard)
         sinks.append(Patient(f"TensorBoard's files in {folder}", lambda: _event_files(folder)))

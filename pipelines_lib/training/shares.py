@@ -18,7 +18,7 @@ from pipelines_lib.training.precision import autocast
 from pipelines_lib.use_case import Training
 
 WORTH = 0.25
-"""Shares change where that cuts a step's computing time by more than this: noise alone never does, so equal machines keep equal shares."""
+"""Shares change where that cuts a step's computing time by more than this, so that equal machines with nothing else to do keep equal shares."""
 _TRIES, _SECONDS = 6, 0.1
 Shares = tuple[float, ...]
 """One for each rank; they sum to 1."""
