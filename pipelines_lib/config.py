@@ -141,9 +141,8 @@ class Profile(Settings):
 
     def connections(self, stage: str) -> list[str]:
         """Names of the connections that `stage` needs whatever the use case."""
-        if stage == TUNE and self.tuning_connection is not None:
-            return [self.tuning_connection]
-        return list(connections_in(self.checkpoints)) if stage == "train" else []
+        trials = [self.tuning_connection] if stage == TUNE and self.tuning_connection is not None else []
+        return [*trials, *(connections_in(self.checkpoints) if stage in ("train", TUNE) else ())]
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,8 @@ def test_a_profile_says_where_checkpoints_are_kept_and_what_opens_it(project):
     profile = project.profile()
     assert profile.checkpoints.of("shop/runs/training/1/train") == "s3://models/sluice/shop/runs/training/1/train"
     assert (profile.connections("train"), profile.connections("evaluate")) == (["oss"], [])
+    # Trials keep theirs there, too.
+    assert profile.connections("tune") == ["oss"]
 
     path.write_text(LOCAL + "checkpoints: {path: '{home}/kept'}\n")
     assert project.profile().checkpoints.path == f"{project.home}/kept"
