@@ -34,11 +34,9 @@ from pipelines_lib.training.reporter import Reporter
 from pipelines_lib.training.spending import Spending, meter_devices
 from pipelines_lib.training.strategies import Tensors
 from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER, UNWATCHED, Unwatched, Watchdog
+from pipelines_lib.use_case.training import OF_THE_MACHINES
 
 log = logging.getLogger("sluice")
-
-_MAY_CHANGE = {"window", "workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout", "tensorboard"}
-"""Settings of a training that do not decide what it learns."""
 
 
 @dataclass(frozen=True)
@@ -220,7 +218,7 @@ def _result(stage: Stage, trained: Fit, ranks: World) -> JobResult:
 def _fingerprint(stage: Stage, ref: DatasetRef) -> str:
     """What a checkpoint must agree with to be resumed: the rows and all that shapes the weights."""
     # Between two tries the machines may change: the same batches are shared out differently.
-    decides = stage.use_case.training.model_dump(mode="json", exclude=_MAY_CHANGE)
+    decides = stage.use_case.training.model_dump(mode="json", exclude={"window", *OF_THE_MACHINES})
     types = stage.use_case.feature_types
     text = json.dumps([ref.content_hash, decides, types, stage.use_case.task, own_model(stage)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

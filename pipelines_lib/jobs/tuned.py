@@ -11,13 +11,11 @@ from pydantic import JsonValue, ValidationError
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, is_first_rank, log
+from pipelines_lib.use_case.training import OF_THE_MACHINES
 from pipelines_lib.use_case.tuning import tuned
 
 _MAY_CHANGE = {"trials", "parallel", "time", "cost"}
 """Settings of a tuning that do not decide what a trial tries and what comes of it: with more trials the same study goes on."""
-
-_OF_THE_MACHINES = {"compile", "checkpoint_steps", "keep_checkpoints", "timeout"}
-"""Settings of a training that its trials need not have been made under."""
 
 
 def study_name(stage: Stage) -> str:
@@ -27,7 +25,7 @@ def study_name(stage: Stage) -> str:
     types = use_case.feature_types
     decides = [
         snapshot_of(stage).content_hash,
-        use_case.training.model_dump(mode="json", exclude=_OF_THE_MACHINES),
+        use_case.training.model_dump(mode="json", exclude=set(OF_THE_MACHINES)),
         use_case.tuning.model_dump(mode="json", exclude=_MAY_CHANGE),
         types,
         own_model(stage),

@@ -13,6 +13,9 @@ ModelType = Literal["tabular", "sequence", "ranking", "uplift", "hooks"]
 Shuffle = Literal["rows", "blocks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
+OF_THE_MACHINES = ("workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout", "tensorboard")
+"""Settings of a training that do not decide what it learns, and may change between two tries of it."""
+
 
 class Model(Settings):
     """What is trained."""
