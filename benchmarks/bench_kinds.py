@@ -24,7 +24,7 @@ from sklearn.metrics import roc_auc_score
 from pipelines_lib.evaluation.uplift import of_treatment
 from pipelines_lib.features.history import Past, history
 from pipelines_lib.features.transform import FeatureTransform
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import rows_of
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.loop import Loop

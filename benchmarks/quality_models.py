@@ -42,7 +42,7 @@ from pipelines_lib.evaluation.holdout import features_of, truth_of
 from pipelines_lib.scaffold.plan import Plan, plan
 from pipelines_lib.scaffold.settings_text import settings_text
 from pipelines_lib.scaffold.survey import survey
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import prepare
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.loop import Loop

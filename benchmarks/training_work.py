@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import Rows, rows_of
 from pipelines_lib.training.distributed import World, world
 from pipelines_lib.training.loop import Loop

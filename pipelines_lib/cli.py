@@ -154,7 +154,7 @@ def cost(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a run used and cost, stage by stage, and what of it was lost to failed tries."""
-    from pipelines_lib import cost_cli  # noqa: PLC0415
+    from pipelines_lib.cost import cli as cost_cli  # noqa: PLC0415
 
     cost_cli.show(Project.from_environment(), use_case, pipeline, run_id, as_json=as_json, echo=typer.echo)
 

@@ -18,11 +18,11 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from pipelines_lib import cost, failures
-from pipelines_lib.budget import Budget
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import ExitCode, JobResult, JobSpec, Params
+from pipelines_lib.cost.budget import Budget
+from pipelines_lib.cost.meter import Meter
 from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
-from pipelines_lib.meter import Meter
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.use_case import UseCase
 

@@ -23,7 +23,7 @@ from pipelines_lib.jobs.stage import Stage, is_first_rank, run_stage
 from pipelines_lib.jobs.tuned import chosen, own_model
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training import arrays
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World, world
 from pipelines_lib.training.loop import Loop

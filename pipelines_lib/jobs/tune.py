@@ -13,17 +13,16 @@ from typing import Any, get_args
 
 from pydantic import JsonValue
 
-from pipelines_lib import usage
 from pipelines_lib.config import Prices
 from pipelines_lib.connections import connection
 from pipelines_lib.contracts import JobResult
-from pipelines_lib.cost import price
+from pipelines_lib.cost import price, usage
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Unavailable
 from pipelines_lib.jobs.stage import Stage, is_first_rank, log, run_stage
 from pipelines_lib.jobs.train import fit, kept_at, watched
 from pipelines_lib.jobs.tuned import study_name, with_settings
 from pipelines_lib.store import read_json, write_json, write_text
-from pipelines_lib.training.checkpoint_files import place_of
+from pipelines_lib.training.checkpoints.files import place_of
 from pipelines_lib.training.distributed import world
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped

@@ -23,7 +23,7 @@ from torch.distributed.tensor import DTensor
 
 from pipelines_lib.errors import DataError, Interrupted
 from pipelines_lib.failures import of_another_rank
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import Inputs, Rows, order, prefetch
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.objective import Objective

@@ -4,9 +4,9 @@ import time
 
 import torch
 
-from pipelines_lib.budget import Budget
+from pipelines_lib.cost.budget import Budget
+from pipelines_lib.cost.meter import Meter
 from pipelines_lib.errors import Held
-from pipelines_lib.meter import Meter
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Observer, Pace
 

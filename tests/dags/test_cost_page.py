@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from pipelines_lib.contracts import run_dir
+from pipelines_lib.cost.usage import Usage
 from pipelines_lib.store import write_json
-from pipelines_lib.usage import Usage
 
 from .conftest import USE_CASE, write_use_case
 

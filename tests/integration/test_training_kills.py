@@ -50,7 +50,7 @@ HOOKS = """
 import json, os, resource, signal
 from pathlib import Path
 import torch
-from pipelines_lib.training.checkpoint_files import Folder
+from pipelines_lib.training.checkpoints.files import Folder
 from pipelines_lib.training.loop import Loop
 
 RANK, NOTES = os.environ.get("RANK", "0"), Path(os.environ["NOTES"])

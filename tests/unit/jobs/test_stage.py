@@ -13,10 +13,10 @@ import yaml
 
 from pipelines_lib import cli, failures, launcher
 from pipelines_lib.contracts import JobResult, JobSpec, Params
+from pipelines_lib.cost.usage import of_folder
 from pipelines_lib.errors import BadInput, ConfigError, Unavailable
 from pipelines_lib.jobs import stage as stages
 from pipelines_lib.store import read_json, write_json
-from pipelines_lib.usage import of_folder
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import torch
 import yaml
 
 from pipelines_lib import failures
-from pipelines_lib.budget import Budget
 from pipelines_lib.config import CheckpointStore, Prices, Project
 from pipelines_lib.contracts import ExitCode
+from pipelines_lib.cost.budget import Budget
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError, DataError, Held
 from pipelines_lib.features.transform import FeatureTransform

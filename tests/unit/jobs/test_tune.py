@@ -17,12 +17,12 @@ import yaml
 
 from pipelines_lib.config import Prices, Project
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.cost.usage import Usage, of_folder
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
 from pipelines_lib.jobs import train, tune
 from pipelines_lib.launcher import Job
 from pipelines_lib.store import read_json, write_json
 from pipelines_lib.training import loop, watchdog
-from pipelines_lib.usage import Usage, of_folder
 
 ROOT = Path(__file__).parents[3]
 TUNING: dict[str, Any] = {

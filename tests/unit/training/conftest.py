@@ -31,7 +31,7 @@ def build_loop(folder: Path, world=None, task: str = "binary", observers=(), **s
     import torch
 
     from pipelines_lib.features.transform import FeatureTransform
-    from pipelines_lib.training.checkpoint import Checkpoints
+    from pipelines_lib.training.checkpoints import Checkpoints
     from pipelines_lib.training.dataset import rows_of
     from pipelines_lib.training.distributed import World
     from pipelines_lib.training.loop import Loop

@@ -15,10 +15,10 @@ WORKER = """
 import importlib.util, json, sys
 import torch
 from pathlib import Path
-from pipelines_lib.training import checkpoint_copies
+from pipelines_lib.training.checkpoints import copies
 from pipelines_lib.training.distributed import world
 from pipelines_lib.training.observer import Observer
-checkpoint_copies.BUFFER = 2048  # several, of which each rank writes some
+copies.BUFFER = 2048  # several, of which each rank writes some
 spec = importlib.util.spec_from_file_location("problem", sys.argv[1])
 problem = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(problem)

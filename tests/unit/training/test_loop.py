@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipelines_lib.errors import DataError, Held, Interrupted
-from pipelines_lib.training.checkpoint_files import Folder
+from pipelines_lib.training.checkpoints.files import Folder
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped, learning_rate
 from pipelines_lib.use_case import Training

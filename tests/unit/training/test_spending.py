@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from pipelines_lib.cost.meter import Meter
 from pipelines_lib.errors import Held
-from pipelines_lib.meter import Meter
 from pipelines_lib.training import spending
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Pace

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from pipelines_lib.features.transform import FeatureTransform
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import rows_of
 from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build

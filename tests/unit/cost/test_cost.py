@@ -9,13 +9,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib import cost, cost_cli
+from pipelines_lib import cost
 from pipelines_lib.config import Prices, Project, load
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.cost import bill, newest_run, price
+from pipelines_lib.cost import cli as cost_cli
+from pipelines_lib.cost.usage import Requests, Usage
 from pipelines_lib.errors import BadInput, ConfigError
 from pipelines_lib.store import write_json
-from pipelines_lib.usage import Requests, Usage
 
 USD = Prices(currency="USD", cpu_hour=0.36, memory_gib_hour=0.036, gpu_hour={"A10": 3.6, "H100": 36, "H100 NVL": 18, "default": 7.2})
 NOW = 1_000_000.0
@@ -87,7 +88,7 @@ def test_a_profile_says_what_is_wrong_with_its_prices(tmp_path: Path):
 
 
 def test_the_shipped_profile_has_prices_of_several_clouds():
-    profile = Project(Path(__file__).parents[2], Path("home"), Path("cases"), "local").profile()
+    profile = Project(Path(__file__).parents[3], Path("home"), Path("cases"), "local").profile()
 
     assert len(profile.prices) >= 3
     assert profile.cloud in profile.prices

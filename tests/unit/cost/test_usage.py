@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines_lib import usage
+from pipelines_lib.cost import usage
+from pipelines_lib.cost.usage import STALE_SECONDS, Usage, lost_seconds
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import write_json
-from pipelines_lib.usage import STALE_SECONDS, Usage, lost_seconds
 
 NOW = 1_000_000.0
 

@@ -4,9 +4,9 @@ import logging
 import re
 from collections.abc import Collection
 
-from pipelines_lib.training.checkpoint_files import Place
-from pipelines_lib.training.checkpoint_format import MANIFEST, Damaged, Manifest
-from pipelines_lib.training.checkpoint_storage import checked, folder_of, names_of
+from pipelines_lib.training.checkpoints.files import Place
+from pipelines_lib.training.checkpoints.format import MANIFEST, Damaged, Manifest
+from pipelines_lib.training.checkpoints.storage import checked, folder_of, names_of
 
 log = logging.getLogger("sluice")
 

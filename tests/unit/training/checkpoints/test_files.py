@@ -14,8 +14,8 @@ import torch
 from moto.server import ThreadedMotoServer
 
 from pipelines_lib.errors import ConfigError, Unavailable
-from pipelines_lib.training.checkpoint import Checkpoints
-from pipelines_lib.training.checkpoint_files import Bucket, Folder
+from pipelines_lib.training.checkpoints import Checkpoints
+from pipelines_lib.training.checkpoints.files import Bucket, Folder
 
 BUCKET = "models"
 
@@ -92,7 +92,7 @@ def test_a_damaged_object_is_skipped(store, caplog):
 
 def test_a_big_part_is_sent_in_pieces_and_one_that_was_cut_off_is_forgotten(store, monkeypatch):
     client, address = store
-    monkeypatch.setattr("pipelines_lib.training.checkpoint_files._PIECE_OF_UPLOAD", 5 << 20)
+    monkeypatch.setattr("pipelines_lib.training.checkpoints.files._PIECE_OF_UPLOAD", 5 << 20)
     place = checkpoints(address)
     big = torch.arange(3 << 20, dtype=torch.float32)  # 12 MB
     place.begin(1, {"big": big}, {})
@@ -109,8 +109,8 @@ def test_a_big_part_is_sent_in_pieces_and_one_that_was_cut_off_is_forgotten(stor
 
 KILLED = """
 import os, signal, sys, torch
-from pipelines_lib.training.checkpoint import Checkpoints
-from pipelines_lib.training.checkpoint_files import Bucket
+from pipelines_lib.training.checkpoints import Checkpoints
+from pipelines_lib.training.checkpoints.files import Bucket
 
 write = Bucket.write
 
@@ -129,7 +129,7 @@ for step in (1, 2):
 
 def test_a_kill_before_the_manifest_leaves_the_one_before(store, caplog):
     client, address = store
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", KILLED, address], check=False, env=environment, timeout=120)
     assert done.returncode == -signal.SIGKILL
     assert "step-000000002/part-000-00000.safetensors" in keys(client, address)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
-from pipelines_lib.training.checkpoint import Checkpoints
-from pipelines_lib.training.checkpoint_format import DTYPES, FORMAT, Manifest, sealed
+from pipelines_lib.training.checkpoints import Checkpoints
+from pipelines_lib.training.checkpoints.format import DTYPES, FORMAT, Manifest, sealed
 
 BEFORE, LAST = "step-000000001", "step-000000002"
 
@@ -262,7 +262,7 @@ def test_old_ones_that_can_not_be_removed_do_not_spoil_a_new_one(tmp_path, caplo
 
 def test_a_mistake_of_ours_is_no_full_disk(tmp_path, monkeypatch):
     place = checkpoints(tmp_path)
-    monkeypatch.setattr("pipelines_lib.training.checkpoint_storage.safetensors", lambda _: iter([None]))
+    monkeypatch.setattr("pipelines_lib.training.checkpoints.storage.safetensors", lambda _: iter([None]))
     place.begin(1, tensors(1), {})
     with pytest.raises(TypeError):
         place.wait()
@@ -306,7 +306,7 @@ def test_numbers_that_can_not_be_kept_are_refused(tmp_path):
 
 KILLED = """
 import io, os, pathlib, signal, sys, torch
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints
 
 folder, left = sys.argv[1], 0
 
@@ -365,7 +365,7 @@ for number in range(1, 1000):
 
 
 def test_a_kill_at_any_file_operation_leaves_a_checkpoint_to_go_on_from(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-c", KILLED, str(tmp_path / "kept")], capture_output=True, text=True, check=False, env=environment, timeout=120
     )
@@ -383,10 +383,9 @@ from pathlib import Path
 import torch, torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from pipelines_lib.training import checkpoint_copies
-from pipelines_lib.training.checkpoint import Checkpoints
+from pipelines_lib.training.checkpoints import Checkpoints, copies
 
-checkpoint_copies.BUFFER = 64  # so that both ranks have some to write
+copies.BUFFER = 64  # so that both ranks have some to write
 folder = Path(sys.argv[1])
 dist.init_process_group("gloo")
 rank = dist.get_rank()
@@ -469,7 +468,7 @@ dist.destroy_process_group()
 def test_what_two_ranks_write_any_number_reads(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", str(tmp_path / "worker.py"), str(tmp_path / "kept")]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[4]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[0] WARNING checkpoint" in done.stdout

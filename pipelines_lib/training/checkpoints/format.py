@@ -9,7 +9,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata, MetadataIndex, TensorProperties, TensorStorageMetadata
 
-from pipelines_lib.training.checkpoint_files import Piece
+from pipelines_lib.training.checkpoints.files import Piece
 
 FORMAT = "sluice checkpoint 1"
 MANIFEST = "manifest.json"

@@ -29,9 +29,9 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.training.checkpoint_copies import Copies
-from pipelines_lib.training.checkpoint_files import Piece, Place
-from pipelines_lib.training.checkpoint_format import DTYPES, FORMAT, MANIFEST, Damaged, Manifest, Part, Shapes, safetensors, sealed
+from pipelines_lib.training.checkpoints.copies import Copies
+from pipelines_lib.training.checkpoints.files import Piece, Place
+from pipelines_lib.training.checkpoints.format import DTYPES, FORMAT, MANIFEST, Damaged, Manifest, Part, Shapes, safetensors, sealed
 
 
 class Planner(DefaultSavePlanner):

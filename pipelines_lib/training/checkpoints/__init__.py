@@ -17,11 +17,11 @@ from pydantic import JsonValue
 from torch.distributed.checkpoint.api import CheckpointException
 
 from pipelines_lib.errors import DataError, SluiceError, Unavailable
-from pipelines_lib.training.checkpoint_copies import Copies
-from pipelines_lib.training.checkpoint_files import place_of
-from pipelines_lib.training.checkpoint_format import DTYPES, Damaged, Manifest
-from pipelines_lib.training.checkpoint_steps import Steps
-from pipelines_lib.training.checkpoint_storage import Planner, Reader, Writer
+from pipelines_lib.training.checkpoints.copies import Copies
+from pipelines_lib.training.checkpoints.files import place_of
+from pipelines_lib.training.checkpoints.format import DTYPES, Damaged, Manifest
+from pipelines_lib.training.checkpoints.steps import Steps
+from pipelines_lib.training.checkpoints.storage import Planner, Reader, Writer
 
 log = logging.getLogger("sluice")
 

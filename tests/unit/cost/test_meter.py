@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from pipelines_lib import meter as meters
-from pipelines_lib.meter import Meter
-from pipelines_lib.usage import of_folder
+from pipelines_lib.cost import meter as meters
+from pipelines_lib.cost.meter import Meter
+from pipelines_lib.cost.usage import of_folder
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 BUSY = """
 import sys, time
 from pathlib import Path
-from pipelines_lib import meter
+from pipelines_lib.cost import meter
 meter.BEAT_SECONDS = 0.05
 with meter.Meter(Path(sys.argv[1])) as counts:
     block = bytearray(64 << 20)

@@ -7,9 +7,9 @@ from pathlib import Path
 from pipelines_lib.config import Prices, Profile
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.cost import price
+from pipelines_lib.cost.meter import BEAT_SECONDS, Meter
+from pipelines_lib.cost.usage import Usage, of_run
 from pipelines_lib.errors import ConfigError, Held
-from pipelines_lib.meter import BEAT_SECONDS, Meter
-from pipelines_lib.usage import Usage, of_run
 from pipelines_lib.use_case import UseCase
 
 _FRESH_SECONDS = BEAT_SECONDS

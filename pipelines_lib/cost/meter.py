@@ -12,8 +12,8 @@ from typing import Self
 
 import psutil
 
+from pipelines_lib.cost.usage import Outcome, Requests, Usage, of_folder
 from pipelines_lib.store import write_json
-from pipelines_lib.usage import Outcome, Requests, Usage, of_folder
 
 log = logging.getLogger("sluice")
 

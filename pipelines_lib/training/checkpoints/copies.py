@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.tensor import DTensor
 
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.training.checkpoint_format import DTYPES, Shapes
+from pipelines_lib.training.checkpoints.format import DTYPES, Shapes
 
 BUFFER = 1 << 26
 """Bytes of a buffer; a bigger tensor has one of its own. Ranks share the buffers out among them."""

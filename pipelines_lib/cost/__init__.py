@@ -10,10 +10,10 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from pipelines_lib import usage
 from pipelines_lib.config import Prices
 from pipelines_lib.contracts import Pipeline
-from pipelines_lib.usage import Usage, lost_seconds
+from pipelines_lib.cost import usage
+from pipelines_lib.cost.usage import Usage, lost_seconds
 
 _HOUR = 3600.0
 

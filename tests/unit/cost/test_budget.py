@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines_lib.budget import Budget
 from pipelines_lib.config import Prices, Profile
 from pipelines_lib.contracts import Pipeline
+from pipelines_lib.cost.budget import Budget
+from pipelines_lib.cost.meter import Meter
+from pipelines_lib.cost.usage import Requests, Usage
 from pipelines_lib.errors import ConfigError, Held
-from pipelines_lib.meter import Meter
 from pipelines_lib.store import write_json
-from pipelines_lib.usage import Requests, Usage
 
 # One reserved CPU is 3.6 an hour: a thousandth a second.
 USD = Prices(currency="USD", cpu_hour=3.6, memory_gib_hour=0, gpu_hour={"default": 0})
