@@ -1,4 +1,4 @@
-"""Renews requirements.txt from pyproject.toml, then the lists of single roles, each a subset of it.
+"""Renews requirements.txt from pyproject.toml, then the list of each role's image, which holds no other version of anything.
 
 `make lock` runs it. Options go to uv: `python docker/requirements/lock.py --upgrade`.
 """
@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 ROLES = ("airflow", "job", "serving", "edge")
+IMAGE_EXTRAS = {"airflow": ("server",)}
+"""What the image of a role has beside the role; it is in no lock of a laptop."""
 ROOT = Path(__file__).parents[2]
 
 
@@ -21,9 +23,8 @@ def main() -> None:
     """The whole lock first; every other list is held to it."""
     compile_list("pyproject.toml", "requirements.txt", *(option for role in ROLES for option in ("--extra", role)), *sys.argv[1:])
     for role in ROLES:
-        compile_list(
-            "pyproject.toml", f"docker/requirements/{role}.txt", "--extra", role, "--constraint", "requirements.txt", "--no-annotate"
-        )
+        extras = (option for extra in (role, *IMAGE_EXTRAS.get(role, ())) for option in ("--extra", extra))
+        compile_list("pyproject.toml", f"docker/requirements/{role}.txt", *extras, "--constraint", "requirements.txt", "--no-annotate")
     compile_list("requirements-dev.in", "requirements-dev.txt")
 
 
