@@ -2,7 +2,8 @@
 
 Its output is handed on line by line. Whoever cancels it (or dies) leaves no process behind: every process of a
 job carries the job's mark in its environment, is found by it even when torchrun has put it into a session of
-its own, and is ended before another try of the same job starts.
+its own, and is ended before another try of the same job starts. The mark names the job, then the try: whoever still
+waits for an earlier try ends that one alone.
 """
 
 import contextlib
@@ -47,11 +48,12 @@ class Job:
         self._project = project
         self._grace_seconds = grace_seconds
         self._session = 0
-        self._mark = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
+        self._job = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
+        self._try = f"{self._job}-{os.urandom(4).hex()}"
 
     def run(self, on_line: Callable[[str], None]) -> int:
         """Run to the end and return the exit code (negative: the signal that ended it). Each line of output goes to `on_line`."""
-        if leftovers := self.cancel():
+        if leftovers := self._end(self._job):
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
         spec_path = Path(self._spec.stage_dir) / "spec.json"
         write_json(spec_path, self._spec)
@@ -79,18 +81,21 @@ class Job:
         return code
 
     def cancel(self) -> int:
-        """End every process of this job: SIGTERM, the grace period, SIGKILL. Returns how many there were."""
-        processes = self._processes()
+        """End every process of this try: SIGTERM, the grace period, SIGKILL. Returns how many there were."""
+        return self._end(self._try)
+
+    def _end(self, mark: str) -> int:
+        processes = self._processes(mark)
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGTERM)
-        alive = _still_alive(processes, self._grace_seconds)
-        while alive:
+        _still_alive(processes, self._grace_seconds)
+        # Looked for anew: a process that was just being made, or was turning into another program, showed no mark before.
+        while alive := self._processes(mark):
             for process in alive:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             _still_alive(alive, 5)
-            alive = self._processes()
         return len(processes)
 
     def _start(self, spec_path: Path) -> "subprocess.Popen[str]":
@@ -124,17 +129,17 @@ class Job:
         self._session = process.pid
         return process
 
-    def _processes(self) -> list[psutil.Process]:
+    def _processes(self, mark: str) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if self._is_ours(process) and process.status() != psutil.STATUS_ZOMBIE:
+                if self._is_marked(process, mark) and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(process)
         return found
 
-    def _is_ours(self, process: psutil.Process) -> bool:
+    def _is_marked(self, process: psutil.Process, mark: str) -> bool:
         # A forked child shows the environment of the server it came from, so a warm job is known by its session.
-        return (self._session != 0 and os.getsid(process.pid) == self._session) or process.environ().get(MARK) == self._mark
+        return (self._session != 0 and os.getsid(process.pid) == self._session) or process.environ().get(MARK, "").startswith(mark)
 
     def _environment(self) -> dict[str, str]:
         project = self._project
@@ -147,7 +152,7 @@ class Job:
             | inherited
             | self._secrets
             | {
-                MARK: self._mark,
+                MARK: self._try,
                 "SLUICE_PROJECT": str(project.folder),
                 "SLUICE_HOME": str(project.home),
                 "SLUICE_USE_CASES": str(project.use_cases),

@@ -15,7 +15,7 @@ import pytest
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobSpec, Pipeline
-from pipelines_lib.launcher import Job, command, warm_socket
+from pipelines_lib.launcher import MARK, Job, command, warm_socket
 
 # A stage that does what its parameters say, in place of a real one.
 STAGE = """
@@ -29,9 +29,9 @@ if spec["what"] == "environment":
 if spec["what"] == "parent":
     print(open(f"/proc/{os.getppid()}/cmdline").read().replace(chr(0), " "), flush=True)
 if spec["what"] == "hang":
-    # A worker in a session of its own, as torchrun makes them, that does not mind SIGTERM.
-    child = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"], start_new_session=not spec["warm"])
-    print("child", child.pid, flush=True)
+    # A worker in a session of its own, as torchrun makes them, that does not mind SIGTERM; it says so once that is true.
+    deaf = "import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('child', os.getpid(), flush=True); time.sleep(600)"
+    subprocess.Popen([sys.executable, "-c", deaf], start_new_session=not spec["warm"])
     time.sleep(600)
 if spec["what"] == "boom":
     raise RuntimeError("boom")
@@ -208,13 +208,29 @@ def test_the_warm_libraries_start_no_thread_that_a_fork_would_lose() -> None:
     assert done.stdout.strip().splitlines()[-1] in ("[]", "['jemalloc_bg_thd']")
 
 
-def test_a_retry_ends_what_the_last_try_left(project: Project) -> None:
+def test_a_retry_ends_what_the_last_try_left_and_whoever_waits_for_that_leaves_the_retry_alone(project: Project) -> None:
     _, thread, _, child = _hanging(project)
     said: list[str] = []
     assert job(project, what="exit", code=0).run(said.append) == 0
     assert said[0].startswith("ended 2 process(es)")
     assert _gone(child)
     thread.join(20)
+
+
+def test_a_process_that_shows_its_mark_late_is_ended_too(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel shows no environment while a process turns into another program, and a job may be ended just then."""
+    running = job(project, what="exit", code=0)
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], env={**os.environ, MARK: running._try})
+    is_marked, seen = Job._is_marked, set[int]()
+
+    def is_marked_late(self: Job, found: psutil.Process, mark: str) -> bool:
+        before = found.pid in seen
+        seen.add(found.pid)
+        return before and is_marked(self, found, mark)
+
+    monkeypatch.setattr(Job, "_is_marked", is_marked_late)
+    running.cancel()
+    assert process.wait(10) == -signal.SIGKILL
 
 
 def test_training_goes_through_torchrun() -> None:
