@@ -9,7 +9,28 @@ import pytest
 
 from pipelines_lib.store import write_json
 
+USE_CASE = """\
+name: shop
+title: Shop
+owner: test@example.com
+task: binary
+start: 2026-01-01
+source: {path: "{home}/{partition}.csv"}
+columns: {amount: {type: number}, outcome: {type: string, role: label}}
+label: {column: outcome, positive: "1"}
+gate: {metric: roc_auc, floor: 0.6}
+"""
+
 TYPES = {"amount": "number", "age": "integer", "member": "boolean", "country": "string"}
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> Path:
+    """A folder of use cases with one in it, `shop`, which says what every use case must say and nothing else."""
+    folder = tmp_path / "cases"
+    (folder / "shop").mkdir(parents=True)
+    (folder / "shop" / "use_case.yaml").write_text(USE_CASE, encoding="utf-8")
+    return folder
 
 
 @pytest.fixture

@@ -20,24 +20,10 @@ from pipelines_lib.use_case import UseCase
 
 ROOT = Path(__file__).parents[3]
 
-USE_CASE = """\
-name: shop
-title: Shop
-owner: test@example.com
-task: binary
-start: 2026-01-01
-source: {path: "{home}/{partition}.csv"}
-columns: {amount: {type: number}, outcome: {type: string, role: label}}
-label: {column: outcome, positive: "1"}
-gate: {metric: roc_auc, floor: 0.6}
-"""
-
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    (tmp_path / "cases" / "shop").mkdir(parents=True)
-    (tmp_path / "cases" / "shop" / "use_case.yaml").write_text(USE_CASE, encoding="utf-8")
-    for name, value in {"PROJECT": ROOT, "HOME": tmp_path / "home", "USE_CASES": tmp_path / "cases", "PROFILE": "local"}.items():
+def project(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    for name, value in {"PROJECT": ROOT, "HOME": tmp_path / "home", "USE_CASES": cases, "PROFILE": "local"}.items():
         monkeypatch.setenv(f"SLUICE_{name}", str(value))
     return Project.from_environment()
 
@@ -132,7 +118,7 @@ def named_connection(project: Project) -> None:
     """`ingest` of the shop reads from `shop_db`."""
     sql = "{sql: {connection: shop_db, query: 'SELECT * FROM t WHERE day = :partition', order_by: [id]}}"
     path = project.use_cases / "shop" / "use_case.yaml"
-    path.write_text(USE_CASE.replace('{path: "{home}/{partition}.csv"}', sql), encoding="utf-8")
+    path.write_text(path.read_text(encoding="utf-8").replace('{path: "{home}/{partition}.csv"}', sql), encoding="utf-8")
 
 
 @pytest.mark.usefixtures("named_connection")

@@ -17,18 +17,6 @@ from pipelines_lib.store import write_json
 
 ROOT = Path(__file__).parents[3]
 
-USE_CASE = """\
-name: shop
-title: Shop
-owner: test@example.com
-task: binary
-start: 2026-01-01
-source: {path: "{home}/{partition}.csv"}
-columns: {amount: {type: number}, outcome: {type: string, role: label}}
-label: {column: outcome, positive: "1"}
-gate: {metric: roc_auc, floor: 0.6}
-"""
-
 # A stage whose ranks do what BEHAVE says for "<restart>.<rank>"; what it does not name waits for the others, then is done.
 STAGE = """
 import json, os, signal, sys, time
@@ -75,10 +63,8 @@ run_stage(work)
 
 
 @pytest.fixture
-def group(tmp_path: Path) -> Callable[..., tuple[int, str, Path]]:
+def group(tmp_path: Path, cases: Path) -> Callable[..., tuple[int, str, Path]]:
     """Returns `group(behaviour, asked=False)`: runs two ranks; gives exit code, output and the stage's folder. `asked` sends SIGTERM."""
-    (tmp_path / "cases" / "shop").mkdir(parents=True)
-    (tmp_path / "cases" / "shop" / "use_case.yaml").write_text(USE_CASE, encoding="utf-8")
     (tmp_path / "include" / "profiles").mkdir(parents=True)
     (tmp_path / "include" / "profiles" / "local.yaml").write_text('name: local\nstore: "{home}/store"\ntracking_uri: ""\n')
     (tmp_path / "worker.py").write_text(STAGE, encoding="utf-8")
@@ -93,7 +79,7 @@ def group(tmp_path: Path) -> Callable[..., tuple[int, str, Path]]:
             "PYTHONPATH": str(ROOT),
             "SLUICE_PROJECT": str(tmp_path),
             "SLUICE_HOME": str(tmp_path / "home"),
-            "SLUICE_USE_CASES": str(tmp_path / "cases"),
+            "SLUICE_USE_CASES": str(cases),
             "BEHAVE": json.dumps(behaviour),
             "OMP_NUM_THREADS": "1",
         }
