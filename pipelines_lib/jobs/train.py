@@ -4,8 +4,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +25,7 @@ from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training import arrays
 from pipelines_lib.training.checkpoints import Checkpoints
 from pipelines_lib.training.dataset import Prepared, prepare
-from pipelines_lib.training.distributed import World, world
+from pipelines_lib.training.distributed import Absent, World, joined, meet
 from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build
 from pipelines_lib.training.observer import Observer, TaskLog
@@ -33,7 +33,7 @@ from pipelines_lib.training.progress import Progress, Stopped
 from pipelines_lib.training.reporter import Reporter
 from pipelines_lib.training.spending import Spending, meter_devices
 from pipelines_lib.training.strategies import Tensors
-from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER, UNWATCHED, Unwatched, Watchdog
+from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER, UNWATCHED, Unwatched, Watchdog, end_without
 from pipelines_lib.use_case.training import OF_THE_MACHINES
 
 log = logging.getLogger("sluice")
@@ -52,13 +52,11 @@ class Fit:
 def main(stage: Stage) -> JobResult:
     """Fit the transform, train, export. Every rank runs this; the first one writes."""
     stage = chosen(stage)
-    settings = stage.use_case.training
-    with _reporter(stage) as reporter:
-        with world(settings.device, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(stage, ranks) as watchdog:
-            observers = [] if reporter is None else [_described(reporter, stage, ranks)]
-            trained = fit(stage, ranks, observers, watchdog=watchdog)
+    with _reporter(stage) as reporter, together(stage) as (ranks, watchdog):
+        observers = [] if reporter is None else [_described(reporter, stage, ranks)]
+        trained = fit(stage, ranks, observers, watchdog=watchdog)
         if ranks.is_first:
-            _write(stage, trained)
+            _write(stage, trained, watchdog)
     return _result(stage, trained, ranks)
 
 
@@ -158,10 +156,21 @@ def _described(reporter: Reporter, stage: Stage, ranks: World) -> Reporter:
     return reporter
 
 
-def watched(stage: Stage, ranks: World) -> Watchdog:
-    """Who finds out, inside a `with` block, that a rank of the stage's training hangs."""
-    sees_waiting = ranks.device.type == "cpu"
-    return Watchdog(stage.use_case.training.timeout, stage.folder, ranks.store, ranks.rank, ranks.size, sees_waiting=sees_waiting)
+@contextmanager
+def together(stage: Stage) -> Iterator[tuple[World, Watchdog]]:
+    """Meet the other ranks of the stage's training, and part from them when all are done, with somebody who finds out that one of them hangs."""
+    settings = stage.use_case.training
+    try:
+        met = meet(settings.device, settings.timeout)
+    except Absent as absent:
+        end_without(stage.folder, absent)
+    sees_waiting = met.device.type == "cpu"
+    with (
+        Watchdog(settings.timeout, stage.folder, met.store, met.rank, met.size, sees_waiting=sees_waiting) as watchdog,
+        joined(met, settings.timeout + COLLECTIVES_WAIT_LONGER) as ranks,
+    ):
+        yield ranks, watchdog
+        ranks.wait_for_all()  # else nobody would be left to find out that one of them hangs
 
 
 def _model(stage: Stage, data: Prepared) -> torch.nn.Module:
@@ -178,13 +187,19 @@ def _announce(data: Prepared, model: torch.nn.Module, ranks: World) -> None:
         )
 
 
-def _write(stage: Stage, trained: Fit) -> None:
+def _write(stage: Stage, trained: Fit, watchdog: Unwatched) -> None:
+    """Watched, as the loop is: on a GPU, or on a store that does not answer, each of these may hang."""
     from pipelines_lib.training.export import to_onnx  # noqa: PLC0415 - the exporter costs a second to import, and one rank needs it
 
     data, progress = trained.data, trained.progress
+    watchdog.beat()
     model = _model(stage, data)  # the one that was trained may be in pieces, or compiled
     model.load_state_dict(trained.weights)
-    write_bytes(stage.folder / "model.onnx", to_onnx(data.objective.scoring(model), data.sample))
+    watchdog.beat()
+    graph = to_onnx(data.objective.scoring(model), data.sample)
+    watchdog.beat()
+    write_bytes(stage.folder / "model.onnx", graph)
+    watchdog.beat()
     write_text(stage.folder / "transform.json", data.transform.to_json())
     write_json(
         stage.folder / "training.json",

@@ -19,16 +19,14 @@ from pipelines_lib.contracts import JobResult
 from pipelines_lib.cost import price, usage
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Unavailable
 from pipelines_lib.jobs.stage import Stage, is_first_rank, log, run_stage
-from pipelines_lib.jobs.train import fit, kept_at, watched
+from pipelines_lib.jobs.train import fit, kept_at, together
 from pipelines_lib.jobs.tuned import study_name, with_settings
 from pipelines_lib.store import read_json, write_json, write_text
 from pipelines_lib.training.checkpoints.files import place_of
-from pipelines_lib.training.distributed import world
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped
 from pipelines_lib.training.study import State, Study, Trial, best
 from pipelines_lib.training.trials_page import trials_page
-from pipelines_lib.training.watchdog import COLLECTIVES_WAIT_LONGER
 from pipelines_lib.use_case import Tuning
 from pipelines_lib.use_case.base import duration_text
 
@@ -120,8 +118,7 @@ def _together(stage: Stage, tuning: Tuning, values: Mapping[str, JsonValue]) -> 
     A machine that lacks the device is no answer about the settings: what the meeting raises leaves the trial unfinished.
     """
     tried = with_settings(stage, {**values, "epochs": _epochs(stage, tuning)})
-    training = tried.use_case.training
-    with world(training.device, training.timeout + COLLECTIVES_WAIT_LONGER) as ranks, watched(tried, ranks) as watchdog:
+    with together(tried) as (ranks, watchdog):
         yield lambda observers: fit(tried, ranks, observers, watchdog=watchdog).progress.best_loss
 
 

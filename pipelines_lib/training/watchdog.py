@@ -22,9 +22,11 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn, Self
 
+import psutil
 import torch.distributed as dist
 
 from pipelines_lib import failures
+from pipelines_lib.training.distributed import Absent
 
 log = logging.getLogger("sluice")
 
@@ -83,8 +85,8 @@ def hanging(signs: Mapping[int, Sign], timeout: float) -> set[int]:
 class Unwatched:
     """Of a process that nobody watches."""
 
-    def beat(self, step: int) -> None:
-        """The main thread has come to `step`."""
+    def beat(self, step: int | None = None) -> None:
+        """The main thread has come to `step`, or a bit further within the one that it said last."""
 
     def busy(self, what: str) -> AbstractContextManager[None]:  # noqa: ARG002 - for those who watch
         """Around what may take longer than the timeout, such as a compilation: it is not taken for a hang."""
@@ -140,9 +142,9 @@ class Watchdog(Unwatched):
         for thread in self._threads:
             thread.join(2 * self._tick)  # the store may hang with the rank that keeps it
 
-    def beat(self, step: int) -> None:
-        """The main thread has come to `step`."""
-        self._step = step
+    def beat(self, step: int | None = None) -> None:
+        """The main thread has come to `step`, or a bit further within the one that it said last."""
+        self._step = self._step if step is None else step
         self._moved = time.monotonic()
 
     @contextmanager
@@ -231,7 +233,7 @@ class Watchdog(Unwatched):
         stack = "".join(traceback.format_stack(frame)) if frame else ""
         where = _place(frame) if frame else "a thread that has ended"
         message = f"no progress for {self._timeout:.0f} s (training.timeout) after step {own.step:,}; it is in {where}"
-        self._leave(failures.of_hang(self._rank, failures.host_name(), message, stack))
+        _leave(self._stage_dir, failures.of_hang(self._rank, failures.host_name(), message, stack))
 
     def _speak_for(self, quiet: set[int], seen: Mapping[int, Seen]) -> None:
         for rank in sorted(quiet):
@@ -250,17 +252,45 @@ class Watchdog(Unwatched):
         self._lost(quiet)
 
     def _lost(self, others: set[int]) -> NoReturn:
-        self._leave(failures.of_loss(f"waited for rank {', '.join(map(str, sorted(others)))}, which hangs"))
+        _leave(self._stage_dir, failures.of_loss(f"waited for rank {', '.join(map(str, sorted(others)))}, which hangs"))
 
-    def _leave(self, failure: failures.Failure) -> NoReturn:
-        """Keep `failure` and end the process: its main thread can't."""
+
+def end_without(stage_dir: str | Path, absent: Absent) -> NoReturn:
+    """Name the ranks that have not come to the meeting of all, end those of this machine, and end this process.
+
+    They started with the others, so that they are stopped, or hang before they have said anything.
+    """
+    for rank in sorted(absent.ranks):
+        process = _of_this_machine(rank)
+        where = "its machine, or its process," if process is None else f"process {process.pid} is stopped, or"
+        message = f"it has not met the other ranks in {absent.seconds:.0f} s: {where} hangs at its start"
+        failure = failures.of_hang(rank, "another machine" if process is None else failures.host_name(), message)
+        failures.leave(stage_dir, failure)
         log.error("%s", failure.sentence)
-        if failure.traceback:
-            log.error("the stack of rank %d:\n%s", failure.rank, failure.traceback.rstrip())
-        try:
-            failures.leave(self._stage_dir, failure)
-        finally:
-            os._exit(failure.exit_code)
+        if process is not None:
+            with suppress(psutil.Error):
+                process.kill()  # a stopped process hears no SIGTERM; the agent would wait half a minute for it
+    _leave(stage_dir, failures.of_loss(str(absent)))  # at once: a thread may still wait for the store, where nothing can end it
+
+
+def _leave(stage_dir: str | Path, failure: failures.Failure) -> NoReturn:
+    """Keep `failure` and end the process: its main thread can't."""
+    log.error("%s", failure.sentence)
+    if failure.traceback:
+        log.error("the stack of rank %d:\n%s", failure.rank, failure.traceback.rstrip())
+    try:
+        failures.leave(stage_dir, failure)
+    finally:
+        os._exit(failure.exit_code)
+
+
+def _of_this_machine(rank: int) -> psutil.Process | None:
+    """The process of `rank`, where this process's agent has started it too."""
+    for process in psutil.Process(os.getppid()).children():
+        with suppress(psutil.Error):
+            if process.environ().get("RANK") == str(rank):
+                return process
+    return None
 
 
 def _key(rank: int) -> str:

@@ -314,6 +314,37 @@ def test_a_model_of_the_users_own_that_hangs_while_it_is_made_is_found(launched,
     assert log.count("all ranks start again") == 1
 
 
+STOPPED = (
+    OWN
+    + """
+
+def stopped_at_the_end(shape, settings, own=model):
+    import os, pathlib, signal
+    seen = pathlib.Path(__file__).with_name("seen")
+    # Once for the training, and on the first rank again for the export; this file is read anew for each.
+    if "MADE" in os.environ and not seen.exists():
+        seen.touch()
+        os.kill(os.getpid(), signal.SIGSTOP)
+    os.environ["MADE"] = "once"
+    return own(shape, settings)
+
+
+model = stopped_at_the_end
+"""
+)
+
+
+def test_a_rank_that_is_stopped_while_it_writes_the_model_is_named_and_costs_no_retry(launched, house):
+    (house.home / "use_cases" / "credit").mkdir(parents=True)
+    (house.home / "use_cases" / "credit" / "hooks.py").write_text(STOPPED)
+    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="5s")
+    assert code == 0, log
+    assert f"first failure: rank 0 on {failures.host_name()}: Hang: no sign of it for 5 s" in log
+    assert log.count("all ranks start again") == 1
+    assert "resumed from the checkpoint" in log
+    assert files(house)["model.onnx"]
+
+
 def test_a_training_beyond_its_budget_is_held_and_goes_on_where_it_was(house, caplog):
     house.run("snapshot")
     house.run("snapshot", "train", run_id="undisturbed")

@@ -133,6 +133,27 @@ print("rank", ranks.rank, "is done", flush=True)
 """
 
 
+# Two ranks that start; rank `who` is stopped before it meets the other.
+STARTING = """
+import datetime as dt, logging, os, signal, sys
+from pipelines_lib.training import distributed
+from pipelines_lib.training.distributed import Absent, meet
+from pipelines_lib.training.watchdog import end_without
+
+logging.basicConfig(stream=sys.stdout)
+distributed.MEETING_TIMEOUT = dt.timedelta(seconds=4)
+if int(os.environ["RANK"]) == int(sys.argv[2]):
+    if sys.argv[3] == "keeping":
+        store, distributed._store = distributed._store, lambda *given: (store(*given), os.kill(os.getpid(), signal.SIGSTOP))[0]
+    else:
+        os.kill(os.getpid(), signal.SIGSTOP)
+try:
+    meet("cpu", dt.timedelta(seconds=1))
+except Absent as absent:
+    end_without(sys.argv[1], absent)
+"""
+
+
 def launch(tmp_path, text, *arguments):
     (tmp_path / "worker.py").write_text(textwrap.dedent(text), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
@@ -151,8 +172,8 @@ def test_a_process_alone_that_hangs_is_ended_with_its_stack(tmp_path):
     assert "no progress for" in done.stderr
 
 
-def together(tmp_path, who, what):
-    environment, command = launch(tmp_path, TOGETHER, str(who), what)
+def together(tmp_path, who, what, text=TOGETHER):
+    environment, command = launch(tmp_path, text, str(who), what)
     meeting = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": _free_port()}
     ranks = [
         subprocess.Popen(
@@ -208,3 +229,18 @@ def test_a_rank_that_is_busy_is_waited_for(tmp_path):
 
     assert codes == [0, 0], said
     assert failures.left(tmp_path) == []
+
+
+@pytest.mark.parametrize(("who", "what"), [(0, "stop"), (0, "keeping"), (1, "stop")])
+def test_a_rank_that_is_stopped_at_its_start_is_named_by_the_other_and_killed(tmp_path, who, what):
+    began = time.monotonic()
+    codes, said = together(tmp_path, who, what, STARTING)
+
+    assert codes[who] == -signal.SIGKILL
+    assert codes[1 - who] == 1
+    first, second = failures.left(tmp_path)
+    assert (first.rank, first.kind, first.host) == (who, "hang", failures.host_name())
+    assert re.match(r"it has not met the other ranks in 4 s: process \d+ is stopped, or hangs", first.message)
+    assert (second.rank, second.kind, second.message) == (1 - who, "lost", f"rank {who} has not met the others in 4 s")
+    assert f"rank {who} on {failures.host_name()}: Hang: it has not met" in said[1 - who]
+    assert time.monotonic() - began < 40
