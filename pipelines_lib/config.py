@@ -86,7 +86,9 @@ class Profile(Settings):
 
     name: str
     store: str
-    """Folder of the object store; `{home}` is the state folder."""
+    """The object store: a folder (`{home}` is the state folder), or s3://bucket/prefix of S3 or of a store that speaks its language."""
+    store_connection: ConnectionName | None = None
+    """The way into the store's bucket, as a source has it; without one boto3 looks where it always does (a pod's or a machine's role)."""
     tracking_uri: str
     """MLflow's tracking and registry server; `{home}` is the state folder."""
     mlflow_url: str | None = None
@@ -126,6 +128,31 @@ class Profile(Settings):
             )
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _is_a_folder_or_a_bucket(cls, value: str) -> str:
+        scheme, colon, rest = value.partition("://")
+        if colon and scheme != "s3":
+            raise ValueError(
+                f"{value!r} is neither a folder nor s3://bucket/prefix; stores that speak S3's language go by s3:// and `store_connection`"
+            )
+        if colon and not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?", rest):
+            raise ValueError(f"{value!r} names no bucket; write s3://bucket/prefix")
+        return value
+
+    @model_validator(mode="after")
+    def _folder_needs_no_way_in(self) -> Self:
+        if self.store_connection is not None and not self.store.startswith("s3://"):
+            raise FieldErrors(
+                [
+                    (
+                        ("store_connection",),
+                        f"it opens a bucket, and `store` is the folder {self.store}; remove it, or write s3://bucket/prefix there",
+                    )
+                ]
+            )
+        return self
+
     @model_validator(mode="after")
     def _cloud_has_prices(self) -> Self:
         if self.cloud is not None and self.cloud not in self.prices:
@@ -141,8 +168,10 @@ class Profile(Settings):
 
     def connections(self, stage: str) -> list[str]:
         """Names of the connections that `stage` needs whatever the use case."""
+        store = [] if self.store_connection is None else [self.store_connection]
         trials = [self.tuning_connection] if stage == TUNE and self.tuning_connection is not None else []
-        return [*trials, *(connections_in(self.checkpoints) if stage in ("train", TUNE) else ())]
+        checkpoints = connections_in(self.checkpoints) if stage in ("train", TUNE) else ()
+        return list(dict.fromkeys([*store, *trials, *checkpoints]))
 
 
 @dataclass(frozen=True)

@@ -59,10 +59,10 @@ def variable_of(name: str) -> str:
     return f"SLUICE_CONN_{name.upper()}"
 
 
-def connection(name: str) -> Connection:
-    """The connection `name`. Raises `ConfigError` where there is none, or where it can't be read."""
+def connection(name: str, environment: Mapping[str, str] = os.environ) -> Connection:
+    """The connection `name` of `environment`. Raises `ConfigError` where there is none, or where it can't be read."""
     variable = variable_of(name)
-    text = os.environ.get(variable, "").strip()
+    text = environment.get(variable, "").strip()
     if not text:
         raise ConfigError(
             f"connection {name!r}: there is none. In Airflow, make it under Admin → Connections (or `airflow connections add {name} …`); "

@@ -1,6 +1,8 @@
 """A small use case and a place to run its stages, for whoever tests with data."""
 
-from collections.abc import Callable
+import hashlib
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from pipelines_lib.config import Profile, Project
+from pipelines_lib.connections import connection
 from pipelines_lib.contracts import JobResult, JobSpec
 from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage
-from pipelines_lib.store import write_json
+from pipelines_lib.store import StorePath, at, write_json
 from pipelines_lib.use_case import UseCase
 
 # How long a draw takes says more about this machine, and about the modules that earlier tests have loaded, than about a test.
@@ -81,3 +84,39 @@ class Sandbox:
 def sandbox(tmp_path: Path) -> Sandbox:
     """An empty project."""
     return Sandbox(Project(folder=tmp_path, home=tmp_path / "home", use_cases=tmp_path / "use_cases", profile_name="local"))
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[str]:
+    """Address of an S3-compatible store that speaks HTTP, with one bucket, `sluice`."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    client = boto3.client("s3", endpoint_url=address, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1")
+    client.create_bucket(Bucket="sluice")
+    yield address
+    server.stop()
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, endpoint: str, name: str = "bucket") -> None:
+    """Put the connection `name` to the store at `endpoint` into the environment."""
+    extra = {"endpoint_url": endpoint, "region_name": "us-east-1", "addressing_style": "path"}
+    text = json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": extra})
+    monkeypatch.setenv(f"SLUICE_CONN_{name.upper()}", text)
+
+
+@pytest.fixture
+def bucket(cloud: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> StorePath:
+    """An empty place in a bucket; the connection to it is `bucket`."""
+    connect(monkeypatch, cloud)
+    mine = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
+    return at(f"s3://sluice/{mine}", connection("bucket"))
+
+
+@pytest.fixture(params=["folder", "bucket"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> StorePath:
+    """An empty place in a store: once a folder, once a bucket."""
+    return tmp_path if request.param == "folder" else request.getfixturevalue("bucket")

@@ -1,6 +1,7 @@
 """The task that fires a retraining. A module of its own: Airflow's trigger operator is slow to import, and each task pays."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -46,5 +47,7 @@ class RetrainOperator(TriggerDagRunOperator):
             super().execute(context)
         except DagRunTriggerException:
             # Airflow's way to ask for the run. What speaks against asking (the DAG is paused) was raised before.
-            write_json(triggered_path(decided.store, decided.use_case.name, key), {"partition_key": key, "run_id": self.trigger_run_id})
+            write_json(
+                Path(triggered_path(decided.store, decided.use_case.name, key)), {"partition_key": key, "run_id": self.trigger_run_id}
+            )
             raise

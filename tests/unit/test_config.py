@@ -202,6 +202,26 @@ def test_a_profile_fills_in_the_home_and_takes_addresses_from_the_environment(pr
     assert (profile.airflow_url, profile.mlflow_url) == ("http://127.0.0.1:9999", None)
 
 
+def test_a_store_in_a_bucket_is_opened_by_a_connection_in_every_stage(project):
+    path = project.folder / "include" / "profiles" / "local.yaml"
+    path.write_text(LOCAL.replace("{home}/store", "s3://models/sluice") + "store_connection: oss\n")
+    profile = project.profile()
+    assert profile.store == "s3://models/sluice"
+    assert profile.connections("ingest") == profile.connections("train") == profile.connections("decide") == ["oss"]
+
+    path.write_text(LOCAL + "store_connection: oss\n")
+    with pytest.raises(
+        ConfigError, match=r"local.yaml:5: store_connection: it opens a bucket, and `store` is the folder .*/store; remove it"
+    ):
+        project.profile()
+    path.write_text(LOCAL.replace("{home}/store", "gs://models"))
+    with pytest.raises(ConfigError, match=r"local.yaml:2: store: .*'gs://models' is neither a folder nor s3://bucket/prefix"):
+        project.profile()
+    path.write_text(LOCAL.replace("{home}/store", "s3:///prefix"))
+    with pytest.raises(ConfigError, match=r"local.yaml:2: store: .*'s3:///prefix' names no bucket; write s3://bucket/prefix"):
+        project.profile()
+
+
 def test_a_profile_says_where_checkpoints_are_kept_and_what_opens_it(project):
     path = project.folder / "include" / "profiles" / "local.yaml"
     path.write_text(LOCAL + "checkpoints: {path: 's3://models/sluice/', connection: oss}\n")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipelines_lib.contracts import JobResult, ModelRef
@@ -48,7 +50,7 @@ def release(sandbox, shop, root, promoted):
             spec = stage.spec.model_copy(update={"params": params})
             stage = type(stage)(spec, stage.use_case, stage.profile, stage.project)
             register = JobResult(stage="register", outputs={"model": model.model_dump(mode="json")})
-            write_json(f"{spec.run_dir}/register/result.json", register)
+            write_json(Path(f"{spec.run_dir}/register/result.json"), register)
             result = {"deploy": deploy_job, "verify": verify_job}[name].main(stage)
             write_json(stage.folder / "result.json", result)
         return result

@@ -42,7 +42,7 @@ def run(project, monkeypatch):
             stage="train", pipeline="training", use_case="credit", partition_key="2026-01-01", run_id="r",
             store=str(project / "home" / "store"), params=params,
         )  # fmt: skip
-        write_json(f"{spec.stage_dir}/spec.json", spec)
+        write_json(Path(f"{spec.stage_dir}/spec.json"), spec)
         monkeypatch.setattr(sys, "argv", ["stage", "--spec", f"{spec.stage_dir}/spec.json"])
         return stages._run(work), spec
 
@@ -148,7 +148,7 @@ def test_the_result_says_what_all_tries_used_and_cost(run, project):
     code, _ = run(lambda stage: JobResult(stage="train"))
     assert code == 0
 
-    used = read_json(f"{spec.stage_dir}/result.json")["usage"]
+    used = read_json(Path(f"{spec.stage_dir}/result.json"))["usage"]
     assert [record.outcome for record in of_folder(Path(spec.stage_dir))] == ["failed", "done"]
     assert used["cost"]["here"] > used["wasted"]["here"] > 0
     assert used["seconds"] > used["wasted_seconds"] > 0
@@ -173,7 +173,7 @@ def test_a_stage_that_starts_after_the_budget_is_spent_is_held(run, project, mak
 
     assert code == 3
     assert "HELD: the run's budget is 1 USD" in caplog.text
-    assert read_json(f"{spec.stage_dir}/result.json")["figures"]["budget"] == 1.0
+    assert read_json(Path(f"{spec.stage_dir}/result.json"))["figures"]["budget"] == 1.0
     assert [record.outcome for record in of_folder(Path(spec.stage_dir))] == ["held"]
 
 

@@ -234,7 +234,7 @@ def killed_after(project: Project, spec: Any, what: str) -> list[str]:
     """The lines of a stage that is killed when it says `what`."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("SLUICE")}
     environment |= {"SLUICE_PROJECT": str(project.folder), "SLUICE_HOME": str(project.home), "SLUICE_USE_CASES": str(project.use_cases)}
-    write_json(f"{spec.stage_dir}/spec.json", spec)
+    write_json(Path(f"{spec.stage_dir}/spec.json"), spec)
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines_lib.jobs.tune", "--spec", f"{spec.stage_dir}/spec.json"],
         env={**environment, "PYTHONPATH": str(project.folder)}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=project.folder,
@@ -271,7 +271,7 @@ def test_ranks_of_a_trial_train_along_and_leave_one_result(project, house):
     code = Job(spec, made).run(lines.append)
 
     assert code == 0, lines
-    assert read_json(f"{spec.stage_dir}/result.json")["figures"]["state"] == "completed"
+    assert read_json(Path(f"{spec.stage_dir}/result.json"))["figures"]["state"] == "completed"
     assert any("2 process(es)" in line for line in lines)
 
 
@@ -303,7 +303,7 @@ def test_a_trial_whose_loss_explodes_on_another_rank_has_failed_and_is_not_tried
     code = Job(spec, made).run(lines.append)
 
     assert code == 0, lines
-    result = read_json(f"{spec.stage_dir}/result.json")
+    result = read_json(Path(f"{spec.stage_dir}/result.json"))
     assert result["figures"]["state"] == "failed"
     assert "the loss is nan in epoch 1, step " in result["reason"]
     assert not any("start again" in line for line in lines)

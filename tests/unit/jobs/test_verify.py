@@ -1,5 +1,7 @@
 """What verify makes of answers; its way through a real service is in test_deploy.py."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines_lib.contracts import JobResult, ModelRef
@@ -114,7 +116,7 @@ def put_up(package, sandbox, make_use_case):
         write_pointer(stage.root, served)
         write_pointer(stage.root, Deployment.candidate(model, stage.use_case, served))
         result = JobResult(stage="deploy", outputs={"model": model.model_dump(mode="json")})
-        write_json(f"{stage.spec.run_dir}/deploy/result.json", result)
+        write_json(Path(f"{stage.spec.run_dir}/deploy/result.json"), result)
         return stage
 
     return make

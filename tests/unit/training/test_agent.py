@@ -71,7 +71,7 @@ def group(tmp_path: Path, cases: Path) -> Callable[..., tuple[int, str, Path]]:
     spec = JobSpec(
         stage="train", pipeline="training", use_case="shop", partition_key="2026-01-01", run_id="r", store=str(tmp_path / "home" / "store")
     )
-    write_json(f"{spec.stage_dir}/spec.json", spec)
+    write_json(Path(f"{spec.stage_dir}/spec.json"), spec)
 
     def run(behaviour: dict[str, str], asked: bool = False) -> tuple[int, str, Path]:
         environment = {
