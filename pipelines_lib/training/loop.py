@@ -11,7 +11,7 @@ when to meet next. Checkpoints are written where they meet, so that what is read
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from types import FrameType
@@ -154,13 +154,13 @@ class Loop:
             rows = self._gathered(self._parts(work)) if ahead is None else ahead
             yield work, (next(rows) for _ in range(self._settings.accumulate))
 
-    def _parts(self, work: Work) -> list[Places]:
-        return np.array_split(work.places, self._settings.accumulate)
+    def _parts(self, work: Work) -> list[tuple[Places, Places]]:
+        """(rows that count, rows that are computed)."""
+        return [(part, part if len(part) else work.stand_in) for part in np.array_split(work.places, self._settings.accumulate)]
 
-    def _gathered(self, parts: Iterator[Places] | list[Places]) -> Iterator[tuple[Places, Inputs, torch.Tensor]]:
+    def _gathered(self, parts: Iterable[tuple[Places, Places]]) -> Iterator[tuple[Places, Inputs, torch.Tensor]]:
         todo = list(parts)
-        some = (part if len(part) else np.zeros(1, np.int64) for part in todo)
-        for part, (inputs, labels) in zip(todo, prefetch(self._train, some, self._world.device), strict=True):
+        for (part, _), (inputs, labels) in zip(todo, prefetch(self._train, (some for _, some in todo), self._world.device), strict=True):
             yield part, inputs, labels
 
     def _watch(self, work: Work, places: Places, losses: torch.Tensor) -> None:

@@ -131,7 +131,7 @@ class Asynchronous(Strategy):
         while (ticket := self._fetch()) is not None:
             self._ticket = ticket
             places = batches[ticket[0]][ticket[1]]
-            yield Work(ticket[0], places, len(places))
+            yield Work(ticket[0], places, len(places), places[:1])
             if self._ticket is not None:  # the loss scale was too large for this gradient, so the optimizer did not step
                 self._bring(useful=False)
         if threads:

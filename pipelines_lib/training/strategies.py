@@ -9,7 +9,7 @@ async      a parameter server with bounded staleness: `parameter_server.py`
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -37,6 +37,9 @@ class Work:
     step: int
     places: Places
     n_rows: int
+    stand_in: Places
+    """One row of the global batch, for a rank that has none of it: a row that is not finite then ends the training by its owner's word, and
+    no other row can."""
 
 
 class Strategy:
@@ -64,7 +67,7 @@ class Strategy:
         """What this rank does of the steps `first` … `upto` - 1."""
         for step in range(first, upto):
             batch = batch_of(step)
-            yield Work(step, cut(batch, self.shares, self.world.rank), len(batch))
+            yield Work(step, cut(batch, self.shares, self.world.rank), len(batch), batch[:1])
 
     def syncing(self, last: bool) -> AbstractContextManager[None]:  # noqa: ARG002 - one process has no gradients to exchange
         """Around the backward pass of one part of a rank's work; gradients are exchanged in the last."""
@@ -151,7 +154,7 @@ class LocalSGD(Strategy):
     def work(self, batch_of: BatchOf, first: int, upto: int) -> Iterator[Work]:
         """This rank's share of each batch; its gradient is the mean over the share."""
         for work in super().work(batch_of, first, upto):
-            yield Work(work.step, work.places, max(1, len(work.places)))
+            yield replace(work, n_rows=max(1, len(work.places)))
 
     def stepped(self, work: Work) -> None:
         """Average, where it is time."""

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from pipelines_lib.errors import DataError, Held, Interrupted
+from pipelines_lib.training import loop as training_loop
 from pipelines_lib.training.checkpoints.files import Folder
+from pipelines_lib.training.dataset import order
 from pipelines_lib.training.observer import Observer
 from pipelines_lib.training.progress import Stopped, learning_rate
 from pipelines_lib.use_case import Training
@@ -103,6 +105,16 @@ def test_a_loss_that_is_not_finite_names_the_rows(make_loop):
     # It stopped before that batch could change a weight; those before it did.
     assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
     assert any(not torch.equal(tensor, before[name]) for name, tensor in weights(loop).items())
+
+
+def test_a_rank_without_rows_computes_none_that_others_do_not(make_loop, monkeypatch):
+    # Of batches of 149 and 1 this rank, of two, has the first 60 rows and none, and row 0 is the other's.
+    seed = next(seed for seed in range(99) if 60 <= order(150, seed, 0).tolist().index(0) < 149)
+    monkeypatch.setattr(training_loop, "agreed", lambda *_: (0.4, 0.6))
+    loop = make_loop(task="regression", batch_size=149, epochs=1, seed=seed)
+    loop._train.labels[0] = float("nan")
+    loop.run()
+    assert all(torch.isfinite(tensor).all() for tensor in weights(loop).values())
 
 
 def test_where_looking_at_a_loss_would_stop_the_device_it_is_found_at_the_next_meeting(make_loop, monkeypatch):
