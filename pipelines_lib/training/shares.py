@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from pipelines_lib.errors import ConfigError
 from pipelines_lib.training.dataset import Rows
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.objective import Objective
@@ -32,11 +33,16 @@ def equal(size: int) -> Shares:
 def agreed(settings: Training, world: World, current: Shares | None, speed: float | None) -> Shares:
     """The shares to go on with. `current`: those of the checkpoint, if there is one; `speed`: this rank's, in rows a second, if measured.
 
-    Every rank calls this. A list in the settings with another length than the number of ranks counts as equal shares.
+    Every rank calls this. Raises `ConfigError` where the settings list another number of shares than there are ranks.
     """
-    if not isinstance(settings.shares, str):
+    if not isinstance(settings.shares, str) and settings.strategy != "async":
         given = np.asarray(settings.shares, float)
-        return tuple(given / given.sum()) if len(given) == world.size else equal(world.size)
+        if len(given) != world.size:
+            raise ConfigError(
+                f"training.shares has {len(given)} proportions, and this training was started with {world.size} worker(s); start it with "
+                f"{len(given)}, or set shares to `measured` or `equal`"
+            )
+        return tuple(given / given.sum())
     kept = current if current is not None and len(current) == world.size else equal(world.size)
     return kept if speed is None else better(kept, world.all(speed))
 

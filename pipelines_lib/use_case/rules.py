@@ -80,6 +80,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             if name not in columns:
                 yield ("quality", "expectations", index, expectation), unknown(name)
     yield from _protected_away(use_case)
+    yield from _strategy(use_case)
     yield from tuning_problems(use_case)
 
 
@@ -142,6 +143,25 @@ def _treatment(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str
     if use_case.task not in ("binary", "regression"):
         message = f"the effect of a treatment is on one number or one class's chance, and this task is {use_case.task}; make it binary or regression"
         yield ("task",), message
+
+
+def _strategy(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Settings that no strategy of the training, or of its tuning, makes use of. Defaults that were written out are left alone."""
+    training, space = use_case.training, {} if use_case.tuning is None else use_case.tuning.space
+    strategies = space["strategy"].values if "strategy" in space and space["strategy"].values else [training.strategy]
+    told = " or ".join(str(strategy) for strategy in strategies)
+    for name, owner in (("sync_steps", "local_sgd"), ("staleness", "async")):
+        message = f"`{name}` is a setting of `strategy: {owner}`, and this training is {told}; remove it, or change the strategy"
+        if owner not in strategies:
+            if getattr(training, name) != type(training).model_fields[name].default:
+                yield ("training", name), message
+            if name in space:
+                yield ("tuning", "space", name), message
+    if isinstance(training.shares, list) and strategies == ["async"]:
+        message = (
+            "with `strategy: async` whoever is faster fetches more, so there are no shares to give; remove `shares`, or change the strategy"
+        )
+        yield ("training", "shares"), message
 
 
 def _splitting(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:

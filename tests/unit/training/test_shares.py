@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from pipelines_lib.errors import ConfigError
 from pipelines_lib.training.dataset import order
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.objective import Objective
@@ -50,6 +51,11 @@ def test_shares_of_a_checkpoint_hold_for_as_many_ranks_alone():
 
 def test_shares_may_be_given():
     assert agreed(Training(shares=[3, 1], workers=2), World(size=2), None, None) == (0.75, 0.25)
+
+
+def test_shares_for_another_number_of_workers_are_refused():
+    with pytest.raises(ConfigError, match=r"training.shares has 2 proportions, and this training was started with 3 worker"):
+        agreed(Training(shares=[3, 1], workers=2), World(size=3), None, None)
 
 
 class Slow(nn.Module):

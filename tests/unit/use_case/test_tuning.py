@@ -98,6 +98,31 @@ def test_what_is_wrong_is_said_with_its_line(read, line: str, says: str):
     assert re.search(says, str(caught.value)), caught.value
 
 
+@pytest.mark.parametrize(
+    ("training", "space", "says"),
+    [
+        ("{sync_steps: 4}", None, r":1: training.sync_steps: `sync_steps` is a setting of `strategy: local_sgd`, and this training is ddp; remove"),
+        ("{strategy: async, sync_steps: 4}", None, r":1: training.sync_steps: .* this training is async"),
+        ("{staleness: 9}", None, r":1: training.staleness: `staleness` is a setting of `strategy: async`"),
+        ("{strategy: async, shares: [3, 1]}", None, r":1: training.shares: with `strategy: async` whoever is faster fetches more"),
+        ("{sync_steps: 4}", "{strategy: [ddp, fsdp]}", r":1: training.sync_steps: .* this training is ddp or fsdp; remove it"),
+        ("{}", "{sync_steps: [4, 8]}", r":2: tuning.space.sync_steps: `sync_steps` is a setting of `strategy: local_sgd`"),
+        ("{strategy: local_sgd, sync_steps: 4}", None, None),
+        ("{sync_steps: 8, staleness: 4}", None, None),  # as the defaults are written out
+        ("{sync_steps: 4}", "{strategy: [ddp, local_sgd]}", None),
+        ("{strategy: local_sgd}", "{sync_steps: [4, 8]}", None),
+    ],
+)  # fmt: skip
+def test_settings_that_no_strategy_uses_are_refused_with_their_line(read, training, space, says):
+    text = f"training: {training}\n" + (f"tuning: {{trials: 2, space: {space}}}\n" if space else "")
+    if says is None:
+        read(text)
+        return
+    with pytest.raises(ConfigError) as caught:
+        read(text)
+    assert re.search(says, str(caught.value)), caught.value
+
+
 def test_one_trial_tunes_nothing(read):
     with pytest.raises(ConfigError, match=r":2: tuning.trials: Input should be greater than or equal to 2"):
         read("tuning:\n  trials: 1\n  space: {learning_rate: [0.1, 0.2]}\n")
