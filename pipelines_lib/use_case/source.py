@@ -106,7 +106,7 @@ class Replay(Settings):
 
     partitions: int = Field(default=14, ge=1)
     """Over how many partitions the file's rows are spread evenly."""
-    seed: int | None = 0
+    seed: int | None = Field(default=0, ge=0, lt=2**32)
     """Seed of the shuffle that decides which row falls on which partition; null keeps the file's order."""
 
 

@@ -28,7 +28,8 @@ class Split(Settings):
     gap: int | None = Field(default=None, ge=0)
     """With `by: time`: partitions left out before validation and before test. A label is made of what happens within its
     horizon, so without a gap the last training rows would know the first test days; the horizon, when absent."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Decides which row, entity or group falls on which side; another one shares them out anew."""
 
     @model_validator(mode="after")
     def _what_goes_with_by(self) -> Self:

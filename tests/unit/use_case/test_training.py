@@ -4,6 +4,8 @@ import pytest
 from pydantic import ValidationError
 
 from pipelines_lib.use_case import FieldErrors, Model, Training, UseCase
+from pipelines_lib.use_case.source import Replay
+from pipelines_lib.use_case.split import Split
 
 
 def test_a_setting_of_another_kind_is_refused_and_told():
@@ -146,3 +148,7 @@ def test_towers_that_do_not(changes, says):
 def test_a_seed_that_no_generator_takes_is_refused(seed):
     with pytest.raises(ValidationError, match="seed"):
         Training(seed=seed)
+    with pytest.raises(ValidationError, match="seed"):
+        Split(seed=seed)
+    with pytest.raises(ValidationError, match="seed"):
+        Replay(partitions=3, seed=seed)
