@@ -21,7 +21,7 @@ from pipelines_lib.training.checkpoints.copies import Copies
 from pipelines_lib.training.checkpoints.files import place_of
 from pipelines_lib.training.checkpoints.format import DTYPES, Damaged, Manifest
 from pipelines_lib.training.checkpoints.steps import Steps
-from pipelines_lib.training.checkpoints.storage import Planner, Reader, Writer
+from pipelines_lib.training.checkpoints.storage import Planner, Reader, Writer, folder_of
 
 log = logging.getLogger("sluice")
 
@@ -43,6 +43,8 @@ class Checkpoints:
         self._under_way: Future[Any] | None = None
         self._step = 0
         self._is_complete = False
+        self._refused: dict[int, str] = {}
+        """Rank to why it could not write the last checkpoint; empty where all could. Kept by the first rank."""
 
     def begin(self, step: int, tensors: Mapping[str, torch.Tensor], progress: Mapping[str, JsonValue]) -> None:
         """Copy `tensors` to host memory and return; write them in the background. Waits first for the checkpoint before.
@@ -78,6 +80,7 @@ class Checkpoints:
             try:
                 future.result()
                 self._is_complete = True
+                self._written_again()
             except CheckpointException as error:
                 self._give_up(error)
         return self._is_complete
@@ -153,13 +156,22 @@ class Checkpoints:
                 raise reason from error
         if not self._is_first:
             return
+        name, level = self._steps.name(self._step), logging.DEBUG
+        refused = {rank: str(reason).replace(folder_of(self._step), "step") for rank, reason in sorted(reasons.items())}
+        if refused != self._refused:
+            self._refused, level = refused, logging.WARNING
         told = "; ".join(f"worker {rank}: {reason}" for rank, reason in sorted(reasons.items()))
-        log.warning("checkpoint %s could not be written, and training goes on without it: %s", self._steps.name(self._step), told)
+        log.log(level, "checkpoint %s could not be written, and training goes on without it: %s (said once until it changes)", name, told)
         try:
             self._steps.clean(self._step, self._steps.parts(self._step))
             self._place.sweep()
         except (OSError, SluiceError) as left:
-            log.warning("what was written of checkpoint %s is left there until the next start: %s", self._steps.name(self._step), left)
+            log.log(level, "what was written of checkpoint %s is left there until the next start: %s", name, left)
+
+    def _written_again(self) -> None:
+        if self._refused:
+            self._refused = {}
+            log.info("checkpoints can be written again; the first is %s", self._steps.name(self._step))
 
     def _explained(self, step: int, error: CheckpointException) -> Exception:
         """Why the checkpoint of `step` could not be read: the first rank's reason that is known."""

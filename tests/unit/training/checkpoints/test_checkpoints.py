@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -206,6 +207,31 @@ def test_a_full_disk_costs_that_checkpoint_alone(tmp_path, caplog, monkeypatch, 
     assert checkpoints(tmp_path).newest() == 1
     write(place, 3)
     assert names(tmp_path) == [BEFORE, "step-000000003"]
+
+
+def test_a_full_disk_is_told_of_once_until_it_changes(tmp_path, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, logger="sluice")
+    place = checkpoints(tmp_path)
+
+    def begin(step):
+        place.begin(step, tensors(step), {})
+        return place.wait()
+
+    with monkeypatch.context() as patched:
+        break_down(patched, "fsync", "part-000-00000.safetensors")
+        assert not any(begin(step) for step in (1, 2, 3))
+    assert begin(4)
+    assert begin(5)
+    with monkeypatch.context() as patched:
+        break_down(patched, "fsync", "manifest.json")
+        assert not begin(6)
+
+    first, again, other = [record.getMessage() for record in caplog.records if record.name == "sluice"]
+    assert "step-000000001 could not be written, and training goes on without it: worker 0: [Errno 28]" in first
+    assert first.endswith("(said once until it changes)")
+    assert again.startswith("checkpoints can be written again; the first is ")
+    assert again.endswith("step-000000004")
+    assert "step-000000006 could not be written" in other
 
 
 def break_down(patched, call, which):
