@@ -29,6 +29,7 @@ from pipelines_lib.training.models.shape import Shape
 from pipelines_lib.training.models.tabular import TabularModel
 from pipelines_lib.training.objective import Objective
 from pipelines_lib.training.observer import Observer, Pace
+from pipelines_lib.training.progress import Progress
 from pipelines_lib.use_case import Training
 
 N_NUMERIC, CATEGORIES = 20, (50, 200, 1000)
@@ -130,7 +131,7 @@ class Moments(Observer):
     def __init__(self) -> None:
         self._is_first = True
 
-    def started(self, epoch: int, step: int) -> None:  # noqa: ARG002 - the base class's signature
+    def started(self, progress: Progress, step: int) -> None:  # noqa: ARG002 - the base class's signature
         """From where."""
         print(f"started {step} {time.time()}", flush=True)
 

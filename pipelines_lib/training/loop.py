@@ -216,7 +216,7 @@ class Loop:
         if stopped:
             raise Stopped(stop)
         raise Interrupted(
-            f"asked to end in epoch {self._progress.epoch + 1}; "
+            f"asked to end {self._progress.where}; "
             + (
                 "a checkpoint keeps what was done, and a retry goes on from it"
                 if kept
@@ -281,7 +281,7 @@ class Loop:
         self._progress = replace(self._progress, shares=shares)
         done = self._progress.epoch * self._n_steps + self._progress.step_in_epoch
         for observer in self._observers:
-            observer.started(self._progress.epoch, done)
+            observer.started(self._progress, done)
 
     def _save(self) -> None:
         self._progress = replace(self._progress, loss_scale=self._scale.state_dict())

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pipelines_lib.training.progress import Progress
 from pipelines_lib.use_case import Training
 
 log = logging.getLogger("sluice")
@@ -35,8 +36,8 @@ class Pace:
 class Observer:
     """Does nothing; subclasses overwrite what they want to hear. What is returned ends the training on every rank, after a checkpoint, and is raised."""
 
-    def started(self, epoch: int, step: int) -> None:
-        """Before the first step: epochs and steps that a checkpoint had done."""
+    def started(self, progress: Progress, step: int) -> None:
+        """Before the first step: where a checkpoint had come to, and its steps over all epochs."""
 
     def progress(self, pace: Pace) -> Exception | None:
         """About once a second."""
@@ -57,10 +58,11 @@ class TaskLog(Observer):
         self._pace: Pace | None = None
         self._best = math.inf
 
-    def started(self, epoch: int, step: int) -> None:
+    def started(self, progress: Progress, step: int) -> None:
         """Say where a resumed training goes on."""
+        self._best = progress.best_loss
         if step:
-            log.info("resumed from the checkpoint of epoch %d, step %d", epoch + 1, step)
+            log.info("resumed from the checkpoint %s, step %s", progress.where, f"{step:,}")
 
     def progress(self, pace: Pace) -> None:
         """Now and then."""

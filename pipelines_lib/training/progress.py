@@ -38,6 +38,11 @@ class Progress:
     loss_scale: dict[str, Any] = field(default_factory=dict)
     """Of fp16; empty otherwise."""
 
+    @property
+    def where(self) -> str:
+        """In words: `in epoch 2`, or `after epoch 2` where the next has not begun."""
+        return f"after epoch {self.epoch}" if self.epoch and not self.step_in_epoch else f"in epoch {self.epoch + 1}"
+
     def finished(self, settings: Training) -> bool:
         """Whether the epochs are done, or the validation loss has stopped falling."""
         return self.epoch >= settings.epochs or self.epoch - self.best_epoch >= settings.patience

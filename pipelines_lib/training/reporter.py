@@ -19,6 +19,7 @@ from pipelines_lib.registry.journal import JOURNAL, About, Status, Writer, envir
 from pipelines_lib.registry.tracker import Task
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Observer, Pace
+from pipelines_lib.training.progress import Progress
 
 log = logging.getLogger("sluice")
 
@@ -101,7 +102,7 @@ class Reporter(Observer):
             dataset=dataset,
         )
 
-    def started(self, epoch: int, step: int) -> None:  # noqa: ARG002 - the signature of an observer
+    def started(self, progress: Progress, step: int) -> None:  # noqa: ARG002 - the signature of an observer
         """Begin the journal, or go on with it."""
         assert self._about is not None
         self._writer.start(self._about)

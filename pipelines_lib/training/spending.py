@@ -9,6 +9,7 @@ from pipelines_lib.cost.meter import Meter
 from pipelines_lib.errors import Held
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Observer, Pace
+from pipelines_lib.training.progress import Progress
 
 
 class Spending(Observer):
@@ -21,9 +22,9 @@ class Spending(Observer):
         self._whole = False
         """Whether this process has begun the running epoch, so that its time says what one takes."""
 
-    def started(self, epoch: int, step: int) -> None:  # noqa: ARG002 - the signature of an observer
+    def started(self, progress: Progress, step: int) -> None:  # noqa: ARG002 - the signature of an observer
         """A resumed training may begin in the middle of an epoch."""
-        self._whole = step == 0
+        self._whole = progress.step_in_epoch == 0
 
     def progress(self, pace: Pace) -> Held | None:
         """About once a second. An epoch that begins is asked for here: the last one's end does not know that none follows."""

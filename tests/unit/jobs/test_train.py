@@ -360,7 +360,7 @@ def test_a_training_beyond_its_budget_is_held_and_goes_on_where_it_was(house, ca
 
     with caplog.at_level(logging.INFO, logger="sluice"):
         house.run("train")
-    assert "resumed from the checkpoint of epoch 1, step 1" in caplog.text
+    assert "resumed from the checkpoint in epoch 1, step 1" in caplog.text
     folders = [house.stage("train", run_id=run_id).folder for run_id in ("run", "undisturbed")]
     assert (folders[0] / "model.onnx").read_bytes() == (folders[1] / "model.onnx").read_bytes()
 

@@ -259,8 +259,8 @@ def test_a_trial_that_is_killed_goes_on_as_the_same_trial(project, house):
 
     first, second = (next(line for line in lines if "trial 2 of 3 tries" in line) for lines in (before, after))
     assert first == second
-    [resumed] = [line for line in after if "resumed from the checkpoint of epoch" in line]
-    assert int(re.findall(r"epoch (\d+)", resumed)[0]) >= 3
+    [resumed] = [line for line in after if "resumed from the checkpoint" in line]
+    assert int(re.findall(r"epoch (\d+)", resumed)[0]) >= 2
     assert [used.outcome for used in of_folder(Path(spec.stage_dir))] == ["running", "running"]
 
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import signal
 from pathlib import Path
@@ -13,8 +14,8 @@ from pipelines_lib.errors import DataError, Held, Interrupted
 from pipelines_lib.training import loop as training_loop
 from pipelines_lib.training.checkpoints.files import Folder
 from pipelines_lib.training.dataset import order
-from pipelines_lib.training.observer import Observer
-from pipelines_lib.training.progress import Stopped, learning_rate
+from pipelines_lib.training.observer import Observer, TaskLog
+from pipelines_lib.training.progress import Progress, Stopped, learning_rate
 from pipelines_lib.use_case import Training
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "losses.json").read_text())
@@ -182,8 +183,8 @@ def test_an_observer_hears_of_everything_and_may_end_it(make_loop):
         def __init__(self):
             self.heard = []
 
-        def started(self, epoch, step):
-            self.heard.append(("started", epoch, step))
+        def started(self, progress, step):
+            self.heard.append(("started", progress.epoch, step))
 
         def progress(self, pace):
             assert 0 < pace.step <= pace.n_steps == 15
@@ -209,6 +210,21 @@ def test_an_observer_hears_of_everything_and_may_end_it(make_loop):
     resumed = Listener()
     make_loop(observers=[resumed]).run()
     assert resumed.heard[0] == ("started", 2, 10)
+
+
+def test_the_log_of_a_resumed_training_knows_the_best_epoch_and_the_last(caplog):
+    caplog.set_level(logging.INFO)
+    settings = Training(epochs=3)
+    told = TaskLog(settings)
+    told.started(Progress(epoch=2, best_loss=0.5, best_epoch=1), 10)
+    told.epoch({"epoch": 3, "train_loss": 0.4, "validation_loss": 0.6})
+    TaskLog(settings).started(Progress(epoch=1, step_in_epoch=2), 7)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        "resumed from the checkpoint after epoch 2, step 10",
+        "epoch 3/3  loss 0.4000  validation 0.6000",
+        "resumed from the checkpoint in epoch 2, step 7",
+    ]
 
 
 def test_a_cosine_schedule_rises_and_falls_to_nothing():

@@ -10,6 +10,7 @@ from pipelines_lib.errors import Held
 from pipelines_lib.training import spending
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Pace
+from pipelines_lib.training.progress import Progress
 from pipelines_lib.training.spending import Spending, meter_devices
 
 
@@ -50,7 +51,7 @@ def meetings(observer: Spending, clock: SimpleNamespace, *moments: tuple[int, fl
 def test_an_epoch_that_begins_is_asked_for_by_the_time_of_the_last(clock: SimpleNamespace) -> None:
     budget = Asked()
     observer = Spending(Meter(), budget)  # type: ignore[arg-type]
-    observer.started(0, 0)
+    observer.started(Progress(), 0)
     meetings(observer, clock, (1, 0), (1, 5), (2, 20), (2, 25), (3, 50))
 
     assert budget.said == ["now", "now", "epoch 2: 20", "now", "epoch 3: 30"]
@@ -59,7 +60,7 @@ def test_an_epoch_that_begins_is_asked_for_by_the_time_of_the_last(clock: Simple
 def test_half_an_epoch_says_nothing_of_a_whole_one(clock: SimpleNamespace) -> None:
     budget = Asked()
     observer = Spending(Meter(), budget)  # type: ignore[arg-type]
-    observer.started(2, 25)
+    observer.started(Progress(epoch=2, step_in_epoch=5), 25)
     meetings(observer, clock, (3, 0), (4, 5), (5, 25))
 
     assert budget.said == ["now", "now", "epoch 5: 20"]
@@ -67,7 +68,7 @@ def test_half_an_epoch_says_nothing_of_a_whole_one(clock: SimpleNamespace) -> No
 
 def test_a_no_ends_the_training(clock: SimpleNamespace) -> None:
     observer = Spending(Meter(), Asked("epoch 2: 20"))  # type: ignore[arg-type]
-    observer.started(0, 0)
+    observer.started(Progress(), 0)
     *before, last = meetings(observer, clock, (1, 0), (2, 20))
 
     assert before == [None]
