@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn
 
 # In the order of what costs most; a library that is not installed is simply not warm.
-LIBRARIES = ("great_expectations", "mlflow", "pandas", "pyarrow.csv", "pyarrow.dataset", "deltalake", "httpx")
+LIBRARIES = ("great_expectations", "mlflow", "pandas", "pyarrow.csv", "pyarrow.dataset", "deltalake", "httpx", "clevercsv")
 
 _JOB = re.compile(r"pipelines_lib\.jobs\.[a-z]+")
 _GRACE_SECONDS = 3.0
