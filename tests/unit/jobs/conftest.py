@@ -151,6 +151,13 @@ def _trained_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def database(house: House, _trained_once: Path) -> str:
+    """The address of a database of MLflow's below `house.home`, with nothing in it."""
+    shutil.copy(_trained_once / "mlflow.db", house.home)
+    return f"sqlite:///{house.home}/mlflow.db"
+
+
+@pytest.fixture
 def trained(tmp_path: Path, _trained_once: Path) -> House:
     """The same after the stages snapshot and train of the run called "run"."""
     shutil.copytree(_trained_once, tmp_path, dirs_exist_ok=True)

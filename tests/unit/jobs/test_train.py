@@ -102,15 +102,13 @@ def test_other_rows_start_a_training_of_their_own(trained, write_day, caplog):
 
 
 @pytest.fixture
-def launched(house, make_credit):
+def launched(house, database, make_credit):
     """Returns `launch(**training)`: runs the stage train with two processes, as the launcher does; gives exit code and log."""
     project = Project(house.home / "project", house.home, house.home / "use_cases", "local")
     (project.folder / "include" / "profiles").mkdir(parents=True)
-    shutil.copytree(
-        Path(__file__).parents[3] / "pipelines_lib", project.folder / "pipelines_lib", ignore=shutil.ignore_patterns("__pycache__")
-    )
+    (project.folder / "pipelines_lib").symlink_to(Path(__file__).parents[3] / "pipelines_lib")
     (project.folder / "include" / "profiles" / "local.yaml").write_text(
-        f"name: local\nstore: '{house.home}/store'\ntracking_uri: 'sqlite:///{house.home}/mlflow.db'\n"
+        f"name: local\nstore: '{house.home}/store'\ntracking_uri: '{database}'\n"
     )
 
     def launch(on_line=lambda line: None, **training):

@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -211,15 +210,15 @@ def test_a_pruned_trial_ends_early_as_done(tuning, monkeypatch):
 
 
 @pytest.fixture
-def project(house, make_credit) -> Callable[..., Project]:
+def project(house, database, make_credit) -> Callable[..., Project]:
     """Returns `project(**settings)`: a project whose jobs are processes; the snapshot is taken."""
     made = Project(house.home / "project", house.home, house.home / "use_cases", "local")
 
     def of(training: dict[str, Any] | None = None, **settings: Any) -> Project:
         use_case = make_credit(tuning={**TUNING, **settings}, training=make_credit().training.model_dump() | (training or {}))
         (made.folder / "include" / "profiles").mkdir(parents=True)
-        shutil.copytree(ROOT / "pipelines_lib", made.folder / "pipelines_lib", ignore=shutil.ignore_patterns("__pycache__"))
-        profile = {"name": "local", "store": f"{house.home}/store", "tracking_uri": f"sqlite:///{house.home}/mlflow.db"}
+        (made.folder / "pipelines_lib").symlink_to(ROOT / "pipelines_lib")
+        profile = {"name": "local", "store": f"{house.home}/store", "tracking_uri": database}
         (made.folder / "include" / "profiles" / "local.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
         folder = made.use_cases / "credit"
         folder.mkdir(parents=True)
