@@ -267,7 +267,11 @@ def corrected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backfill]:
 def contents(backfill: Backfill, store: str, layers: Sequence[Layer] = LAYERS) -> dict[str, dict[str, list[dict[str, Any]]]]:
     """What a reader finds: layer to partition to rows."""
     tables = backfill.tables(store)
-    return {layer: {day: tables.read(layer, [day]).to_pylist() for day in DAYS[:5]} for layer in layers}
+    found: dict[str, dict[str, list[dict[str, Any]]]] = {layer: {day: [] for day in DAYS[:5]} for layer in layers}
+    for layer in layers:
+        for row in tables.read(layer, DAYS[:5]).to_pylist():
+            found[layer][row["partition_key"]].append(row)
+    return found
 
 
 @pytest.mark.parametrize("stage", STAGES[Pipeline.DATA])
