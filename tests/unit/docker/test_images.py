@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[3]
 BIN = Path(sys.executable).parent
 TEXT = (ROOT / "docker" / "Dockerfile").read_text(encoding="utf-8")
 LINES = [line for line in re.sub(r"\\\n", " ", re.sub(r"(?m)^\s*#.*\n", "", TEXT)).splitlines() if line.strip()]
-TARGETS = ("airflow", "job", "job-cuda", "serving")
+TARGETS = ("airflow", "worker", "job", "job-cuda", "serving")
 
 
 def stages() -> dict[str, tuple[str, list[str]]]:
