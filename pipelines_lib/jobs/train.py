@@ -73,26 +73,26 @@ def fit(
     the first to end; where it is anything else, the others raise `Stopped`.
     """
     settings, ref = stage.use_case.training, snapshot_of(stage)
-    with watchdog.busy("loading the data"):
-        data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
-    model = _model(stage, data)  # watched: a model of the user's own may hang
-    with watchdog.busy("setting the training up"):
-        _announce(data, model, ranks)
-        meter_devices(stage.meter, ranks)
-        loop = Loop(
-            model,
-            objective=data.objective,
-            train=data.train,
-            validation=data.validation,
-            settings=settings,
-            world=ranks,
-            checkpoints=Checkpoints(
-                *kept_at(stage), fingerprint=_fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()
-            ),
-            observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
-            watchdog=watchdog,
-        )
     with arrays.discarded_after(_arrays(stage)):
+        with watchdog.busy("loading the data"):
+            data = prepare(opened(stage.use_case, Tables(stage.root), ref), stage.use_case, _arrays(stage))
+        model = _model(stage, data)  # watched: a model of the user's own may hang
+        with watchdog.busy("setting the training up"):
+            _announce(data, model, ranks)
+            meter_devices(stage.meter, ranks)
+            loop = Loop(
+                model,
+                objective=data.objective,
+                train=data.train,
+                validation=data.validation,
+                settings=settings,
+                world=ranks,
+                checkpoints=Checkpoints(
+                    *kept_at(stage), fingerprint=_fingerprint(stage, ref), keep=settings.keep_checkpoints, group=ranks.group()
+                ),
+                observers=[TaskLog(settings), Spending(stage.meter, stage.budget), *observers],
+                watchdog=watchdog,
+            )
         try:
             progress = loop.run()
         except Stopped as stopped:

@@ -21,7 +21,7 @@ from pipelines_lib.config import CheckpointStore, Prices, Project
 from pipelines_lib.contracts import ExitCode
 from pipelines_lib.cost.budget import Budget
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import ConfigError, DataError, Held
+from pipelines_lib.errors import BadInput, ConfigError, DataError, Held
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.jobs import train
 from pipelines_lib.launcher import Job
@@ -282,6 +282,16 @@ def test_a_model_of_the_users_own_is_trained_and_exported(house, make_credit, ca
     house.run("train", use_case=use_case)
     assert files(house)["model.onnx"] != graph
     assert "another snapshot" in caplog.text
+
+
+def test_a_training_that_can_never_begin_leaves_no_arrays(house, make_credit):
+    use_case = make_credit(training=make_credit().training.model_dump() | {"model": {"type": "hooks"}})
+    house.run("snapshot", use_case=use_case)
+    (house.home / "credit").mkdir()
+    (house.home / "credit" / "hooks.py").write_text("def model(shape, settings):\n    return None\n")
+    with pytest.raises(BadInput):
+        house.run("train", use_case=use_case)
+    assert not list(house.home.rglob("arrays-0"))
 
 
 HANGING = (
