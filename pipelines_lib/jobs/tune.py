@@ -23,7 +23,7 @@ from pipelines_lib.jobs.train import fit, kept_at, together
 from pipelines_lib.jobs.tuned import study_name, with_settings
 from pipelines_lib.store import read_json, write_json, write_text
 from pipelines_lib.training.checkpoints.files import place_of
-from pipelines_lib.training.observer import Observer
+from pipelines_lib.training.observer import Observer, Pace
 from pipelines_lib.training.progress import Stopped
 from pipelines_lib.training.study import State, Study, Trial, best
 from pipelines_lib.training.trials_page import trials_page
@@ -33,6 +33,8 @@ from pipelines_lib.use_case.base import duration_text
 _PLAN = "trial.json"
 """In a trial's folder: what its first rank found there is to do, for the others."""
 _SECONDS_FOR_PLAN = 120.0
+_SECONDS_BETWEEN_QUESTIONS = 10.0
+"""Whether what the trials may take is spent: as often as their processes say what they use."""
 
 
 def main(stage: Stage) -> JobResult:
@@ -59,7 +61,7 @@ def _epochs(stage: Stage, tuning: Tuning) -> int:
 
 
 class _Pruned(Exception):
-    """The pruner gave the trial up."""
+    """The pruner gave the trial up, or what the trials may take is spent."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,22 @@ class _Reports(Observer):
         return _Pruned(f"given up after epoch {number}") if self.study.report(self.task, number, loss) else None
 
 
+class _Limits(Observer):
+    """Ends a trial when what the trials may take together is spent."""
+
+    def __init__(self, spent: Callable[[], str]) -> None:
+        self._spent = spent
+        self._asked = time.monotonic()
+
+    def progress(self, pace: Pace) -> Exception | None:  # noqa: ARG002 - the signature of an observer
+        """Now and then, since the records of all trials are read for it."""
+        if time.monotonic() - self._asked < _SECONDS_BETWEEN_QUESTIONS:
+            return None
+        self._asked = time.monotonic()
+        spent = self._spent()
+        return _Pruned(spent) if spent else None
+
+
 def _trial(stage: Stage, tuning: Tuning, study: Study, task: int) -> JobResult:
     """The first rank's part of a trial."""
     if not study.has_begun(task) and (spent := _spent(stage, tuning, study)):
@@ -88,7 +106,7 @@ def _trial(stage: Stage, tuning: Tuning, study: Study, task: int) -> JobResult:
     _plan(stage, trial.values)
     with _together(stage, tuning, trial.values) as train:
         try:
-            trial = study.end(task, "completed", loss=train([_Reports(study, task)]))
+            trial = study.end(task, "completed", loss=train([_Reports(study, task), _Limits(lambda: _spent(stage, tuning, study))]))
         except _Pruned as pruned:
             trial = study.end(task, "pruned", reason=str(pruned))
         except BadInput as error:
@@ -139,9 +157,9 @@ def _planned(stage: Stage) -> dict[str, JsonValue] | None:
 
 
 def _spent(stage: Stage, tuning: Tuning, study: Study) -> str:
-    """Why no further trial begins, or nothing. One is always completed."""
+    """Why no further trial begins or goes on, or nothing. One is always completed."""
     prices = None if tuning.cost is None else _prices(stage)
-    if best(study.trials()) is None:
+    if (tuning.time is None and tuning.cost is None) or best(study.trials()) is None:
         return ""
     records = [used for folder in usage.of_stage(Path(stage.spec.shard_dir("tune", None))) for used in folder]
     # A trial takes as long as its first rank does.

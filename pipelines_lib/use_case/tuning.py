@@ -83,7 +83,7 @@ class Tuning(Settings):
     pruner: Literal["median", "hyperband", "none"] = "median"
     """Which trial ends early: one whose loss is above the median of the others after as many epochs; one that hyperband gives up; none."""
     time: Duration | None = None
-    """What the trials may take together; those that would begin afterwards are left out. One is always completed."""
+    """What the trials may take together; those that would begin afterwards are left out, and those under way end within seconds. One is always completed."""
     cost: float | None = Field(default=None, gt=0)
     """What the trials may cost together, in the currency of the profile's cloud; as `time`."""
     space: dict[str, Searched] = Field(min_length=1)

@@ -188,6 +188,26 @@ def test_a_trial_after_the_budget_is_left_out_but_never_all(tuning, house):
     assert left_out.reason == "skipped: the trials have cost 2 USD, and tuning.cost is 1"
 
 
+def test_a_trial_under_way_ends_when_the_time_is_spent(tuning, monkeypatch):
+    stage = tuning(time="1h")
+    run(stage("tune", 0), tune.main)
+    monkeypatch.setattr(tune, "_SECONDS_BETWEEN_QUESTIONS", 0.0)
+    update = loop.Loop._update
+
+    def update_for_hours(*given):
+        write_json(
+            stage("tune", 1).folder / "usage" / "1-0.json",
+            Usage(attempt=1, rank=0, launch="a", started=0, seconds=4000, cpu_seconds=0, memory_gib_seconds=0),
+        )
+        update(*given)
+
+    monkeypatch.setattr(loop.Loop, "_update", update_for_hours)
+    ended = run(stage("tune", 1), tune.main)
+    assert (ended.figures["state"], ended.figures["epochs"]) == ("pruned", 0)
+    assert ended.reason == "trial 2 is pruned: the trials have taken 4000 s, and tuning.time is 1h"
+    assert run(stage("tune"), tune.main).figures["pruned"] == 1
+
+
 def test_a_use_case_without_it_is_told(house):
     with pytest.raises(ConfigError, match=r"credit has no `tuning:`, so there is nothing to try"):
         house.run("tune")
