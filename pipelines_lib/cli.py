@@ -3,7 +3,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from pydantic import JsonValue
@@ -12,7 +12,7 @@ from pipelines_lib import quarantine_cli
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import EXTRA_STAGES, TUNE, ExitCode, JobSpec, Params, Pipeline, stages_of
 from pipelines_lib.errors import BadInput, SluiceError
-from pipelines_lib.store import read_json
+from pipelines_lib.store import in_order, opened, read_json, store_of
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +117,7 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
             code = Job(part, project, profile.grace_seconds).run(typer.echo)
             if code != ExitCode.DONE:
                 raise typer.Exit(code if code > 0 else 1)
-        if name == "decide" and read_json(Path(spec.stage_dir) / "result.json")["outputs"]["action"] == "retrain":  # type: ignore[index,call-overload]
+        if name == "decide" and read_json(opened(f"{spec.stage_dir}/result.json", project))["outputs"]["action"] == "retrain":  # type: ignore[index,call-overload]
             typer.echo(f"by hand no training is started; `sluice run {use_case} training --partition {partition}` starts it")
 
 
@@ -127,12 +127,11 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     from pipelines_lib.local.services import running  # noqa: PLC0415
 
     project = Project.from_environment()
-    store = Path(project.profile().store)
+    store = store_of(project.profile())
     records = sorted((project.home / "services").glob("*.json"))
     services = {r.stem: json.loads(r.read_text(encoding="utf-8")).get("url") or "running" for r in records if running(project, r.stem)}
-    use_cases: dict[str, dict[str, dict[str, object]]] = {
-        name: {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted((store / name / "status").glob("*.json"))}
-        for name in project.use_case_names()
+    use_cases: dict[str, dict[str, Any]] = {
+        name: {p.stem: read_json(p) for p in in_order((store / name / "status").glob("*.json"))} for name in project.use_case_names()
     }
     if as_json:
         typer.echo(json.dumps({"services": services, "use_cases": use_cases}, indent=2, ensure_ascii=False, sort_keys=True))
@@ -170,7 +169,7 @@ def label_export(
 
     project = Project.from_environment()
     settings = project.use_case(use_case)
-    n_tasks, config = export(Path(project.profile().store) / use_case, settings, partition, out)
+    n_tasks, config = export(store_of(project.profile()) / use_case, settings, partition, out)
     typer.echo(
         f"wrote {n_tasks} tasks to {out}, and {config}\nNext: make a project in Label Studio with that configuration, import the tasks"
     )
@@ -182,7 +181,7 @@ def label_import(use_case: UseCaseName, answers: Annotated[Path, typer.Argument(
     from pipelines_lib.data.review import deliver  # noqa: PLC0415
 
     project = Project.from_environment()
-    partitions = deliver(answers, Path(project.profile().store) / use_case, project.use_case(use_case))
+    partitions = deliver(answers, store_of(project.profile()) / use_case, project.use_case(use_case))
     run(use_case, Pipeline.DATA, partitions[0], stage="relabel")
 
 
@@ -193,7 +192,7 @@ def serve(use_case: UseCaseName) -> None:
     from pipelines_lib.serving.pointer import pointer_path  # noqa: PLC0415
 
     project = Project.from_environment()
-    settings, root = project.use_case(use_case), Path(project.profile().store) / use_case
+    settings, root = project.use_case(use_case), store_of(project.profile()) / use_case
     if not pointer_path(root).exists():
         raise BadInput(f"nothing of {use_case} is deployed yet, so there is nothing to serve; run its training first")
     service = local.ensure(settings, project, root)
@@ -219,7 +218,7 @@ def vacuum(
 
     project = Project.from_environment()
     project.use_case(use_case)
-    for part in remove(Path(project.profile().store) / use_case, days, dry_run=dry_run):
+    for part in remove(store_of(project.profile()) / use_case, days, dry_run=dry_run):
         kept = f"; kept for models: version {', '.join(map(str, part.kept_versions))}" if part.kept_versions else ""
         typer.echo(f"{part.layer:<13}{'would remove' if dry_run else 'removed'} {part.n_files} files, {part.n_bytes / 2**20:.1f} MiB{kept}")
 

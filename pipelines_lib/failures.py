@@ -12,14 +12,13 @@ import socket
 import time
 import traceback
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import ValidationError
 
 from pipelines_lib.contracts import Contract, ExitCode
 from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, read_json, write_json
 
 Kind = Literal["error", "bad_input", "held", "hang", "killed", "interrupted", "lost"]
 
@@ -60,19 +59,19 @@ class Failure(Contract):
         return f"rank {self.rank} on {self.host}: {self.type}: {said[0]}{' …' if len(said) > 1 else ''}"
 
 
-def leave(stage_dir: str | Path, failure: Failure) -> None:
+def leave(stage_dir: StorePath, failure: Failure) -> None:
     """Write `failure` into the stage's folder."""
     write_json(_path(stage_dir, failure.rank), failure)
 
 
-def forget(stage_dir: str | Path, ranks: Iterable[int] | None = None) -> None:
+def forget(stage_dir: StorePath, ranks: Iterable[int] | None = None) -> None:
     """Remove what `ranks` (all, where None) left at an earlier try."""
     paths = _folder(stage_dir).glob("rank-*.json") if ranks is None else (_path(stage_dir, rank) for rank in ranks)
     for path in paths:
         path.unlink(missing_ok=True)
 
 
-def left(stage_dir: str | Path) -> list[Failure]:
+def left(stage_dir: StorePath) -> list[Failure]:
     """What the ranks left, the first failure first."""
     found = []
     for path in _folder(stage_dir).glob("rank-*.json"):
@@ -189,9 +188,9 @@ def _indented(several: str) -> list[str]:
     return [f"    {line}" for line in several.rstrip().splitlines()]
 
 
-def _folder(stage_dir: str | Path) -> Path:
-    return Path(stage_dir) / "failures"
+def _folder(stage_dir: StorePath) -> StorePath:
+    return stage_dir / "failures"
 
 
-def _path(stage_dir: str | Path, rank: int) -> Path:
+def _path(stage_dir: StorePath, rank: int) -> StorePath:
     return _folder(stage_dir) / f"rank-{rank}.json"

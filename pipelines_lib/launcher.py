@@ -24,7 +24,7 @@ import psutil
 from pipelines_lib import failures
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobSpec
-from pipelines_lib.store import write_json
+from pipelines_lib.store import StorePath, opened, write_json
 from pipelines_lib.warm import WarmProcess
 
 MARK = "SLUICE_JOB"
@@ -46,6 +46,8 @@ class Job:
         self._spec = spec
         self._secrets = dict(secrets or {})
         self._project = project
+        self.folder = opened(spec.stage_dir, project, spec.profile, os.environ | self._secrets)
+        """The stage's folder in the store."""
         self._grace_seconds = grace_seconds
         self._session = 0
         self._job = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
@@ -55,9 +57,9 @@ class Job:
         """Run to the end and return the exit code (negative: the signal that ended it). Each line of output goes to `on_line`."""
         if leftovers := self._end(self._job):
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
-        spec_path = Path(self._spec.stage_dir) / "spec.json"
+        spec_path = self.folder / "spec.json"
         write_json(spec_path, self._spec)
-        failures.forget(self._spec.stage_dir)
+        failures.forget(self.folder)
         process = self._start_warm(spec_path, on_line) or self._start(spec_path)
         assert process.stdout is not None
         codes: list[int] = []
@@ -98,7 +100,7 @@ class Job:
             _still_alive(alive, 5)
         return len(processes)
 
-    def _start(self, spec_path: Path) -> "subprocess.Popen[str]":
+    def _start(self, spec_path: StorePath) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             command(self._spec, spec_path),
             cwd=self._project.folder,
@@ -114,7 +116,7 @@ class Job:
             preexec_fn=_end_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - it makes one system call
         )
 
-    def _start_warm(self, spec_path: Path, on_line: Callable[[str], None]) -> WarmProcess | None:
+    def _start_warm(self, spec_path: StorePath, on_line: Callable[[str], None]) -> WarmProcess | None:
         """The same in a child of the warm interpreter, where one runs and the stage is one process."""
         path = warm_socket(self._project)
         if self._spec.workers > 1 or not path.exists():
@@ -196,7 +198,7 @@ def warm_socket(project: Project) -> Path:
     return Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{mark}" / "warm.sock"
 
 
-def command(spec: JobSpec, spec_path: Path) -> list[str]:
+def command(spec: JobSpec, spec_path: StorePath) -> list[str]:
     """The command of a stage: an argument list, never a shell's line."""
     stage = ["-m", f"pipelines_lib.jobs.{spec.stage}", "--spec", str(spec_path)]
     if spec.workers == 1:

@@ -1,13 +1,13 @@
 """The command `sluice quarantine`: what waits there, and bringing it back after a rule was corrected."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import ExitCode
+from pipelines_lib.store import store_of
 from pipelines_lib.use_case import UseCase
 
 if TYPE_CHECKING:
@@ -114,4 +114,4 @@ def _open(name: str) -> "tuple[UseCase, Tables]":
     from pipelines_lib.data.tables import Tables  # noqa: PLC0415
 
     project = Project.from_environment()
-    return project.use_case(name), Tables(Path(project.profile().store) / name)
+    return project.use_case(name), Tables(store_of(project.profile()) / name)

@@ -6,14 +6,13 @@ training run names goes once it is old enough. The present rows of every partiti
 
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from pipelines_lib.contracts import DatasetRef, Pipeline
 from pipelines_lib.data.partition_writer import STAGING
 from pipelines_lib.data.tables import Layer, Tables
 from pipelines_lib.errors import BadInput
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, below, read_json
 
 _DAY = 24 * 3600
 
@@ -29,7 +28,7 @@ class Removed:
     """Versions that a model or a training run names."""
 
 
-def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
+def vacuum(root: StorePath, days: int, *, dry_run: bool = False) -> list[Removed]:
     """Remove, from every table below the use case's folder `root`, files that only versions older than `days` name.
 
     Raises `BadInput` for less than a day: a run that is at work reads the version that it began with.
@@ -46,9 +45,10 @@ def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
         if not (folder / "_delta_log").is_dir():
             continue
         kept = tuple(version for version in sorted(pinned.get(layer, ())) if version <= tables.version(layer))
-        unnamed = [folder / path for path in tables.vacuum(layer, hours=days * 24, keep_versions=kept, dry_run=True)]
+        unnamed = set(tables.vacuum(layer, hours=days * 24, keep_versions=kept, dry_run=True))
         left = [path for path in (folder / STAGING).glob("*") if time.time() - path.stat().st_mtime > days * _DAY]
-        n_bytes = sum(path.stat().st_size for path in (*unnamed, *left) if path.exists())
+        going = [*left, *(path for path in folder.glob("*/*.parquet") if below(folder, path) in unnamed)]
+        n_bytes = sum(path.stat().st_size for path in going)
         if not dry_run:
             # By Delta, not from the list: a run that wrote the same rows meanwhile has put the same names to use again.
             tables.vacuum(layer, hours=days * 24, keep_versions=kept)
@@ -58,7 +58,7 @@ def vacuum(root: Path, days: int, *, dry_run: bool = False) -> list[Removed]:
     return removed
 
 
-def pinned_versions(root: Path) -> dict[str, set[int]]:
+def pinned_versions(root: StorePath) -> dict[str, set[int]]:
     """Table to the versions that a registered model's package, or a training run that has not been cleaned away, names."""
     pinned: dict[str, set[int]] = {}
     for path in (*root.glob("packages/*/manifest.json"), *root.glob(f"runs/{Pipeline.TRAINING}/*/snapshot/result.json")):

@@ -9,14 +9,14 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
 from pydantic import BaseModel, JsonValue
 
-from pipelines_lib.config import Profile
+from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import Connection, connection
 from pipelines_lib.errors import DataError
 from pipelines_lib.s3 import PREFIX, S3Path
@@ -35,9 +35,34 @@ def store_of(profile: Profile, environment: Mapping[str, str] = os.environ) -> S
     return at(profile.store, way_in(profile, environment))
 
 
+def opened(address: str, project: Project, profile: str | None = None, environment: Mapping[str, str] = os.environ) -> StorePath:
+    """The place at `address`; a bucket is opened as that profile of the project (the one in force) opens its store. Raises `ConfigError`."""
+    return at(address, way_in(project.profile(profile), environment)) if address.startswith(PREFIX) else Path(address)
+
+
+def beside(path: StorePath, address: str) -> StorePath:
+    """The place at `address`, reached in the way that `path` is."""
+    return S3Path.at(address, path.access.given) if isinstance(path, S3Path) else Path(address)
+
+
 def way_in(profile: Profile, environment: Mapping[str, str] = os.environ) -> Connection | None:
     """The connection that opens the profile's store; None for a folder, and where boto3 finds the way itself. Raises `ConfigError`."""
     return None if profile.store_connection is None else connection(profile.store_connection, environment)
+
+
+def contains(store: StorePath, path: StorePath) -> bool:
+    """Whether `path` lies in the store, wherever its text leads."""
+    return path.resolve().is_relative_to(store.resolve())  # type: ignore[arg-type]
+
+
+def below(store: StorePath, path: StorePath) -> str:
+    """Where `path` lies below the store, as results, links and references have it."""
+    return path.relative_to(store).as_posix()  # type: ignore[arg-type]
+
+
+def in_order(paths: Iterable[StorePath]) -> list[StorePath]:
+    """Sorted by name."""
+    return sorted(paths, key=str)
 
 
 def read_json(path: StorePath) -> JsonValue:

@@ -6,7 +6,6 @@ Where a launcher reserves resources these are what counts, used or not, as a clo
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -14,6 +13,7 @@ from pipelines_lib.config import Prices
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.cost import usage
 from pipelines_lib.cost.usage import Usage, lost_seconds
+from pipelines_lib.store import StorePath, below
 
 _HOUR = 3600.0
 
@@ -82,12 +82,12 @@ def bill(records: Iterable[Usage], prices: Mapping[str, Prices], now: float) -> 
     )
 
 
-def of_stage(stage_dir: Path, prices: Mapping[str, Prices]) -> Bill:
+def of_stage(stage_dir: StorePath, prices: Mapping[str, Prices]) -> Bill:
     """The bill of a stage so far, its shards and tries included."""
     return _together(usage.of_stage(stage_dir), prices)
 
 
-def of_run(run_dir: Path, prices: Mapping[str, Prices]) -> dict[str, Bill]:
+def of_run(run_dir: StorePath, prices: Mapping[str, Prices]) -> dict[str, Bill]:
     """Stage to its bill so far, for every stage of a run that has begun, in order."""
     return {stage: _together(folders, prices) for stage, folders in usage.of_run(run_dir).items()}
 
@@ -98,13 +98,14 @@ def _together(folders: Iterable[Iterable[Usage]], prices: Mapping[str, Prices]) 
     return sum((bill(records, prices, now) for records in folders), Bill(cost=nothing, wasted=nothing))
 
 
-def newest_run(root: Path, pipeline: Pipeline) -> Path | None:
+def newest_run(root: StorePath, pipeline: Pipeline) -> StorePath | None:
     """Folder of the use case's run that was worked on last, below its folder in the store."""
-    folders = [*(root / "runs" / pipeline).glob("*/*/usage"), *(root / "runs" / pipeline).glob("*/*/shard-*/usage")]
-    if not folders:
+    runs = root / "runs" / pipeline
+    records = [*runs.glob("*/*/usage/*.json"), *runs.glob("*/*/shard-*/usage/*.json")]
+    if not records:
         return None
-    newest = max(folders, key=lambda folder: folder.stat().st_mtime)
-    return root / "runs" / pipeline / newest.relative_to(root / "runs" / pipeline).parts[0]
+    newest = max(records, key=lambda record: record.stat().st_mtime)
+    return runs / below(runs, newest).partition("/")[0]
 
 
 def _sum(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:

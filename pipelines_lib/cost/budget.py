@@ -10,6 +10,7 @@ from pipelines_lib.cost import price
 from pipelines_lib.cost.meter import BEAT_SECONDS, Meter
 from pipelines_lib.cost.usage import Usage, of_run
 from pipelines_lib.errors import ConfigError, Held
+from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import UseCase
 
 _FRESH_SECONDS = BEAT_SECONDS
@@ -28,7 +29,7 @@ class Budget:
         *,
         cloud: str = "",
         prices: Prices | None = None,
-        run_dir: Path = Path(),
+        run_dir: StorePath = Path(),
         meter: Meter | None = None,
     ) -> None:
         self._limit, self._cloud, self._prices = limit, cloud, prices
@@ -37,7 +38,7 @@ class Budget:
         self._read: tuple[float, list[Usage]] | None = None
 
     @classmethod
-    def of(cls, use_case: UseCase, profile: Profile, pipeline: Pipeline, run_dir: Path, meter: Meter) -> "Budget":
+    def of(cls, use_case: UseCase, profile: Profile, pipeline: Pipeline, run_dir: StorePath, meter: Meter) -> "Budget":
         """The budget of a run: what the use case says, for a training. Raises `ConfigError` where the profile has no prices for it."""
         if use_case.budget is None or pipeline != Pipeline.TRAINING:
             return cls()

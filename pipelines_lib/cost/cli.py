@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 from pydantic import JsonValue
 
@@ -11,15 +10,16 @@ from pipelines_lib.config import Prices, Project
 from pipelines_lib.contracts import Pipeline, run_dir
 from pipelines_lib.cost import Bill
 from pipelines_lib.errors import BadInput
+from pipelines_lib.store import StorePath, opened, store_of
 
 
 def show(project: Project, use_case: str, pipeline: Pipeline, run_id: str | None, *, as_json: bool, echo: Callable[[str], None]) -> None:
     """Print the bill of a run; of the newest one when none is named. Raises `BadInput` where there is none."""
     settings, profile = project.use_case(use_case), project.profile()
     if run_id is not None:
-        run: Path | None = Path(run_dir(profile.store, use_case, pipeline, run_id))
+        run: StorePath | None = opened(run_dir(profile.store, use_case, pipeline, run_id), project)
     else:
-        run = cost.newest_run(Path(profile.store) / use_case, pipeline)
+        run = cost.newest_run(store_of(profile) / use_case, pipeline)
     bills = {} if run is None else cost.of_run(run, profile.prices)
     if run is None or not bills:
         named = f"the run {run_id!r}" if run_id is not None else "a run"

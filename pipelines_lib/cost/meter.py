@@ -6,19 +6,22 @@ import resource
 import threading
 import time
 import uuid
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import psutil
 
 from pipelines_lib.cost.usage import Outcome, Requests, Usage, of_folder
-from pipelines_lib.store import write_json
+from pipelines_lib.errors import SluiceError
+from pipelines_lib.s3 import S3Path
+from pipelines_lib.store import StorePath, create_json, write_json
 
 log = logging.getLogger("sluice")
 
 BEAT_SECONDS = 5.0
 """Between two beats; a SIGKILL leaves at most so much uncounted."""
+_BEAT_SECONDS_OF_A_BUCKET = 10.0
+"""The same where each beat is a request that is paid for."""
 REQUESTS = "SLUICE_REQUESTS"
 """Environment variable: what a launcher reserved for the process, as `{"cpus": 4, "memory_gib": 16}`. Without it, what is used counts."""
 
@@ -28,14 +31,15 @@ _GIB = float(1 << 30)
 class Meter:
     """Counts what this process uses while it is entered. Made without a folder it counts and writes nothing down."""
 
-    def __init__(self, stage_dir: Path | None = None) -> None:
+    def __init__(self, stage_dir: StorePath | None = None) -> None:
         self._process = psutil.Process()
         self._begun = self._process.create_time()
         # The wall clock may be set while we run, so it is asked once.
         self._offset = max(0.0, time.time() - self._begun) - time.monotonic()
         self._lock, self._over = threading.RLock(), threading.Event()  # a signal's handler may ask, too
+        self._writing = threading.RLock()  # apart, since a store may keep a writer waiting
         self._outcome: Outcome = "failed"
-        self._path: Path | None = None
+        self._path: StorePath | None = None
         self._n_gpus = 0
         self._last_memory: tuple[float, float] | None = None
         self._usage = Usage(
@@ -45,7 +49,7 @@ class Meter:
             self._usage = self._usage.model_copy(update={"launch": _launch(), "rank": int(os.environ.get("RANK", "0"))})
             try:
                 self._path = self._claim(stage_dir)
-            except OSError as error:
+            except (OSError, SluiceError) as error:
                 self._say_that_it_is_lost(stage_dir, error)
 
     def __enter__(self) -> Self:
@@ -58,7 +62,7 @@ class Meter:
         with self._lock:
             self._over.set()
             self._usage = self.now().model_copy(update={"outcome": self._outcome})
-            self._write()
+        self._write()
 
     def ends(self, outcome: Outcome) -> None:
         """How the try ends; it has failed where nobody says so."""
@@ -116,38 +120,36 @@ class Meter:
         return cpu, memory / _GIB
 
     def _beat(self) -> None:
-        while not self._over.wait(BEAT_SECONDS):
+        seconds = _BEAT_SECONDS_OF_A_BUCKET if isinstance(self._path, S3Path) else BEAT_SECONDS
+        while not self._over.wait(seconds):
             self.beat()
 
     def _write(self) -> None:
-        with self._lock:
+        with self._writing:
             if self._path is None:
                 return
             try:
                 write_json(self._path, self._usage)
-            except OSError as error:
+            except (OSError, SluiceError) as error:
                 self._say_that_it_is_lost(self._path, error)
 
-    def _say_that_it_is_lost(self, path: Path, error: OSError) -> None:
+    def _say_that_it_is_lost(self, path: StorePath, error: Exception) -> None:
         # What a try used is worth knowing, and not worth losing the try for.
         log.warning("%s can't be written (%s), so what this process uses may go uncounted", path, error)
 
-    def _claim(self, stage_dir: Path) -> Path:
+    def _claim(self, stage_dir: StorePath) -> StorePath:
         """A file of this process's own: of the try that the other ranks of its launch have, else of the next."""
-        folder = stage_dir / "usage"
-        folder.mkdir(parents=True, exist_ok=True)
         records = of_folder(stage_dir)
         attempt = next((usage.attempt for usage in records if usage.launch == self._usage.launch), None)
         attempt = attempt or max((usage.attempt for usage in records), default=0) + 1
         while True:
             self._usage = self._usage.model_copy(update={"attempt": attempt})
-            path = folder / f"{attempt}-{self._usage.rank}.json"
+            path = stage_dir / "usage" / f"{attempt}-{self._usage.rank}.json"
             try:
-                path.touch(exist_ok=False)
+                create_json(path, self._usage)
             except FileExistsError:
                 attempt += 1
             else:
-                write_json(path, self._usage)
                 return path
 
 

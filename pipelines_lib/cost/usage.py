@@ -5,14 +5,13 @@ the shard's. A new try never writes over an older one's, so what was lost to ret
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, ValidationError
 
 from pipelines_lib.contracts import Contract
 from pipelines_lib.errors import DataError
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, in_order, read_json
 
 STALE_SECONDS = 60.0
 """Without a beat for so long, a process that has left no outcome is taken to be gone."""
@@ -58,22 +57,22 @@ class Usage(Contract):
         return self.started + self.seconds
 
 
-def of_folder(stage_dir: Path) -> list[Usage]:
+def of_folder(stage_dir: StorePath) -> list[Usage]:
     """The records of a stage alone, or of one of its shards, by try and rank."""
     # One that is empty is being begun at this moment.
-    written = (path for path in stage_dir.glob("usage/*-*.json") if path.stat().st_size)
+    written = [path for path in stage_dir.glob("usage/*-*.json") if path.stat().st_size]
     return sorted((_read(path) for path in written), key=lambda usage: (usage.attempt, usage.rank))
 
 
-def of_stage(stage_dir: Path) -> list[list[Usage]]:
+def of_stage(stage_dir: StorePath) -> list[list[Usage]]:
     """The records of each folder in which a stage's processes worked: its own, and its shards'."""
-    found = [of_folder(folder) for folder in (stage_dir, *sorted(stage_dir.glob("shard-*")))]
+    found = [of_folder(folder) for folder in (stage_dir, *in_order(stage_dir.glob("shard-*")))]
     return [records for records in found if records]
 
 
-def of_run(run_dir: Path) -> dict[str, list[list[Usage]]]:
+def of_run(run_dir: StorePath) -> dict[str, list[list[Usage]]]:
     """`of_stage` of every stage of a run that has begun, in the order of their beginning."""
-    stages = {path.name: found for path in sorted(run_dir.glob("*")) if path.is_dir() and (found := of_stage(path))}
+    stages = {path.name: found for path in in_order(run_dir.glob("*")) if path.is_dir() and (found := of_stage(path))}
     return dict(sorted(stages.items(), key=lambda stage: min(usage.started for records in stage[1] for usage in records)))
 
 
@@ -96,7 +95,7 @@ def _is_lost(usage: Usage, newest: int, now: float) -> bool:
     return usage.outcome == "failed"
 
 
-def _read(path: Path) -> Usage:
+def _read(path: StorePath) -> Usage:
     try:
         return Usage.model_validate(read_json(path))
     except ValidationError as error:

@@ -8,19 +8,21 @@ and a run that was killed leaves, at worst, files that no version names.
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pydantic import JsonValue
 
 from pipelines_lib.errors import DataError
-from pipelines_lib.store import new_file
+from pipelines_lib.s3 import S3Path
+from pipelines_lib.store import StorePath, move, new_file
 
 GROUP_ROWS = 1 << 18
 """Rows of a Parquet row group; so many are held in memory at once."""
@@ -34,10 +36,13 @@ STAGING = "_staging"
 class StagedFile:
     """A Parquet file that no version of the table names yet."""
 
-    path: str
-    """Absolute."""
+    path: StorePath
     n_rows: int
     sha256: str
+
+    def document(self) -> dict[str, JsonValue]:
+        """As JSON."""
+        return {"path": str(self.path), "n_rows": self.n_rows, "sha256": self.sha256}
 
 
 @dataclass(frozen=True)
@@ -54,17 +59,19 @@ class PartitionWriter:
     """Takes the rows of a partition in the order of their `row_id` and stages them as Parquet files.
 
     As a context manager it commits at the end, or, where an exception left it, removes what it staged. Without a `commit` it leaves
-    the files staged, for whoever commits those of several shards at once.
+    the files staged in the store, for whoever commits those of several shards at once; with one, those of a bucket wait on this machine.
     """
 
     def __init__(
         self,
-        table: Path,
+        table: StorePath,
         partition_key: str,
         commit: Callable[[list[StagedFile], pa.Schema], int] | None,
         spelling: Mapping[str, str] | None = None,
     ) -> None:
-        self._folder = table / STAGING
+        self._table = table
+        self._here = TemporaryDirectory(prefix="sluice-") if isinstance(table, S3Path) else None
+        self._folder = Path(self._here.name) if self._here is not None else Path(str(table)) / STAGING
         self._key = partition_key
         self._commit = commit
         self._spelling = None if spelling is None else dict(spelling)
@@ -129,6 +136,8 @@ class PartitionWriter:
         finally:
             if not is_staged:
                 self._discard()
+            if self._here is not None:
+                self._here.cleanup()
 
     def _spelled(self, rows: pa.Table) -> pa.Table:
         """`rows` with their columns spelt as the table, or the first rows that had them, spell them. Raises `DataError` where two would be one."""
@@ -136,7 +145,7 @@ class PartitionWriter:
         for name in rows.column_names:
             if (other := names.setdefault(name.casefold(), name)) != name or rows.column_names.count(name) > 1:
                 raise DataError(
-                    f"{self._folder.parent}: columns {other!r} and {name!r} differ in case alone or not at all, and a table can't tell the two apart; "
+                    f"{self._table}: columns {other!r} and {name!r} differ in case alone or not at all, and a table can't tell the two apart; "
                     "rename one of them at the source"
                 )
         if self._spelling is None:
@@ -145,7 +154,7 @@ class PartitionWriter:
 
     def _discard(self) -> None:
         for file in self._staged:
-            Path(file.path).unlink(missing_ok=True)
+            file.path.unlink(missing_ok=True)
         if self._open is not None:
             writer, path = self._open
             with contextlib.suppress(OSError):  # a full disk has no room for the footer either
@@ -184,11 +193,16 @@ class PartitionWriter:
             return
         writer, path = self._open
         writer.close()
-        self._staged.append(StagedFile(str(path), self._rows_of_open, _sha256(path)))
+        sha256 = _sha256(path)
+        staged: StorePath = path
+        if self._here is not None and self._commit is None:
+            staged = self._table / STAGING / path.name
+            move(path, staged)
+        self._staged.append(StagedFile(staged, self._rows_of_open, sha256))
         self._open, self._rows_of_open = None, 0
 
 
-def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active: frozenset[str]) -> list[PlacedFile]:
+def place(table: StorePath, partition_key: str, staged: Iterable[StagedFile], active: frozenset[str]) -> list[PlacedFile]:
     """Give the partition's files their final names, `partition_key=<key>/<hash of all>-<number>.parquet`.
 
     One hash for all of them: a partition that changes in part changes all its names, so that no commit both adds and removes a file.
@@ -200,17 +214,18 @@ def place(table: Path, partition_key: str, staged: Iterable[StagedFile], active:
     placed = []
     for number, file in enumerate(staged):
         path = f"partition_key={partition_key}/{whole}-{number:05d}.parquet"
-        target, source = table / path, Path(file.path)
-        if source.exists() and (path not in active or not _holds(target, file)):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(source, target)
+        target = table / path
+        if file.path.is_file() and (path not in active or not _holds(target, file)):
+            move(file.path, target)
         placed.append(PlacedFile(path, file.n_rows, target.stat().st_size))
     return placed
 
 
-def _holds(path: Path, file: StagedFile) -> bool:
-    """Whether the file at `path` is the staged one still."""
-    return path.exists() and path.stat().st_size == Path(file.path).stat().st_size and _sha256(path) == file.sha256
+def _holds(path: StorePath, file: StagedFile) -> bool:
+    """Whether the file at `path` is the staged one still. A bucket watches over its bytes itself."""
+    if not path.is_file() or path.stat().st_size != file.path.stat().st_size:
+        return False
+    return isinstance(path, S3Path) or _sha256(path) == file.sha256
 
 
 def stats(file: PlacedFile) -> str:

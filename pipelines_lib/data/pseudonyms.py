@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pipelines_lib.config import Project
 from pipelines_lib.connections import connection, variable_of
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, read_json, write_json
 from pipelines_lib.use_case import UseCase
 
 LENGTH = 32
@@ -68,7 +68,7 @@ class Pseudonyms:
         return (stands + check(stands)[:_CHECK_BYTES]).hex()
 
 
-def pseudonyms(use_case: UseCase, project: Project, profile: str, root: Path) -> Pseudonyms | None:
+def pseudonyms(use_case: UseCase, project: Project, profile: str, root: StorePath) -> Pseudonyms | None:
     """Those of the use case whose folder in the store is `root`; None where it hashes nothing.
 
     Raises `ConfigError` where there is no key, where it can be guessed, or where the use case's tables were hashed under another one.
@@ -105,7 +105,7 @@ def known_secret(name: str, home: Path | None) -> str | None:
     return path.read_text(encoding="ascii").strip() if path is not None and path.exists() else None
 
 
-def hashed_under(root: Path) -> str | None:
+def hashed_under(root: StorePath) -> str | None:
     """Fingerprint of the key that the tables below `root` were hashed under; None where none was."""
     path = root / "privacy.json"
     if not path.exists():
@@ -115,7 +115,7 @@ def hashed_under(root: Path) -> str | None:
     return str(document["key"])
 
 
-def _check_same(found: Pseudonyms, use_case: UseCase, root: Path) -> None:
+def _check_same(found: Pseudonyms, use_case: UseCase, root: StorePath) -> None:
     """A second key would give the same person a second name, and put the person on two sides of a split, in silence."""
     before = hashed_under(root)
     if before is None:

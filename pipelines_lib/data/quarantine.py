@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from pipelines_lib.data.quality.partition import UNREADABLE, judge_partition
 from pipelines_lib.data.raw import raw_name
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, beside, read_json
 from pipelines_lib.use_case import UseCase
 
 
@@ -98,7 +97,7 @@ def shown(tables: Tables, use_case: UseCase, partition_key: str, reason: str | N
     ]
 
 
-def last_ingest(root: Path, partition_key: str) -> tuple[JobSpec, JobResult]:
+def last_ingest(root: StorePath, partition_key: str) -> tuple[JobSpec, JobResult]:
     """Spec and result of the ingest that wrote what `raw` holds of the partition. Raises `DataError` where its folder is gone."""
     found: list[tuple[int, float, JobSpec, JobResult]] = []
     for path in (root / "runs" / Pipeline.DATA).glob("*/ingest/result.json"):
@@ -116,13 +115,13 @@ def last_ingest(root: Path, partition_key: str) -> tuple[JobSpec, JobResult]:
     return spec, result
 
 
-def judged_again(root: Path, use_case: UseCase, partition_key: str) -> Outcome:
+def judged_again(root: StorePath, use_case: UseCase, partition_key: str) -> Outcome:
     """What the rules of today would say of the partition. Writes nothing."""
     tables = Tables(root)
     [before] = waiting(tables, [partition_key])
     spec, ingested = last_ingest(root, partition_key)
     version = int(str(ingested.outputs["raw_version"]))
-    records: Any = read_json(Path(spec.stage_dir) / str(ingested.outputs["unreadable"]))
+    records: Any = read_json(beside(root, f"{spec.stage_dir}/{ingested.outputs['unreadable']}"))
     rejected: list[pa.Table] = []
     findings = judge_partition(
         use_case,

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from pipelines_lib.data.hashing import hash_rows
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError, DataError
-from pipelines_lib.store import write_text
+from pipelines_lib.store import StorePath, in_order, write_text
 from pipelines_lib.use_case import UseCase
 
 REVIEWS = pa.schema(
@@ -121,17 +121,17 @@ def label_config(classes: Sequence[str]) -> str:
     )
 
 
-def tasks_path(root: Path, partition_key: str) -> Path:
+def tasks_path(root: StorePath, partition_key: str) -> StorePath:
     """Where the tasks of a partition wait, below the use case's folder in the store."""
     return root / "review" / "tasks" / f"{partition_key}.json"
 
 
-def inbox(root: Path) -> Path:
+def inbox(root: StorePath) -> StorePath:
     """Where exports of Label Studio may be put for the data pipeline to take in."""
     return root / "review" / "answers"
 
 
-def write_tasks(root: Path, partition_key: str, rows: pa.Table | None, use_case: UseCase) -> int:
+def write_tasks(root: StorePath, partition_key: str, rows: pa.Table | None, use_case: UseCase) -> int:
     """Leave the tasks of a partition for whoever fetches them. Returns how many."""
     made = [] if rows is None else tasks(rows, partition_key, use_case)
     path = tasks_path(root, partition_key)
@@ -140,13 +140,13 @@ def write_tasks(root: Path, partition_key: str, rows: pa.Table | None, use_case:
     return len(made)
 
 
-def export(root: Path, use_case: UseCase, partitions: Sequence[str] | None, out: Path) -> tuple[int, Path]:
+def export(root: StorePath, use_case: UseCase, partitions: Sequence[str] | None, out: Path) -> tuple[int, Path]:
     """Write the waiting tasks (of these partitions, or all) to `out`, and the labelling configuration beside it.
 
     Returns the number of tasks and the configuration's path. Raises `DataError` where nothing waits.
     """
     folder = tasks_path(root, "x").parent
-    found = [folder / f"{key}.json" for key in partitions] if partitions else sorted(folder.glob("*.json"))
+    found = [folder / f"{key}.json" for key in partitions] if partitions else in_order(folder.glob("*.json"))
     waiting: list[dict[str, Any]] = [task for path in found if path.exists() for task in json.loads(path.read_text(encoding="utf-8"))]
     if not waiting:
         raise DataError(
@@ -163,7 +163,7 @@ def export(root: Path, use_case: UseCase, partitions: Sequence[str] | None, out:
 # --- answers ------------------------------------------------------------------------------------------------------
 
 
-def deliver(answers: Path, root: Path, use_case: UseCase) -> list[str]:
+def deliver(answers: Path, root: StorePath, use_case: UseCase) -> list[str]:
     """Put an export of Label Studio where the data pipeline takes it in. Returns the partitions that it is about.
 
     Raises `DataError` where it holds no answer that can be taken.
@@ -187,7 +187,7 @@ class Answer:
     n_people: int
 
 
-def read_answers(path: Path, use_case: UseCase) -> tuple[list[Answer], list[str]]:
+def read_answers(path: StorePath, use_case: UseCase) -> tuple[list[Answer], list[str]]:
     """(answers, problems) of a file that Label Studio exported as JSON. A task that can't be taken is a problem, and the others count.
 
     Of several people's answers the one that most gave counts. Raises `DataError` where the file is no such export.

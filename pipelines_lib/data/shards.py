@@ -5,17 +5,18 @@ the launcher and a task of Spark do the same with a shard: these functions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipelines_lib.data.accepted import Accepted
 from pipelines_lib.data.cleaning import Change, Cleaner
 from pipelines_lib.data.partition_writer import PartitionWriter, StagedFile
 from pipelines_lib.data.quality.partition import Judged
+from pipelines_lib.data.table_store import parquet
 from pipelines_lib.data.tables import Shard, Tables
+from pipelines_lib.store import StorePath, beside
 from pipelines_lib.use_case import UseCase
 
 
@@ -38,12 +39,12 @@ class Left:
 
     def document(self) -> dict[str, Any]:
         """All but the tables, as JSON."""
-        return {"staged": [asdict(file) for file in self.staged], "columns": self.columns, "found": self.found}
+        return {"staged": [file.document() for file in self.staged], "columns": self.columns, "found": self.found}
 
     @classmethod
-    def read(cls, document: Mapping[str, Any], tables: bytes) -> "Left":
-        """From `document()` and `tables_as_bytes`."""
-        staged = [StagedFile(**file) for file in document["staged"]]
+    def read(cls, document: Mapping[str, Any], tables: bytes, store: StorePath) -> "Left":
+        """From `document()` and `tables_as_bytes`; `store` is any place of the store that the files lie in."""
+        staged = [StagedFile(beside(store, file["path"]), file["n_rows"], file["sha256"]) for file in document["staged"]]
         return cls(staged, [(name, kind) for name, kind in document["columns"]], document["found"], _tables_of(tables))
 
     def tables_as_bytes(self) -> bytes:
@@ -97,9 +98,9 @@ def staged_rows(shards: Sequence[Left]) -> Iterator[pa.Table]:
     """The rows of the shards, in order, a row group at a time."""
     for left in shards:
         for file in left.staged:
-            parquet = pq.ParquetFile(file.path)
-            for group in range(parquet.num_row_groups):
-                yield parquet.read_row_group(group)
+            content = parquet(file.path)
+            for group in range(content.num_row_groups):
+                yield content.read_row_group(group)
 
 
 def _tables_of(written: bytes) -> list[pa.Table]:

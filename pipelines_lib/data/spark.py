@@ -33,6 +33,7 @@ from pipelines_lib.data.shards import Left, judge_shard
 from pipelines_lib.data.tables import Shard, Tables
 from pipelines_lib.data.typed import typed_nothing
 from pipelines_lib.errors import ConfigError, SluiceError
+from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import UseCase
 
 Batches = Iterator[pa.RecordBatch]
@@ -103,7 +104,7 @@ def judged_on(
     def work(number: int) -> Left:
         return judge_shard(use_case, tables, shards[number], partition_key=partition_key, raw_version=raw_version, unreadable=unreadable)
 
-    return _collected(_numbers(spark, len(shards)).mapInArrow(_one_each(work), _LEFT))
+    return _collected(_numbers(spark, len(shards)).mapInArrow(_one_each(work), _LEFT), tables.root)
 
 
 def cleaned_on(
@@ -126,7 +127,7 @@ def cleaned_on(
         # Ascending row ids, which no shuffle keeps, are what a table's files are made of.
         rows = rows.mapInArrow(_pass(use_case, [], read, _to_its_shard(shards), _uncounted), _spark_schema(here, True))
         rows = _moved(rows, len(shards))
-    left = _collected(rows.mapInArrow(_staged(tables, partition_key, here.schema), _LEFT))
+    left = _collected(rows.mapInArrow(_staged(tables, partition_key, here.schema), _LEFT), tables.root)
     # Tasks without rows leave nothing, and the columns are known all the same.
     left.append(Left([], [(field.name, str(field.type)) for field in here.schema], {"n_rows": 0}))
     return left, _summed(use_case, counts.value)
@@ -252,7 +253,7 @@ def _record(number: int, document: dict[str, Any], tables: bytes) -> pa.RecordBa
     return pa.RecordBatch.from_arrays(values, ["number", "document", "tables"])
 
 
-def _collected(rows: Any) -> list[Left]:
+def _collected(rows: Any, store: StorePath) -> list[Left]:
     """What the tasks left, in the order of their numbers. Raises what one of them has raised."""
     found = []
     for row in sorted(rows.collect(), key=lambda row: row["number"]):
@@ -260,7 +261,7 @@ def _collected(rows: Any) -> list[Left]:
         if "error" in document:
             kind, message = document["error"]
             raise getattr(errors, kind)(message)
-        found.append(Left.read(document, bytes(row["tables"])))
+        found.append(Left.read(document, bytes(row["tables"]), store))
     return found
 
 

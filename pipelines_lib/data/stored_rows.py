@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines_lib.data.table_files import File, as_wanted, in_file, opened, told
+from pipelines_lib.data.table_store import footer_of
+from pipelines_lib.store import StorePath
 
 
 def _nobody() -> None:
@@ -19,7 +20,7 @@ def _nobody() -> None:
 class StoredRows:
     """The rows of some partitions at one version of a table that is written whole, ordered by partition and row."""
 
-    folder: Path
+    folder: StorePath
     files: Sequence[File]
     schema: pa.Schema
     on_read: Callable[[], None] = _nobody
@@ -58,7 +59,7 @@ class StoredRows:
         footers = []
         for file in self.files:
             with told(self.folder, file):
-                footers.append(pq.read_metadata(self.folder / file.path))
+                footers.append(footer_of(self.folder / file.path))
             self.on_read()
         return footers
 

@@ -3,13 +3,14 @@
 import errno
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines_lib.data.table_store import footer_of, parquet, reached
 from pipelines_lib.errors import DataError
+from pipelines_lib.store import StorePath
 
 _WRITERS: dict[str, str] = {"raw": "ingest", "ground_truth": "ingest", "quarantine": "validate", "quality": "validate"} | dict.fromkeys(
     ("clean", "labelled"), "prepare"
@@ -33,24 +34,25 @@ def picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
     return pa.schema([schema.field(name) for name in dict.fromkeys([*columns, "row_id", "partition_key"])])
 
 
-def read_file(folder: Path, file: File, wanted: pa.Schema) -> pa.Table:
+def read_file(folder: StorePath, file: File, wanted: pa.Schema) -> pa.Table:
     """All rows of a file of the table at `folder`."""
     with told(folder, file):
-        parquet = opened(folder, file)
-        rows = parquet.read(columns=in_file(parquet, wanted))
+        content = opened(folder, file)
+        rows = content.read(columns=in_file(content, wanted))
     return as_wanted(rows, file, wanted)
 
 
-def opened(folder: Path, file: File, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def opened(folder: StorePath, file: File, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """The file of the table at `folder`; `footer` where it is known already."""
-    return pq.ParquetFile(folder / file.path, metadata=footer, page_checksum_verification=True)
+    return parquet(folder / file.path, footer)
 
 
 @contextmanager
-def told(folder: Path, file: File) -> Iterator[None]:
+def told(folder: StorePath, file: File) -> Iterator[None]:
     """Say of a file that was damaged or lost how it is mended. What the system itself refuses may pass, and is left as it is."""
     try:
-        yield
+        with reached(folder / file.path):
+            yield
     except (OSError, pa.ArrowInvalid) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.ENOENT):
             raise
@@ -61,18 +63,18 @@ def told(folder: Path, file: File) -> Iterator[None]:
         ) from error
 
 
-def groups_of(path: Path) -> Iterator[tuple[str, int]]:
+def groups_of(path: StorePath) -> Iterator[tuple[str, int]]:
     """(first `row_id`, rows) of each row group, read from the file's footer: rows ascend, so the smallest is the first."""
-    footer = pq.read_metadata(path)
+    footer = footer_of(path)
     column = footer.schema.names.index("row_id")
     for group in range(footer.num_row_groups):
         described = footer.row_group(group)
         yield described.column(column).statistics.min, described.num_rows
 
 
-def in_file(parquet: pq.ParquetFile, wanted: pa.Schema) -> list[str]:
+def in_file(content: pq.ParquetFile, wanted: pa.Schema) -> list[str]:
     """Those of the wanted columns that the file has."""
-    there = set(parquet.schema_arrow.names)
+    there = set(content.schema_arrow.names)
     return [name for name in wanted.names if name in there]
 
 

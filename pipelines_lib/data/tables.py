@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Literal
 from urllib.parse import unquote
 
@@ -24,7 +23,9 @@ from pipelines_lib.contracts import safe_name
 from pipelines_lib.data.partition_writer import PartitionWriter, PlacedFile, StagedFile, place, stats
 from pipelines_lib.data.stored_rows import StoredRows
 from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, opened, picked, read_file, told
+from pipelines_lib.data.table_store import delta_options, reached
 from pipelines_lib.errors import DataError
+from pipelines_lib.store import StorePath
 
 Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
 
@@ -56,10 +57,10 @@ class Shard:
 class Tables:
     """The tables of one use case below `root` (the use case's folder in the store)."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StorePath) -> None:
         self._root = root
 
-    def path(self, layer: Layer) -> Path:
+    def path(self, layer: Layer) -> StorePath:
         """Folder of a layer's table."""
         return self._root / "tables" / layer
 
@@ -95,9 +96,10 @@ class Tables:
         for attempt in range(_ATTEMPTS):
             table = self._open(layer)
             try:
-                if table is None:
-                    return self._create(folder, partition_key, staged, columns)
-                return _overwrite(table, folder, partition_key, staged, columns)
+                with reached(folder):
+                    if table is None:
+                        return self._create(folder, partition_key, staged, columns)
+                    return _overwrite(table, folder, partition_key, staged, columns)
             except (CommitFailedError, DeltaError) as error:
                 # Two runs made the table at once, or met in a commit: the loser looks again.
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -114,15 +116,17 @@ class Tables:
                 table = self._open(layer)
                 if table is not None:
                     _check_columns(self.path(layer), pa.schema(table.schema().to_arrow()), rows.schema)
-                write_deltalake(
-                    str(self.path(layer)) if table is None else table,
-                    rows,
-                    mode="append",
-                    partition_by=["partition_key"],
-                    schema_mode="merge",
-                    configuration=_CONFIGURATION if table is None else None,
-                    post_commithook_properties=_KEEP_THE_LOG,
-                )
+                with reached(self.path(layer)):
+                    write_deltalake(
+                        str(self.path(layer)) if table is None else table,
+                        rows,
+                        mode="append",
+                        partition_by=["partition_key"],
+                        schema_mode="merge",
+                        configuration=_CONFIGURATION if table is None else None,
+                        storage_options=delta_options(self.path(layer)),
+                        post_commithook_properties=_KEEP_THE_LOG,
+                    )
                 return
             except (CommitFailedError, DeltaError) as error:
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -216,7 +220,7 @@ class Tables:
         return pa.schema(self._table(layer, version).schema().to_arrow())
 
     @property
-    def root(self) -> Path:
+    def root(self) -> StorePath:
         """The use case's folder in the store."""
         return self._root
 
@@ -245,14 +249,15 @@ class Tables:
         table = self._open(layer)
         if table is None:
             return []
-        removed: list[str] = table.vacuum(
-            retention_hours=hours,
-            enforce_retention_duration=False,
-            dry_run=dry_run,
-            full=True,
-            keep_versions=sorted(set(keep_versions)),
-            post_commithook_properties=_KEEP_THE_LOG,
-        )
+        with reached(self.path(layer)):
+            removed: list[str] = table.vacuum(
+                retention_hours=hours,
+                enforce_retention_duration=False,
+                dry_run=dry_run,
+                full=True,
+                keep_versions=sorted(set(keep_versions)),
+                post_commithook_properties=_KEEP_THE_LOG,
+            )
         return removed
 
     def _spelling(self, layer: Layer) -> dict[str, str]:
@@ -268,7 +273,8 @@ class Tables:
 
     def _open(self, layer: Layer, version: int | None = None) -> DeltaTable | None:
         try:
-            return DeltaTable(str(self.path(layer)), version=version)
+            with reached(self.path(layer)):
+                return DeltaTable(str(self.path(layer)), version=version, storage_options=delta_options(self.path(layer)))
         except TableNotFoundError:
             return None
         except DeltaError as error:
@@ -279,7 +285,7 @@ class Tables:
                 "restore it from a copy, or remove the table's folder and backfill its partitions"
             ) from error
 
-    def _create(self, folder: Path, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+    def _create(self, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
         create_table_with_add_actions(
             str(folder),
             Schema.from_arrow(_with_partition_key(columns)),
@@ -288,11 +294,14 @@ class Tables:
             mode="error",
             partition_by=["partition_key"],
             configuration=_CONFIGURATION,
+            storage_options=delta_options(folder),
+            # Nor does it try again by itself: it would land behind the table that another made, and not as its beginning.
+            commit_properties=CommitProperties(max_commit_retries=0),
         )
         return 0
 
 
-def _overwrite(table: DeltaTable, folder: Path, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+def _overwrite(table: DeltaTable, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
     there = pa.schema(table.schema().to_arrow())
     active = frozenset(file.path for file in _files(table) if file.partition_key == partition_key)
     _check_columns(folder, there, columns)
@@ -348,7 +357,7 @@ def _with_partition_key(columns: pa.Schema) -> pa.Schema:
     return pa.schema([*columns, pa.field("partition_key", pa.string())])
 
 
-def _check_columns(path: Path, there: pa.Schema, rows: pa.Schema) -> None:
+def _check_columns(path: StorePath, there: pa.Schema, rows: pa.Schema) -> None:
     """Delta would cast without a word, and make 1 of 1.5; it tells no case apart, and says so late."""
     known_names = {name.casefold(): name for name in there.names}
     for field in rows:

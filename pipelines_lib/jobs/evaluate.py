@@ -7,7 +7,6 @@ A training is logged while it runs; what the tracking server missed, because it 
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -31,10 +30,10 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
-from pipelines_lib.registry.journal import JOURNAL, Journal, identity, parameters
+from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, identity, parameters
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
-from pipelines_lib.store import read_json, write_json, write_text
+from pipelines_lib.store import StorePath, read_json, write_json, write_text
 from pipelines_lib.use_case import METRICS, Split
 
 log = logging.getLogger("sluice")
@@ -52,7 +51,7 @@ def main(stage: Stage) -> JobResult:
         stage="evaluate",
         reason=_sentence(stage.use_case.gate.metric, evidence),
         figures={"holdout_rows": evidence.n_rows, **challenger.figures, **_against(evidence.comparison)},
-        outputs={"folder": str(stage.folder.relative_to(stage.spec.store)), "mlflow_run_id": run.info.run_id},
+        outputs={"folder": stage.below(stage.folder), "mlflow_run_id": run.info.run_id},
         links=tracking.page(stage.profile.mlflow_url, run),
     )
 
@@ -61,7 +60,7 @@ def main(stage: Stage) -> JobResult:
 class Challenger:
     """The new model, and its answers to the hold-out."""
 
-    folder: Path
+    folder: StorePath
     """What the stage train left."""
     snapshot: Snapshot
     scorer: Scorer
@@ -80,7 +79,7 @@ class Challenger:
 
 
 def _challenger(stage: Stage) -> Challenger:
-    folder = Path(stage.spec.store) / str(stage.result_of("train").outputs["folder"])
+    folder = stage.store / str(stage.result_of("train").outputs["folder"])
     training: Any = read_json(folder / "training.json")
     snapshot = load(stage.use_case, Tables(stage.root), snapshot_of(stage))
     scorer = Scorer.open(folder)
@@ -97,7 +96,7 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
     comparison, incomparable, end = None, None, None
     if champion is not None:
         try:
-            package = Package.open(Path(stage.spec.store) / champion.package)
+            package = Package.open(stage.store / champion.package)
             end = package.manifest.snapshot.partitions[-1]
             if metric is None:
                 raise DataError(f"{stage.use_case.gate.metric} is undefined on this hold-out")
@@ -117,7 +116,7 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
 
 def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence: Evidence) -> Run:
     """The MLflow run of this training, with its settings, curves and figures: what its tracker could not log, too."""
-    experiment = tracking.experiment(client, stage.use_case.name, stage.root / "mlflow")
+    experiment = tracking.experiment(client, stage.use_case.name, artifacts_of(stage.root, stage.profile.tracking_uri))
     ref, history = challenger.snapshot.ref, challenger.training["history"]
     settings = challenger.training["settings"]
     trained = identity(settings, stage.use_case.name, stage.use_case.task, ref)
@@ -204,7 +203,7 @@ def _against(comparison: Comparison | None) -> dict[str, float | None]:
 
 def _cost(stage: Stage) -> dict[str, float | None]:
     """What the stages before this one used and cost, all tries; of that, what was lost."""
-    before = [bill for name, bill in cost.of_run(Path(stage.spec.run_dir), stage.profile.prices).items() if name != stage.spec.stage]
+    before = [bill for name, bill in cost.of_run(stage.run_folder, stage.profile.prices).items() if name != stage.spec.stage]
     together = sum(before, cost.Bill())
     used = ("seconds", "cpu_seconds", "gpu_seconds", "memory_gib_seconds", "wasted_seconds")
     return {

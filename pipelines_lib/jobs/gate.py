@@ -5,7 +5,6 @@ python -m pipelines_lib.jobs.gate --spec spec.json
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import JsonValue
@@ -22,7 +21,7 @@ log = logging.getLogger("sluice")
 def main(stage: Stage) -> JobResult:
     """Judge the evaluation; raises `Held` where a gate says no."""
     evaluated = stage.result_of("evaluate")
-    document: Any = read_json(Path(stage.spec.store) / str(evaluated.outputs["folder"]) / "evaluation.json")
+    document: Any = read_json(stage.store / str(evaluated.outputs["folder"]) / "evaluation.json")
     evidence = Evidence.model_validate(document["evidence"])
     force = stage.spec.params.get("force") is True
     results = judge(stage.use_case.gate, evidence, partition_key=stage.spec.partition_key, force=force)

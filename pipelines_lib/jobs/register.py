@@ -3,7 +3,6 @@
 python -m pipelines_lib.jobs.register --spec spec.json
 """
 
-from pathlib import Path
 from typing import Any
 
 from pipelines_lib.contracts import GateResult, JobResult
@@ -13,7 +12,7 @@ from pipelines_lib.registry import tracking
 from pipelines_lib.registry.card import model_card
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import CARD, HOLDOUT, MODEL, PROFILE, TRANSFORM, Manifest, Package
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, read_json
 
 
 def main(stage: Stage) -> JobResult:
@@ -36,7 +35,7 @@ def main(stage: Stage) -> JobResult:
     Package.open(folder)
     client = tracking.connect(stage.profile.tracking_uri)
     tracking.tag(client, manifest.mlflow_run_id, _verdicts(verdict))
-    package = str(folder.relative_to(stage.spec.store))
+    package = stage.below(folder)
     registry = ModelRegistry(client, stage.use_case.name)
     model = registry.register(package, folder.resolve().as_uri(), manifest.mlflow_run_id, stage.spec.run_id)
     return JobResult(
@@ -48,8 +47,8 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def _folder(stage: Stage, name: str) -> Path:
-    return Path(stage.spec.store) / str(stage.result_of(name).outputs["folder"])
+def _folder(stage: Stage, name: str) -> StorePath:
+    return stage.store / str(stage.result_of(name).outputs["folder"])
 
 
 def _verdicts(judged: JobResult) -> dict[str, str]:
@@ -59,7 +58,7 @@ def _verdicts(judged: JobResult) -> dict[str, str]:
     return {"sluice.gate": "pass", **{f"sluice.gate.{part.gate}": f"{part.verdict}: {part.reason}" for part in parts}}
 
 
-def _card(stage: Stage, manifest: Manifest, trained: Path, evaluated: Path) -> str:
+def _card(stage: Stage, manifest: Manifest, trained: StorePath, evaluated: StorePath) -> str:
     training: Any = read_json(trained / "training.json")
     evaluation: Any = read_json(evaluated / "evaluation.json")
     return model_card(stage.use_case, manifest, sizes=evaluation["sizes"], settings=training["settings"], best_epoch=training["best_epoch"])

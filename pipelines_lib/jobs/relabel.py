@@ -6,8 +6,6 @@ Answers come as files of Label Studio in `review/answers` below the use case's f
 labels follow it, and one that is no such file is put aside.
 """
 
-from pathlib import Path
-
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.labelling.due import Marks
 from pipelines_lib.data.labelling.partition import Figures, label_due
@@ -16,12 +14,13 @@ from pipelines_lib.data.review import inbox, keep_answers, read_answers
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.jobs.stage import Stage, log, run_stage
+from pipelines_lib.store import StorePath, in_order, move
 
 
 def main(stage: Stage) -> JobResult:
     """Read the answers, keep them, label the partitions that they are about."""
     tables = Tables(stage.root)
-    files = sorted(inbox(stage.root).glob("*.json"))
+    files = in_order(inbox(stage.root).glob("*.json"))
     partitions, n_answers, problems = _take_in(stage, tables, files)
     done: dict[str, Figures] = {}
     for key in sorted({stage.spec.partition_key, *partitions}):
@@ -36,7 +35,7 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def _take_in(stage: Stage, tables: Tables, files: list[Path]) -> tuple[list[str], int, list[str]]:
+def _take_in(stage: Stage, tables: Tables, files: list[StorePath]) -> tuple[list[str], int, list[str]]:
     """Put the answers into the layer `reviews`. Returns (partitions, answers kept, problems)."""
     partitions: set[str] = set()
     problems: list[str] = []
@@ -46,7 +45,7 @@ def _take_in(stage: Stage, tables: Tables, files: list[Path]) -> tuple[list[str]
             answers, malformed = read_answers(path, stage.use_case)
         except DataError as error:
             problems.append(str(error))
-            path.replace(path.with_suffix(".rejected"))
+            move(path, path.with_name(f"{path.stem}.rejected"))
             continue
         changed, outdated = keep_answers(tables, answers, stage.use_case)
         n_answers += len(answers) - len(outdated)

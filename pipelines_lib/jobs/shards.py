@@ -6,7 +6,6 @@ Beside a shard's `result.json` lie `shard.json`, which lists the files that it s
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ from pipelines_lib.data.shards import Left
 from pipelines_lib.data.tables import Layer, Shard, Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage
-from pipelines_lib.store import read_json, write_bytes, write_json
+from pipelines_lib.store import StorePath, read_json, write_bytes, write_json
 from pipelines_lib.use_case import UseCase
 
 
@@ -25,7 +24,7 @@ def shard_of(stage: Stage, tables: Tables, raw_version: int) -> Shard:
     path = stage.folder / "shard.json"
     if path.exists():
         for file in _left(stage.folder).staged:
-            Path(file.path).unlink(missing_ok=True)
+            file.path.unlink(missing_ok=True)
         path.unlink()
     return tables.shards("raw", stage.spec.partition_key, stage.spec.shards, version=raw_version)[stage.spec.shard]
 
@@ -48,7 +47,7 @@ def shards_left(stage: Stage, raw_version: int) -> list[Left]:
     remedy = f"run all {stage.spec.shards} shards again (in Airflow: clear {stage.spec.stage}_shards)"
     found = []
     for shard in range(stage.spec.shards):
-        path = Path(stage.spec.shard_dir(stage.spec.stage, shard)) / "shard.json"
+        path = stage.folder_of(stage.spec.stage, shard) / "shard.json"
         if not path.exists():
             raise DataError(f"stage {stage.spec.stage} puts {stage.spec.shards} shards together, and there is no {path}; {remedy}")
         described: Any = read_json(path)
@@ -71,9 +70,9 @@ def commit(stage: Stage, tables: Tables, layer: Layer, shards: Sequence[Left], c
         ) from error
 
 
-def _left(folder: Path) -> Left:
+def _left(folder: StorePath) -> Left:
     described: Any = read_json(folder / "shard.json")
-    return Left.read(described, (folder / "shard.arrow").read_bytes())
+    return Left.read(described, (folder / "shard.arrow").read_bytes(), folder)
 
 
 def _made_of(stage: Stage, raw_version: int) -> dict[str, Any]:

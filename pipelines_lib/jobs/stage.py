@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import hashlib
 import importlib.util
 import logging
 import os
@@ -11,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -23,7 +25,7 @@ from pipelines_lib.contracts import ExitCode, JobResult, JobSpec, Params
 from pipelines_lib.cost.budget import Budget
 from pipelines_lib.cost.meter import Meter
 from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, at, below, opened, read_json, way_in, write_json
 from pipelines_lib.use_case import UseCase
 
 log = logging.getLogger("sluice")
@@ -44,22 +46,55 @@ class Stage:
     budget: Budget = field(default_factory=Budget)
     """What the run may cost."""
 
-    @property
-    def folder(self) -> Path:
-        """This stage's own folder in the store: its result and what else it leaves."""
-        return Path(self.spec.stage_dir)
+    @cached_property
+    def store(self) -> StorePath:
+        """The object store."""
+        return at(self.spec.store, way_in(self.profile))
 
     @property
-    def root(self) -> Path:
+    def folder(self) -> StorePath:
+        """This stage's own folder in the store: its result and what else it leaves."""
+        return self.folder_of(self.spec.stage, self.spec.shard)
+
+    def folder_of(self, stage: str, shard: int | None = None) -> StorePath:
+        """The folder of a stage of this run, or of one of its shards."""
+        return at(self.spec.shard_dir(stage, shard), way_in(self.profile))
+
+    @property
+    def run_folder(self) -> StorePath:
+        """What the folders of this run's stages lie in."""
+        return at(self.spec.run_dir, way_in(self.profile))
+
+    @property
+    def root(self) -> StorePath:
         """The use case's folder in the store."""
-        return Path(self.spec.store) / self.spec.use_case
+        return self.store / self.spec.use_case
+
+    def below(self, path: StorePath) -> str:
+        """Where `path` lies below the store, as results and links have it."""
+        return below(self.store, path)
+
+    @property
+    def work(self) -> Path:
+        """A folder of this machine for what the stage needs while it works: its own in the store where that is a folder.
+
+        Else it is below `scratch` or the temporary folder; another try on this machine finds it again.
+        """
+        return self.folder if isinstance(self.folder, Path) else self.scratch(tempfile.gettempdir())
+
+    def scratch(self, above: str) -> Path:
+        """A folder in `above` that only this stage of this run has."""
+        return Path(above) / f"sluice-{hashlib.sha256(self.spec.stage_dir.encode()).hexdigest()[:24]}"
 
     def result_of(self, stage: str) -> JobResult:
         """The result of an earlier stage of this run. Raises `DataError` where it has none."""
-        path = Path(self.spec.run_dir) / stage / "result.json"
-        if not path.exists():
-            raise DataError(f"stage {self.spec.stage} needs the result of {stage}, and there is no {path}; run {stage} for this run first")
-        return JobResult.model_validate(read_json(path))
+        path = self.run_folder / stage / "result.json"
+        try:
+            return JobResult.model_validate(read_json(path))
+        except FileNotFoundError:
+            raise DataError(
+                f"stage {self.spec.stage} needs the result of {stage}, and there is no {path}; run {stage} for this run first"
+            ) from None
 
     def hooks(self) -> ModuleType:
         """The use case's `hooks.py`. Raises `DataError` where there is none."""
@@ -90,27 +125,32 @@ def is_first_rank() -> bool:
 def _run(work: Work) -> int:
     started = time.monotonic()
     parser = argparse.ArgumentParser(description=sys.modules["__main__"].__doc__)
-    parser.add_argument("--spec", required=True, type=Path, help="path of the stage's spec.json")
-    path: Path = parser.parse_args().spec
+    parser.add_argument("--spec", required=True, help="path of the stage's spec.json, or its s3:// address")
+    address: str = parser.parse_args().spec
     _set_up_logging()
     try:
-        spec = JobSpec.model_validate(read_json(path))
-    except (OSError, ValidationError) as error:
-        log.error("%s is not the spec of a stage: %s", path, error)
+        project = Project.from_environment()
+        spec = JobSpec.model_validate(read_json(opened(address, project)))
+        folder = opened(spec.stage_dir, project, spec.profile)
+        failures.forget(folder, [failures.this_rank()])
+        if is_first_rank():
+            (folder / "result.json").unlink(missing_ok=True)
+    except Unavailable as error:
+        log.error("%s", error)
+        return failures.TRY_AGAIN
+    except (OSError, ValidationError, BadInput) as error:
+        log.error("%s is not the spec of a stage: %s", address, error)
         return ExitCode.BAD_INPUT
-    failures.forget(spec.stage_dir, [failures.this_rank()])
-    if is_first_rank():
-        (Path(spec.stage_dir) / "result.json").unlink(missing_ok=True)
-    with Meter(Path(spec.stage_dir)) as meter:
-        return _metered(work, spec, meter, started)
+    with Meter(folder) as meter:
+        return _metered(work, spec, folder, meter, started)
 
 
-def _metered(work: Work, spec: JobSpec, meter: Meter, started: float) -> int:
-    """Do the work, write its result, and tell the meter how it ended. Returns the exit code."""
+def _metered(work: Work, spec: JobSpec, folder: StorePath, meter: Meter, started: float) -> int:
+    """Do the work, write its result into `folder`, and tell the meter how it ended. Returns the exit code."""
     try:
         project = Project.from_environment()
         use_case, profile = _with_params(project.use_case(spec.use_case), Params.checked(spec.params)), project.profile(spec.profile)
-        budget = Budget.of(use_case, profile, spec.pipeline, Path(spec.run_dir), meter)
+        budget = Budget.of(use_case, profile, spec.pipeline, at(spec.run_dir, way_in(profile)), meter)
         budget.check()
         result = _worked(work, Stage(spec, use_case, profile, project, meter, budget))
         code = ExitCode.DONE
@@ -118,38 +158,40 @@ def _metered(work: Work, spec: JobSpec, meter: Meter, started: float) -> int:
         log.warning("HELD: %s", held.reason)
         result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures, links=held.links)
         code = ExitCode.HELD
-        _leave(spec, held, code)
+        _leave(folder, held, code)
     except BadInput as error:
         log.error("%s: %s", type(error).__name__, error)
-        return _leave(spec, error, ExitCode.BAD_INPUT)
+        return _leave(folder, error, ExitCode.BAD_INPUT)
     except Interrupted as interrupted:
         log.warning("INTERRUPTED: %s", interrupted)
-        return _leave(spec, interrupted, ExitCode.INTERRUPTED)
+        return _leave(folder, interrupted, ExitCode.INTERRUPTED)
     except Unavailable as error:
         log.error("%s: %s", type(error).__name__, error)
-        return _leave(spec, error, failures.TRY_AGAIN)
+        return _leave(folder, error, failures.TRY_AGAIN)
     except Exception as error:
-        _leave(spec, error, failures.TRY_AGAIN)
+        _leave(folder, error, failures.TRY_AGAIN)
         raise
     meter.ends(result.status)
     seconds = round(time.monotonic() - started, 3)
     # Whichever rank ends first with what a gate said has the others ended: each writes it, and it is the same.
     if is_first_rank() or code == ExitCode.HELD:
         meter.beat()
-        used = cost.of_stage(Path(spec.stage_dir), profile.prices).document()
-        write_json(Path(spec.stage_dir) / "result.json", result.model_copy(update={"seconds": seconds, "usage": used}))
+        used = cost.of_stage(folder, profile.prices).document()
+        write_json(folder / "result.json", result.model_copy(update={"seconds": seconds, "usage": used}))
         log.info(
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )
     return code
 
 
-def _leave(spec: JobSpec, error: Exception, code: int) -> int:
+def _leave(folder: StorePath, error: Exception, code: int) -> int:
     """Keep what ended this process, for whoever has to say what ended the stage; returns `code`."""
     try:
-        failures.leave(spec.stage_dir, failures.of_exception(error, code))
+        failures.leave(folder, failures.of_exception(error, code))
     except OSError as full:
-        log.warning("what ended this process could not be kept in %s (%s)", spec.stage_dir, full.strerror)
+        log.warning("what ended this process could not be kept in %s (%s)", folder, full.strerror)
+    except SluiceError as refused:
+        log.warning("what ended this process could not be kept: %s", refused)
     return code
 
 

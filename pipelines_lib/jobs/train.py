@@ -21,6 +21,7 @@ from pipelines_lib.features.fitted import changes
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, is_first_rank, run_stage
 from pipelines_lib.jobs.tuned import chosen, own_model
+from pipelines_lib.registry.journal import artifacts_of
 from pipelines_lib.store import write_bytes, write_json, write_text
 from pipelines_lib.training import arrays
 from pipelines_lib.training.checkpoints import Checkpoints
@@ -105,14 +106,13 @@ def kept_at(stage: Stage) -> tuple[str, str | None]:
     """Where the stage's checkpoints are, a folder or s3://bucket/prefix, and the connection that opens it."""
     kept = stage.profile.checkpoints
     if kept is None:
-        return str(stage.folder / "checkpoints"), None
-    return kept.of(stage.folder.relative_to(stage.spec.store).as_posix()), kept.connection
+        return str(stage.folder / "checkpoints"), stage.profile.store_connection
+    return kept.of(stage.below(stage.folder)), kept.connection
 
 
 def _arrays(stage: Stage) -> Path:
     """Where this machine's processes keep the arrays they train on: each machine its own, even in a folder that all see."""
-    job = hashlib.sha256(stage.spec.stage_dir.encode()).hexdigest()[:24]
-    folder = stage.folder if stage.profile.scratch is None else Path(stage.profile.scratch) / f"sluice-{job}"
+    folder = stage.work if stage.profile.scratch is None else stage.scratch(stage.profile.scratch)
     return folder / f"arrays-{os.environ.get('GROUP_RANK', '0')}"
 
 
@@ -134,8 +134,9 @@ def _reporter(stage: Stage) -> Reporter | nullcontext[None]:
     if not is_first_rank():
         return nullcontext()
     return Reporter(
-        stage.folder,
+        stage.work,
         stage.project.folder,
+        kept=stage.folder,
         tracking_uri=stage.profile.tracking_uri,
         system_metrics_seconds=stage.profile.system_metrics_seconds,
         tensorboard=stage.use_case.training.tensorboard,
@@ -150,7 +151,7 @@ def _described(reporter: Reporter, stage: Stage, ranks: World) -> Reporter:
         dataset=ref,
         run_id=stage.spec.run_id,
         tags={"sluice.partition": stage.spec.partition_key, "sluice.snapshot": ref.content_hash, "sluice.table_version": str(ref.version)},
-        artifacts=stage.root / "mlflow",
+        artifacts=artifacts_of(stage.root, stage.profile.tracking_uri),
         ranks=ranks,
     )
     return reporter
@@ -214,7 +215,7 @@ def _write(stage: Stage, trained: Fit, watchdog: Unwatched) -> None:
 
 def _result(stage: Stage, trained: Fit, ranks: World) -> JobResult:
     data, progress = trained.data, trained.progress
-    folder = str(stage.folder.relative_to(stage.spec.store))
+    folder = stage.below(stage.folder)
     return JobResult(
         stage="train",
         reason=f"{progress.epoch} epochs on {len(data.train):,} rows; the best was epoch {progress.best_epoch}",

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import JsonValue
@@ -161,7 +160,7 @@ def _spent(stage: Stage, tuning: Tuning, study: Study) -> str:
     prices = None if tuning.cost is None else _prices(stage)
     if (tuning.time is None and tuning.cost is None) or best(study.trials()) is None:
         return ""
-    records = [used for folder in usage.of_stage(Path(stage.spec.shard_dir("tune", None))) for used in folder]
+    records = [used for folder in usage.of_stage(stage.folder_of("tune")) for used in folder]
     # A trial takes as long as its first rank does.
     seconds = sum(used.seconds for used in records if used.rank == 0)
     if tuning.time is not None and seconds >= tuning.time.total_seconds():
@@ -219,7 +218,7 @@ def _pick(stage: Stage, study: Study) -> JobResult:
             **first.values,
         },
         outputs={"study": study.name, "trial": first.task + 1, "values": first.values},
-        links={"Trials": str(page.relative_to(stage.spec.store))},
+        links={"Trials": stage.below(page)},
     )
 
 

@@ -4,7 +4,6 @@ python -m pipelines_lib.jobs.validate --spec spec.json
 """
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -144,7 +143,7 @@ def _changes(ingested: JobResult) -> list[Change]:
 
 def _unreadable(stage: Stage) -> dict[str, tuple[str, str]]:
     """`row_id` to (text, why) of the records that ingest could not read."""
-    records: Any = read_json(Path(stage.spec.run_dir) / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
+    records: Any = read_json(stage.run_folder / "ingest" / str(stage.result_of("ingest").outputs["unreadable"]))
     return {record["row_id"]: (record["text"], record["why"]) for record in records}
 
 
@@ -163,7 +162,7 @@ def _write_pages(stage: Stage, findings: Findings) -> dict[str, str]:
         data_docs=docs.name if findings.checks else None,
     )
     write_text(paths["Data quality"], page)
-    return {text: str(path.relative_to(stage.spec.store)) for text, path in paths.items()}
+    return {text: stage.below(path) for text, path in paths.items()}
 
 
 def _notes(findings: Findings) -> list[str]:

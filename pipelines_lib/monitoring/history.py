@@ -8,7 +8,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Literal
 
 import pyarrow as pa
@@ -19,7 +18,7 @@ from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.drift import ColumnDrift
 from pipelines_lib.monitoring.governor import Fired, Window
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, read_json
 from pipelines_lib.use_case import Monitoring, UseCase
 
 DRIFT = pa.schema(
@@ -114,12 +113,12 @@ def evidence(history: Sequence[Window], settings: Monitoring, champion: int | No
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def decision_path(root: Path, partition_key: str) -> Path:
+def decision_path(root: StorePath, partition_key: str) -> StorePath:
     """Where the decision on a partition is kept."""
     return root / "decisions" / f"{partition_key}.json"
 
 
-def recorded(root: Path, partition_key: str) -> Recorded | None:
+def recorded(root: StorePath, partition_key: str) -> Recorded | None:
     """The decision on a partition, or None where there is none yet."""
     path = decision_path(root, partition_key)
     try:
@@ -130,12 +129,12 @@ def recorded(root: Path, partition_key: str) -> Recorded | None:
         raise DataError(f"{path} is not a decision: {error}. Delete it and run the decide stage again") from error
 
 
-def is_fired(root: Path, partition_key: str) -> bool:
+def is_fired(root: StorePath, partition_key: str) -> bool:
     """Whether a training was triggered for the partition."""
     return (root / "decisions" / f"{partition_key}{TRIGGERED}").exists()
 
 
-def fired(root: Path, use_case: UseCase, partition_key: str) -> tuple[Fired, ...]:
+def fired(root: StorePath, use_case: UseCase, partition_key: str) -> tuple[Fired, ...]:
     """Retrainings that were triggered for other partitions than this, oldest first."""
     here = use_case.partition_time(partition_key)
     keys = sorted(path.name.removesuffix(TRIGGERED) for path in (root / "decisions").glob(f"*{TRIGGERED}"))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
@@ -12,7 +11,8 @@ from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.orchestration.partition import partition_of
-from pipelines_lib.store import read_json
+from pipelines_lib.orchestration.store import open_store
+from pipelines_lib.store import StorePath, beside, read_json
 from pipelines_lib.use_case import UseCase
 
 
@@ -21,7 +21,7 @@ class Earlier:
     """An earlier stage of a run."""
 
     use_case: UseCase
-    store: str
+    store: StorePath
     partition_key: str
     outputs: Mapping[str, JsonValue]
     """What the stage left for those that follow."""
@@ -32,9 +32,10 @@ def earlier(context: Mapping[str, Any], use_case_name: str, pipeline: Pipeline, 
     project = Project.from_environment()
     try:
         use_case = project.use_case(use_case_name)
-        store = project.profile().store
+        profile = project.profile()
+        store = open_store(profile)
     except ConfigError as error:
         raise AirflowFailException(str(error)) from error
     key = partition_of(context, use_case)
-    spec = JobSpec(stage=stage, pipeline=pipeline, use_case=use_case.name, partition_key=key, run_id=context["run_id"], store=store)
-    return Earlier(use_case, store, key, JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json")).outputs)
+    spec = JobSpec(stage=stage, pipeline=pipeline, use_case=use_case.name, partition_key=key, run_id=context["run_id"], store=profile.store)
+    return Earlier(use_case, store, key, JobResult.model_validate(read_json(beside(store, f"{spec.stage_dir}/result.json"))).outputs)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Literal
 
 from airflow.sdk import BaseOperator, Connection
@@ -17,7 +16,7 @@ from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
 from pipelines_lib.orchestration.partition import partition_of
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, read_json
 from pipelines_lib.use_case import UseCase
 
 OnHold = Literal["fail", "skip"]
@@ -63,11 +62,11 @@ class LocalJobOperator(BaseOperator):
             use_case = project.use_case(self.use_case_name)
             profile = project.profile()
             spec = self._spec(context, use_case, profile)
+            job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage, profile))
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        self._job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage, profile))
-        code = self._job.run(self.log.info)
-        return self._outcome(spec, code, context)
+        self._job = job
+        return self._outcome(spec, job.folder, job.run(self.log.info), context)
 
     def on_kill(self) -> None:
         """End every process of the stage."""
@@ -94,15 +93,15 @@ class LocalJobOperator(BaseOperator):
             params=params,
         )
 
-    def _outcome(self, spec: JobSpec, code: int, context: Mapping[str, Any]) -> dict[str, Any]:
+    def _outcome(self, spec: JobSpec, folder: StorePath, code: int, context: Mapping[str, Any]) -> dict[str, Any]:
         if code == ExitCode.BAD_INPUT:
             raise AirflowFailException(
-                f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change{self._first_failure(spec)}"
+                f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change{self._first_failure(folder)}"
             )
         if code not in (ExitCode.DONE, ExitCode.HELD):
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause{self._first_failure(spec)}")
-        result = JobResult.model_validate(read_json(Path(spec.stage_dir) / "result.json"))
+            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause{self._first_failure(folder)}")
+        result = JobResult.model_validate(read_json(folder / "result.json"))
         self.result_links = result.links
         if code == ExitCode.HELD:
             raise (AirflowSkipException if self.on_hold == "skip" else AirflowFailException)(f"held: {result.reason}")
@@ -110,9 +109,9 @@ class LocalJobOperator(BaseOperator):
             context["outlet_events"][asset].extra = {"partition_key": spec.partition_key, **result.figures}
         return {"reason": result.reason, **result.figures}
 
-    def _first_failure(self, spec: JobSpec) -> str:
+    def _first_failure(self, folder: StorePath) -> str:
         """Of the processes that failed, the first: where several work on a stage, with its traceback."""
-        found = failures.left(spec.stage_dir)
+        found = failures.left(folder)
         if not found:
             return ""
         return f". {failures.text(found)}" if self.workers > 1 else f": {found[0].type}: {found[0].message}"

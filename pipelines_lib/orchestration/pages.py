@@ -1,8 +1,6 @@
 """The Sluice page: each use case's health at a glance, and the reports that stages leave in the store."""
 
 import html
-import json
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -10,13 +8,15 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.models import DagModel, DagRun
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
+from fastapi.responses import HTMLResponse
 from sqlalchemy import func, select
 
 from pipelines_lib import cost
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import Pipeline, dag_id
-from pipelines_lib.errors import DataError
+from pipelines_lib.errors import DataError, SluiceError
+from pipelines_lib.orchestration.store import open_store
+from pipelines_lib.store import StorePath, contains, read_json
 from pipelines_lib.use_case import UseCase
 
 # A report is read, never run: no script, nothing from elsewhere.
@@ -33,7 +33,7 @@ def overview(user: GetUserDep, session: SessionDep) -> HTMLResponse:  # noqa: AR
     project = Project.from_environment()
     good, broken = project.use_cases_or_errors()
     notes = _in_airflow(session, good)
-    cards = "".join(_card(use_case, project.profile(), notes) for use_case in good)
+    cards = "".join(_card_or_error(use_case, project.profile(), notes) for use_case in good)
     cards += "".join(
         f"<section class=card><h2>{_text(name)}</h2><p class=bad>settings are not right</p><pre>{_text(error)}</pre></section>"
         for name, error in broken.items()
@@ -43,13 +43,16 @@ def overview(user: GetUserDep, session: SessionDep) -> HTMLResponse:  # noqa: AR
 
 
 @app.get("/files/{path:path}")
-def file(path: str, user: GetUserDep) -> FileResponse:  # noqa: ARG001
+def file(path: str, user: GetUserDep) -> HTMLResponse:  # noqa: ARG001
     """A report in the store: HTML pages below it, and nothing else."""
-    store = Path(Project.from_environment().profile().store).resolve()
-    target = (store / path).resolve()
-    if not target.is_relative_to(store) or target.suffix != ".html" or not target.is_file():
-        raise HTTPException(404, f"there is no report {path!r}; the stage that writes it may not have run")
-    return FileResponse(target, media_type="text/html; charset=utf-8", headers=_SAFE)
+    try:
+        store = open_store(Project.from_environment().profile())
+        target = store / path
+        if not contains(store, target) or target.suffix != ".html" or not target.is_file():
+            raise HTTPException(404, f"there is no report {path!r}; the stage that writes it may not have run")
+        return HTMLResponse(target.read_bytes(), headers=_SAFE)
+    except SluiceError as error:
+        raise HTTPException(503, str(error)) from error
 
 
 def _in_airflow(session: Any, use_cases: list[UseCase]) -> dict[str, str]:
@@ -68,8 +71,14 @@ def _in_airflow(session: Any, use_cases: list[UseCase]) -> dict[str, str]:
     return notes
 
 
-def _card(use_case: UseCase, profile: Profile, notes: dict[str, str]) -> str:
-    store = Path(profile.store)
+def _card_or_error(use_case: UseCase, profile: Profile, notes: dict[str, str]) -> str:
+    try:
+        return _card(use_case, profile, open_store(profile), notes)
+    except SluiceError as error:
+        return f"<section class=card><h2>{_text(use_case.title)}</h2><p class=bad>the store can't be read</p><pre>{_text(error)}</pre></section>"
+
+
+def _card(use_case: UseCase, profile: Profile, store: StorePath, notes: dict[str, str]) -> str:
     status = {
         pipeline: _status(store / use_case.name / "status" / f"{pipeline}.json")
         for pipeline in ("data", "training", "deployment", "monitoring")
@@ -78,7 +87,7 @@ def _card(use_case: UseCase, profile: Profile, notes: dict[str, str]) -> str:
     rows = [
         _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), dag_id(use_case.name, Pipeline.DATA), notes),
         _row("Training", status["training"], training, dag_id(use_case.name, Pipeline.TRAINING), notes),
-        *_cost_row(use_case, profile),
+        *_cost_row(use_case, profile, store / use_case.name),
         _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), None, notes),
         _row(
             "Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), dag_id(use_case.name, Pipeline.MONITORING), notes
@@ -110,9 +119,9 @@ def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], dag
     return f"<tr><th>{name}</th><td>{' · '.join([*parts, *([note] if note else [])])}</td></tr>"
 
 
-def _cost_row(use_case: UseCase, profile: Profile) -> list[str]:
+def _cost_row(use_case: UseCase, profile: Profile, root: StorePath) -> list[str]:
     """What the newest training has cost in each cloud, and what of that was lost to failed tries; nothing where there are no prices."""
-    run = cost.newest_run(Path(profile.store) / use_case.name, Pipeline.TRAINING) if profile.prices else None
+    run = cost.newest_run(root, Pipeline.TRAINING) if profile.prices else None
     if run is None:
         return []
     try:
@@ -141,11 +150,12 @@ def _figure(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _status(path: Path) -> dict[str, Any] | None:
-    if not path.exists():
+def _status(path: StorePath) -> dict[str, Any] | None:
+    try:
+        document: Any = read_json(path)
+    except FileNotFoundError:
         return None
-    document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return document
+    return dict(document)
 
 
 def _text(value: object) -> str:

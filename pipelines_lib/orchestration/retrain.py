@@ -1,7 +1,6 @@
 """The task that fires a retraining. A module of its own: Airflow's trigger operator is slow to import, and each task pays."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -10,7 +9,7 @@ from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 from pipelines_lib.contracts import Pipeline, dag_id, triggered_path
 from pipelines_lib.orchestration.earlier import earlier
 from pipelines_lib.orchestration.operators import RETRIES
-from pipelines_lib.store import write_json
+from pipelines_lib.store import beside, write_json
 from pipelines_lib.use_case import UseCase
 
 
@@ -47,7 +46,6 @@ class RetrainOperator(TriggerDagRunOperator):
             super().execute(context)
         except DagRunTriggerException:
             # Airflow's way to ask for the run. What speaks against asking (the DAG is paused) was raised before.
-            write_json(
-                Path(triggered_path(decided.store, decided.use_case.name, key)), {"partition_key": key, "run_id": self.trigger_run_id}
-            )
+            mark = beside(decided.store, triggered_path(str(decided.store), decided.use_case.name, key))
+            write_json(mark, {"partition_key": key, "run_id": self.trigger_run_id})
             raise

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import Field, JsonValue, ValidationError
 
 from pipelines_lib.contracts import Contract, DatasetRef
+from pipelines_lib.store import StorePath
 
 JOURNAL = "journal.jsonl"
 """The file's name in the stage's folder."""
@@ -27,6 +28,8 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 _PACKAGES = ("torch", "numpy", "pyarrow", "onnx", "mlflow")
 """Whose versions may change what a training comes to."""
 _GIT_SECONDS = 10
+SQLITE = "sqlite:///"
+"""What the address of a tracking server that is a file begins with."""
 
 
 class About(Contract):
@@ -34,8 +37,8 @@ class About(Contract):
 
     use_case: str
     run_id: str
-    artifacts: str
-    """Folder of the artefacts of the use case's experiment."""
+    artifacts: str | None
+    """URI of the artefacts of the use case's experiment; None where the server says where they go."""
     trained: dict[str, JsonValue]
     """The settings, and the rows."""
     parameters: dict[str, JsonValue]
@@ -69,7 +72,7 @@ class Journal:
                 self.curves.setdefault(name, {}).setdefault(line.step, value)
 
     @classmethod
-    def read(cls, path: Path) -> "Journal":
+    def read(cls, path: StorePath) -> "Journal":
         """The journal at `path`; empty where there is none. A line that a killed process left half is passed over."""
         lines = []
         for text in path.read_text(encoding="utf-8").split("\n") if path.exists() else []:
@@ -122,6 +125,22 @@ def identity(settings: Mapping[str, JsonValue], use_case: str, task: str, datase
 def parameters(settings: Mapping[str, JsonValue], use_case: str, task: str) -> dict[str, JsonValue]:
     """A training's parameters for MLflow."""
     return {**settings, "use_case": use_case, "task": task}
+
+
+def database_of(tracking_uri: str) -> Path | None:
+    """The file that the tracking server is; None of one that is asked over the network."""
+    return Path(tracking_uri.removeprefix(SQLITE).split("?")[0]) if tracking_uri.startswith(SQLITE) else None
+
+
+def artifacts_of(root: StorePath, tracking_uri: str) -> str | None:
+    """Where the artefacts of a use case's experiment go: into its folder `root` of the store. None: where the server keeps them.
+
+    MLflow would need a way of its own into a bucket: where that is the store, they lie beside the database, or with the server.
+    """
+    if isinstance(root, Path):
+        return (root / "mlflow").resolve().as_uri()
+    database = database_of(tracking_uri)
+    return None if database is None else (database.parent / "artifacts" / root.name).resolve().as_uri()
 
 
 def environment(folder: Path) -> dict[str, str]:

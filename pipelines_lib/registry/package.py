@@ -28,7 +28,8 @@ from pipelines_lib.contracts import Contract, DatasetRef, safe_name
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.s3 import S3Path
+from pipelines_lib.store import StorePath, read_json, remove_tree, write_json
 from pipelines_lib.use_case import LIKELY, ColumnType, Split, Task
 
 MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
@@ -98,9 +99,12 @@ class Scorer:
         self._session = session
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: StorePath) -> Self:
         """The model.onnx and transform.json of `folder`, unverified: for the model that this very run has trained."""
-        return cls(FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8")), _session(folder / MODEL))
+        return cls(
+            FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8")),
+            _session(folder / MODEL, (folder / MODEL).read_bytes()),
+        )
 
     def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
         """Scores float32 [n, C]: probabilities in the order of the classes (each for itself, where a row may have several), or for a regression C = 1, in the label's units."""
@@ -117,13 +121,13 @@ class Scorer:
 class Package(Scorer):
     """An opened package, ready to answer. `open` verifies every byte."""
 
-    def __init__(self, folder: Path, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
+    def __init__(self, folder: StorePath, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
         super().__init__(transform, session)
         self.folder = folder
         self.manifest = manifest
 
     @staticmethod
-    def write(packages: Path, name: str, manifest: Manifest, files: Mapping[str, bytes]) -> Path:
+    def write(packages: StorePath, name: str, manifest: Manifest, files: Mapping[str, bytes]) -> StorePath:
         """Write a package below the folder `packages` and return its own folder, `<name>-<hash of its content>`.
 
         `files` holds the content of every name in FILES. The same content lands in the same folder, and a folder that is
@@ -131,9 +135,12 @@ class Package(Scorer):
         """
         assert set(files) == set(FILES), sorted(files)
         manifest = manifest.model_copy(update={"files": {file: _sha256(files[file]) for file in FILES}})
-        folder = packages / f"{safe_name(name)}-{_sha256(manifest.model_dump_json().encode())[:12]}"
-        if _is_whole(folder):
-            return folder
+        package = f"{safe_name(name)}-{_sha256(manifest.model_dump_json().encode())[:12]}"
+        if _is_whole(packages / package):
+            return packages / package
+        if isinstance(packages, S3Path):
+            return _write_objects(packages / package, manifest, files)
+        folder = packages / package
         packages.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=packages, prefix=".writing-"))
         try:
@@ -151,13 +158,13 @@ class Package(Scorer):
         return folder
 
     @classmethod
-    def open(cls, folder: Path) -> Self:
+    def open(cls, folder: StorePath) -> Self:
         """Open and verify. Raises `DataError` where a file is absent, unknown, or not what the manifest says."""
-        manifest = _verified(folder)
-        transform = FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8"))
+        manifest, files = _verified(folder)
+        transform = FeatureTransform.from_json(files[TRANSFORM].decode("utf-8"))
         if transform.columns != {feature.name: feature.type for feature in manifest.features}:
             raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; deploy an earlier version, or train again")
-        return cls(folder, manifest, transform, _session(folder / MODEL))
+        return cls(folder, manifest, transform, _session(folder / MODEL, files[MODEL]))
 
     def profile(self) -> str:
         """The data profile of the training rows, as JSON text."""
@@ -185,7 +192,17 @@ def predicted(manifest: Manifest, scores: NDArray[np.float32]) -> tuple[list[str
     return [manifest.classes[place] for place in best], scores[np.arange(len(scores)), column].astype(np.float64)
 
 
-def _verified(folder: Path) -> Manifest:
+def _write_objects(folder: S3Path, manifest: Manifest, files: Mapping[str, bytes]) -> S3Path:
+    """The manifest goes last: without it there is no package. What a damaged one holds besides goes first."""
+    remove_tree(folder)
+    for file in FILES:
+        (folder / file).write_bytes(files[file])
+    write_json(folder / MANIFEST, manifest)
+    return folder
+
+
+def _verified(folder: StorePath) -> tuple[Manifest, dict[str, bytes]]:
+    """The manifest, and the files whose hashes it has."""
     remedy = "deploy an earlier version, or train again"
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} holds no {MANIFEST}, so it is no (complete) model package; {remedy}")
@@ -198,16 +215,18 @@ def _verified(folder: Path) -> Manifest:
         raise DataError(f"{folder / MANIFEST} lists {sorted(manifest.files)}, and a package has {sorted(FILES)}; {remedy}")
     if unknown := {entry.name for entry in folder.iterdir()} - {*FILES, MANIFEST}:
         raise DataError(f"{folder} holds files that no package has: {sorted(unknown)}; {remedy}")
+    files = {}
     for name, expected in manifest.files.items():
         path = folder / name
-        if path.is_symlink() or not path.is_file():
+        if (isinstance(path, Path) and path.is_symlink()) or not path.is_file():
             raise DataError(f"{path} is absent or not a plain file; {remedy}")
-        if (found := _sha256(path.read_bytes())) != expected:
+        files[name] = path.read_bytes()
+        if (found := _sha256(files[name])) != expected:
             raise DataError(f"{path} was changed: its SHA-256 is {found}, the manifest says {expected}; {remedy}")
-    return manifest
+    return manifest, files
 
 
-def _is_whole(folder: Path) -> bool:
+def _is_whole(folder: StorePath) -> bool:
     if not folder.exists():
         return False
     try:
@@ -217,14 +236,14 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _session(path: Path) -> Any:
+def _session(path: StorePath, model: bytes) -> Any:
     options = onnxruntime.SessionOptions()
     # One thread: rows are small, servers run many requests at once, and the same sum comes out everywhere.
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no base class but Exception
         raise DataError(f"{path}: onnxruntime can't load it ({error}); deploy an earlier version, or train again") from error
 

@@ -16,14 +16,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from pipelines_lib.config import Project
 from pipelines_lib.contracts import Contract
 from pipelines_lib.registry.journal import Journal, Status
+from pipelines_lib.store import opened, write_bytes
 
 log = logging.getLogger("sluice")
 
 _SECONDS_BETWEEN_LOOKS = 1.0
 _SECONDS_BETWEEN_TRIES = 15.0
 """After the server did not answer."""
+_SECONDS_BETWEEN_COPIES = 10.0
 
 
 # A server that does not answer is to be found out soon: MLflow's client would try for minutes, and the tracker tries again by itself.
@@ -34,6 +37,8 @@ class Task(Contract):
     """What the tracker is told."""
 
     journal: str
+    kept: str | None = None
+    """Address in a bucket that the journal is copied to, for whoever goes on when this machine is gone."""
     tracking_uri: str
     """May hold a password, so it comes by a pipe and stands on no command line."""
     system_metrics_seconds: float
@@ -113,8 +118,27 @@ def _kind(error: BaseException) -> str:
     return type(error).__name__ + (f", {_kind(cause)}" if cause is not None else "")
 
 
+class _Kept:
+    """Copies the journal into the store, now and then."""
+
+    def __init__(self, journal: Path, address: str) -> None:
+        self._journal = journal
+        self._kept = opened(address, Project.from_environment())
+        self._not_before = 0.0
+
+    def take(self, journal: Journal) -> None:
+        if time.monotonic() >= self._not_before:
+            self.end(journal, "FINISHED")
+
+    def end(self, journal: Journal, status: Status) -> None:  # noqa: ARG002 - the signature of a sink
+        write_bytes(self._kept, self._journal.read_bytes())
+        self._not_before = time.monotonic() + _SECONDS_BETWEEN_COPIES
+
+
 def _sinks(task: Task) -> list[Patient]:
     sinks = [Patient("MLflow", lambda: _mlflow(task), later="the stage evaluate logs it")]
+    if (kept := task.kept) is not None:
+        sinks.append(Patient(f"the copy of the journal, {kept},", lambda: _Kept(Path(task.journal), kept)))
     if task.tensorboard is not None:
         folder = Path(task.tensorboard)
         sinks.append(Patient(f"TensorBoard's files in {folder}", lambda: _event_files(folder)))

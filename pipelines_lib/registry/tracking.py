@@ -26,11 +26,10 @@ from sqlalchemy.exc import OperationalError
 
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.registry.curves import charts
-from pipelines_lib.registry.journal import About, Journal, Status
+from pipelines_lib.registry.journal import SQLITE, About, Journal, Status, database_of
 
 T = TypeVar("T")
 
-_SQLITE = "sqlite:///"
 _ATTEMPTS = 6
 _BATCH = 500
 """Metrics a request; MLflow takes 1,000."""
@@ -45,9 +44,9 @@ def connect(tracking_uri: str) -> MlflowClient:
     """A client of the server at `tracking_uri`. A SQLite database is made where there is none, by one process at a time."""
     for noisy in ("mlflow", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    if not tracking_uri.startswith(_SQLITE):
+    path = database_of(tracking_uri)
+    if path is None:
         return MlflowClient(tracking_uri)
-    path = Path(tracking_uri.removeprefix(_SQLITE).split("?")[0])
     path.parent.mkdir(parents=True, exist_ok=True)
     # Two processes that make the tables at once both fail ("duplicate column"), and leave a database half made.
     with _one_at_a_time(path.with_name(f"{path.name}.lock")):
@@ -61,17 +60,17 @@ def _make_database(path: Path) -> None:
     making = path.with_name(f".{path.name}.making")
     for left in path.parent.glob(f"{making.name}*"):
         left.unlink()
-    MlflowClient(f"{_SQLITE}{making}")
+    MlflowClient(f"{SQLITE}{making}")
     os.replace(making, path)
 
 
-def experiment(client: MlflowClient, name: str, artifacts: Path) -> str:
-    """Id of the experiment called `name`; made, with its artefacts below the folder `artifacts`, where there is none."""
+def experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    """Id of the experiment called `name`; made, with its artefacts at the URI `artifacts` (None: where the server keeps them), where there is none."""
     found = retried(lambda: client.get_experiment_by_name(name))
     if found is not None:
         return str(found.experiment_id)
     try:
-        return str(retried(lambda: client.create_experiment(name, artifact_location=artifacts.resolve().as_uri())))
+        return str(retried(lambda: client.create_experiment(name, artifact_location=artifacts)))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
@@ -151,7 +150,7 @@ def run_of_journal(client: MlflowClient, about: About) -> Run:
     """The MLflow run of the training that `about` tells of."""
     return run_of(
         client,
-        experiment(client, about.use_case, Path(about.artifacts)),
+        experiment(client, about.use_case, about.artifacts),
         about.run_id,
         about.trained,
         {"sluice.use_case": about.use_case},

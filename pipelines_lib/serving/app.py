@@ -22,6 +22,7 @@ from pipelines_lib.serving.prediction_log import PredictionLog
 from pipelines_lib.serving.rows import RequestError
 from pipelines_lib.serving.service import Document, Service
 from pipelines_lib.serving.slot import Slot
+from pipelines_lib.store import StorePath
 
 MAX_BODY = 10 * 1024 * 1024
 """Bytes of a request."""
@@ -29,7 +30,7 @@ MAX_BODY = 10 * 1024 * 1024
 Answer = Callable[[bytes], Document]
 
 
-def create_app(root: Path, *, home: Path | None = None, poll_seconds: float = 1.0, flush_seconds: float = 1.0) -> FastAPI:
+def create_app(root: StorePath, *, home: Path | None = None, poll_seconds: float = 1.0, flush_seconds: float = 1.0) -> FastAPI:
     """The service of the use case whose folder in the store is `root`; `home` is the state folder, where keys made on this machine lie."""
     service = Service(root, Slot(root, poll_seconds, home), PredictionLog(root, flush_seconds))
 

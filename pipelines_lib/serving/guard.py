@@ -17,6 +17,7 @@ from pipelines_lib.data.typed import cast
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.serving.pointer import Deployment
 from pipelines_lib.serving.rows import Rows, refuse
+from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import Column
 
 
@@ -33,7 +34,7 @@ class Guard:
     """The values of a column that mean "missing"."""
 
     @classmethod
-    def of(cls, deployment: Deployment, root: Path, home: Path | None) -> Self:
+    def of(cls, deployment: Deployment, root: StorePath, home: Path | None) -> Self:
         """For the deployment of the use case whose folder in the store is `root`. `home` is the state folder, where this machine has one."""
         columns = {name: column for name, column in deployment.private.items() if column.protection is not None}
         markers = deployment.markers

@@ -28,7 +28,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.contracts import Contract
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.launcher import MARK
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, read_json, write_json
 from pipelines_lib.use_case import UseCase
 
 HOST = "127.0.0.1"
@@ -66,7 +66,7 @@ class Service:
     pid: int
 
 
-def ensure(use_case: UseCase, project: Project, root: Path, *, timeout: float = 60) -> Service:
+def ensure(use_case: UseCase, project: Project, root: StorePath, *, timeout: float = 60) -> Service:
     """The running service of `use_case`, whose folder in the store is `root`; started where there is none.
 
     It listens on `deployment.port`, or, where that is not set, on its last port or a free one of 8800 to 8999.
@@ -119,7 +119,7 @@ def ask(port: int, path: str, document: Any = None, timeout: float = 30) -> tupl
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def _start(use_case: str, project: Project, root: Path, port: int) -> "tuple[Record, subprocess.Popen[bytes]]":
+def _start(use_case: str, project: Project, root: StorePath, port: int) -> "tuple[Record, subprocess.Popen[bytes]]":
     # The launcher ends every process with a job's mark when the job ends; the service must outlive the deploy job.
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     environment["PYTHONPATH"] = str(Path(pipelines_lib.__file__).parents[1])

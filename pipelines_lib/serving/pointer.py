@@ -4,14 +4,13 @@ The pointer is replaced whole, so whoever reads it sees the old deployment or th
 ever deployed is remembered beside it, so monitoring finds the package behind an answer without asking the registry.
 """
 
-from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import Field, ValidationError
 
 from pipelines_lib.contracts import Contract, ModelRef
 from pipelines_lib.errors import DataError
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, contains, read_json, write_json
 from pipelines_lib.use_case import Column, ColumnType, Privacy, UseCase
 
 
@@ -74,12 +73,12 @@ class Deployment(Contract):
         return self.previous
 
 
-def pointer_path(root: Path) -> Path:
+def pointer_path(root: StorePath) -> StorePath:
     """The pointer of the use case whose folder in the store is `root`."""
     return root / "deployment.json"
 
 
-def read_pointer(root: Path) -> Deployment | None:
+def read_pointer(root: StorePath) -> Deployment | None:
     """The current deployment, or None where nothing is deployed. Raises `DataError` where the pointer is damaged."""
     path = pointer_path(root)
     try:
@@ -90,7 +89,7 @@ def read_pointer(root: Path) -> Deployment | None:
         raise DataError(f"{path} is not a deployment: {error}. Delete it and run the deploy stage again") from error
 
 
-def write_pointer(root: Path, deployment: Deployment | None) -> None:
+def write_pointer(root: StorePath, deployment: Deployment | None) -> None:
     """Point to `deployment`, or to nothing."""
     if deployment is None:
         pointer_path(root).unlink(missing_ok=True)
@@ -99,7 +98,7 @@ def write_pointer(root: Path, deployment: Deployment | None) -> None:
     write_json(pointer_path(root), deployment)
 
 
-def deployed_version(root: Path, version: int) -> ModelRef | None:
+def deployed_version(root: StorePath, version: int) -> ModelRef | None:
     """The model that was deployed as `version`, or None where none was."""
     try:
         return ModelRef.model_validate(read_json(_memory(root, version)))
@@ -107,14 +106,14 @@ def deployed_version(root: Path, version: int) -> ModelRef | None:
         return None
 
 
-def package_folder(root: Path, model: ModelRef) -> Path:
+def package_folder(root: StorePath, model: ModelRef) -> StorePath:
     """Where the model's package lies. Raises `DataError` where the reference points out of the store."""
-    store = root.parent.resolve()
+    store = root.parent
     folder = (store / model.package).resolve()
-    if not folder.is_relative_to(store):
+    if not contains(store, folder):
         raise DataError(f"package {model.package!r} of version {model.version} lies outside the store {store}; register the model again")
     return folder
 
 
-def _memory(root: Path, version: int) -> Path:
+def _memory(root: StorePath, version: int) -> StorePath:
     return root / "deployments" / f"{version}.json"

@@ -10,12 +10,12 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import ColumnType
 
 log = logging.getLogger("sluice.serving")
@@ -98,7 +98,7 @@ def _column(values: list[Any], kind: ColumnType) -> pa.Array:
 class PredictionLog:
     """The queue and the thread that empties it. `add` never blocks and never raises."""
 
-    def __init__(self, root: Path, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS) -> None:
+    def __init__(self, root: StorePath, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS) -> None:
         self._tables = Tables(root)
         self._flush_seconds = flush_seconds
         self._max_rows = max_rows

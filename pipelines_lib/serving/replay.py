@@ -8,7 +8,6 @@ Request ids follow from the partition, and the prediction log is read by them, s
 import argparse
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,6 +18,7 @@ from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError, SluiceError, Unavailable
 from pipelines_lib.serving import local
 from pipelines_lib.serving.requests import DATATYPES
+from pipelines_lib.store import store_of
 
 _BATCH = 500
 _FLUSH_SECONDS = 30
@@ -71,7 +71,7 @@ class _Replay:
         self.private = use_case.private()
         self._columns = [*self.features, *use_case.columns_with("key")]
         self._types = {column: DATATYPES[use_case.columns[column].type][0] for column in self._columns}
-        self._tables = Tables(Path(project.profile().store) / name)
+        self._tables = Tables(store_of(project.profile()) / name)
         self.rows = self._tables.read("clean", [partition], columns=self._columns)
         if self.rows.num_rows == 0:
             raise DataError(f"there are no clean rows of {partition} to send; run {name}__data for it first")

@@ -6,24 +6,24 @@ It follows the use case's deployment by itself and ends, its prediction log writ
 import argparse
 import logging
 import sys
-from pathlib import Path
 
 import uvicorn
 
 from pipelines_lib.config import Project
 from pipelines_lib.serving.app import create_app
+from pipelines_lib.store import opened
 
 
 def main() -> None:
     """Parse the command line and serve until told to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--root", required=True, type=Path, help="the use case's folder in the store")
+    parser.add_argument("--root", required=True, help="the use case's folder in the store, or its s3:// address")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
     parser.add_argument("--port", required=True, type=int)
-    arguments = parser.parse_args()
+    arguments, project = parser.parse_args(), Project.from_environment()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     uvicorn.run(
-        create_app(arguments.root.resolve(), home=Project.from_environment().home),
+        create_app(opened(arguments.root, project).resolve(), home=project.home),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

@@ -3,7 +3,6 @@
 import datetime as dt
 import uuid
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pipelines_lib.serving.prediction_log import Answers, PredictionLog, logged_
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
 from pipelines_lib.serving.rows import RequestError, Rows, refuse
 from pipelines_lib.serving.slot import Served, Slot
+from pipelines_lib.store import StorePath
 
 Document = dict[str, Any]
 
@@ -21,7 +21,7 @@ Document = dict[str, Any]
 class Service:
     """What the endpoints share: the model, the prediction log, the counters."""
 
-    def __init__(self, root: Path, slot: Slot, predictions: PredictionLog) -> None:
+    def __init__(self, root: StorePath, slot: Slot, predictions: PredictionLog) -> None:
         self.name = root.name
         self.slot = slot
         self.predictions = predictions

@@ -5,14 +5,17 @@ A package that can't be opened, or does not answer, never gets there: the old on
 
 import logging
 import threading
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines_lib.errors import DataError, SluiceError
+from pipelines_lib.errors import DataError, SluiceError, Unavailable
 from pipelines_lib.registry.package import Package
+from pipelines_lib.s3 import Stat
 from pipelines_lib.serving.guard import Guard
 from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
 from pipelines_lib.serving.rows import Shape
+from pipelines_lib.store import StorePath
 
 log = logging.getLogger("sluice.serving")
 
@@ -35,11 +38,11 @@ class Served:
 class Slot:
     """Holds what is served now, None where nothing is. Reading `served` is safe from any thread."""
 
-    def __init__(self, root: Path, poll_seconds: float = 1.0, home: Path | None = None) -> None:
+    def __init__(self, root: StorePath, poll_seconds: float = 1.0, home: Path | None = None) -> None:
         self._root = root
         self._home = home
         self._poll_seconds = poll_seconds
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Hashable = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="pointer", daemon=True)
         self.served: Served | None = None
@@ -66,12 +69,12 @@ class Slot:
             self._take(read_pointer(self._root))
             self.error = None
             self._seen = mark
+        except (OSError, Unavailable) as error:
+            # The store did not answer: look again.
+            self._report(error)
         except SluiceError as error:
             # Looking again at the same bytes can't help; the next deployment may.
             self._seen = mark
-            self._report(error)
-        except OSError as error:
-            # The store did not answer: look again.
             self._report(error)
 
     def _take(self, deployment: Deployment | None) -> None:
@@ -106,11 +109,13 @@ class Slot:
                 self.error = f"{type(error).__name__}: {error}"
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
+def _mark(path: StorePath) -> Hashable:
     try:
         status = path.stat()
     except FileNotFoundError:
         return (0, 0, 0)
+    if isinstance(status, Stat):
+        return status.etag
     return (status.st_ino, status.st_mtime_ns, status.st_size)
 
 

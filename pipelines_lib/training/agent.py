@@ -14,7 +14,6 @@ import sys
 import time
 import uuid
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.distributed.elastic.agent.server import WorkerGroup, WorkerSpec
@@ -28,8 +27,9 @@ from torch.distributed.launcher.api import LaunchConfig
 from torch.distributed.run import config_from_args, parse_args
 
 from pipelines_lib import failures
+from pipelines_lib.config import Project
 from pipelines_lib.contracts import ExitCode, JobSpec
-from pipelines_lib.store import read_json
+from pipelines_lib.store import StorePath, opened, read_json
 
 log = logging.getLogger("sluice")
 
@@ -42,7 +42,7 @@ _SECONDS_FOR_RECORDS = 1.0
 class Agent(LocalElasticAgent):
     """torchrun's agent, which also reads and keeps what the ranks leave in `stage_dir` when they fail."""
 
-    def __init__(self, spec: WorkerSpec, config: LaunchConfig, stage_dir: str) -> None:
+    def __init__(self, spec: WorkerSpec, config: LaunchConfig, stage_dir: StorePath) -> None:
         super().__init__(spec, config.logs_specs, start_method=config.start_method, shutdown_timeout=config.shutdown_timeout)
         self._stage_dir = stage_dir
 
@@ -108,7 +108,7 @@ def run(arguments: Sequence[str]) -> int:
     return _after(stage_dir, {failed.exitcode for failed in result.failures.values()}) if result.is_failed() else ExitCode.DONE
 
 
-def _after(stage_dir: str, codes: set[int]) -> int:
+def _after(stage_dir: StorePath, codes: set[int]) -> int:
     """The exit code of a group that has failed, whose ranks on this machine ended with `codes`."""
     if not _FINAL & codes:
         time.sleep(_SECONDS_FOR_RECORDS)
@@ -145,9 +145,10 @@ def _worker_spec(config: LaunchConfig, entrypoint: str, arguments: Sequence[str]
     )
 
 
-def _stage_dir(arguments: Sequence[str]) -> str:
-    path = Path(arguments[arguments.index("--spec") + 1])
-    return JobSpec.model_validate(read_json(path)).stage_dir
+def _stage_dir(arguments: Sequence[str]) -> StorePath:
+    project = Project.from_environment()
+    spec = JobSpec.model_validate(read_json(opened(arguments[arguments.index("--spec") + 1], project)))
+    return opened(spec.stage_dir, project, spec.profile)
 
 
 def main() -> None:

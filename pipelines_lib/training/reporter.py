@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,6 +18,8 @@ from pipelines_lib.contracts import DatasetRef
 from pipelines_lib.errors import Held, Interrupted
 from pipelines_lib.registry.journal import JOURNAL, About, Status, Writer, environment, identity, parameters
 from pipelines_lib.registry.tracker import Task
+from pipelines_lib.s3 import S3Path
+from pipelines_lib.store import StorePath, write_bytes
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.observer import Observer, Pace
 from pipelines_lib.training.progress import Progress
@@ -29,13 +32,20 @@ _PATIENCE = 20.0
 
 
 class Reporter(Observer):
-    """An observer that keeps the journal of a training in `folder`. As a context manager: the tracker runs inside."""
+    """An observer that keeps the journal of a training in `folder`. As a context manager: the tracker runs inside.
 
-    def __init__(self, folder: Path, project: Path, *, tracking_uri: str, system_metrics_seconds: float, tensorboard: bool) -> None:
+    `kept` is where it has to be in the end, for another machine to find it: that folder, or one in a bucket.
+    """
+
+    def __init__(
+        self, folder: Path, project: Path, *, kept: StorePath, tracking_uri: str, system_metrics_seconds: float, tensorboard: bool
+    ) -> None:
         self._folder, self._project = folder, project
         self._writer = Writer(folder / JOURNAL)
+        self._kept = kept if isinstance(kept, S3Path) else None
         self._task = Task(
             journal=str(folder / JOURNAL),
+            kept=None if self._kept is None else str(self._kept / JOURNAL),
             tracking_uri=tracking_uri,
             system_metrics_seconds=system_metrics_seconds,
             tensorboard=str(folder / "tensorboard") if tensorboard else None,
@@ -77,6 +87,10 @@ class Reporter(Observer):
             self._tracker.kill()
             self._tracker.wait()
             log.warning("MLflow took longer than %.0f s at the end; the stage evaluate logs what is missing", _PATIENCE)
+        if self._kept is not None:
+            for path in (self._folder / JOURNAL, *self._folder.glob("tensorboard/*")):
+                if path.exists():
+                    write_bytes(self._kept / path.relative_to(self._folder).as_posix(), path.read_bytes())
 
     def describe(
         self,
@@ -86,7 +100,7 @@ class Reporter(Observer):
         dataset: DatasetRef,
         run_id: str,
         tags: Mapping[str, str],
-        artifacts: Path,
+        artifacts: str | None,
         ranks: World,
     ) -> None:
         """Say which training it is, before it starts."""
@@ -95,7 +109,7 @@ class Reporter(Observer):
         self._about = About(
             use_case=use_case,
             run_id=run_id,
-            artifacts=str(artifacts),
+            artifacts=artifacts,
             trained=identity(settings, use_case, task, dataset),
             parameters=parameters(settings, use_case, task),
             tags={**environment(self._project), **here, **tags},
@@ -105,6 +119,9 @@ class Reporter(Observer):
     def started(self, progress: Progress, step: int) -> None:  # noqa: ARG002 - the signature of an observer
         """Begin the journal, or go on with it."""
         assert self._about is not None
+        if self._kept is not None and not self._writer.path.exists():
+            with suppress(FileNotFoundError):
+                write_bytes(self._writer.path, (self._kept / JOURNAL).read_bytes())
         self._writer.start(self._about)
         self._told = time.monotonic()
 

@@ -26,6 +26,7 @@ import psutil
 import torch.distributed as dist
 
 from pipelines_lib import failures
+from pipelines_lib.store import StorePath
 from pipelines_lib.training.distributed import Absent
 
 log = logging.getLogger("sluice")
@@ -106,7 +107,7 @@ class Watchdog(Unwatched):
     def __init__(
         self,
         timeout: dt.timedelta,
-        stage_dir: str | Path,
+        stage_dir: StorePath,
         store: dist.Store | None = None,
         rank: int = 0,
         size: int = 1,
@@ -255,7 +256,7 @@ class Watchdog(Unwatched):
         _leave(self._stage_dir, failures.of_loss(f"waited for rank {', '.join(map(str, sorted(others)))}, which hangs"))
 
 
-def end_without(stage_dir: str | Path, absent: Absent) -> NoReturn:
+def end_without(stage_dir: StorePath, absent: Absent) -> NoReturn:
     """Name the ranks that have not come to the meeting of all, end those of this machine, and end this process.
 
     They started with the others, so that they are stopped, or hang before they have said anything.
@@ -273,7 +274,7 @@ def end_without(stage_dir: str | Path, absent: Absent) -> NoReturn:
     _leave(stage_dir, failures.of_loss(str(absent)))  # at once: a thread may still wait for the store, where nothing can end it
 
 
-def _leave(stage_dir: str | Path, failure: failures.Failure) -> NoReturn:
+def _leave(stage_dir: StorePath, failure: failures.Failure) -> NoReturn:
     """Keep `failure` and end the process: its main thread can't."""
     log.error("%s", failure.sentence)
     if failure.traceback:

@@ -8,11 +8,10 @@ writes last has then seen what the other wrote.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from pipelines_lib.data.tables import Layer, Tables
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import StorePath, read_json, write_json
 from pipelines_lib.use_case import UseCase
 
 Done = Literal["collected", "prepared"]
@@ -27,7 +26,7 @@ _READ: tuple[Layer, ...] = ("clean", "ground_truth", "reviews", "labelled")
 class Marks:
     """What was done for which partition, where the tables alone don't tell."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: StorePath) -> None:
         self._root = root / "marks"
 
     def add(self, done: Done, partition_key: str, settings: str = "") -> None:
@@ -53,7 +52,10 @@ class Marks:
 
     def _read(self, done: str, partition_key: str) -> dict[str, Any]:
         path = self._root / done / f"{partition_key}.json"
-        return cast("dict[str, Any]", read_json(path)) if path.exists() else {}
+        try:
+            return cast("dict[str, Any]", read_json(path))
+        except FileNotFoundError:
+            return {}
 
 
 @dataclass(frozen=True)

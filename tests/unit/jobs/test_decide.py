@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from pipelines_lib.contracts import triggered_path
@@ -19,7 +21,7 @@ def day(number):
 @pytest.fixture
 def trigger(root):
     """Returns `trigger(day)`: leaves the mark that the task retrain leaves."""
-    return lambda key: write_json(triggered_path(str(root.parent), "shop", key), {"partition_key": key, "run_id": "drift"})
+    return lambda key: write_json(Path(triggered_path(str(root.parent), "shop", key)), {"partition_key": key, "run_id": "drift"})
 
 
 def test_quiet_then_drifted_then_retrain(answer, monitor, root, trigger):

@@ -66,7 +66,7 @@ def test_a_wrong_parameter_is_bad_input_before_any_work(run, caplog, params, say
 
     assert code == 2
     assert says in caplog.text
-    [failure] = failures.left(spec.stage_dir)
+    [failure] = failures.left(Path(spec.stage_dir))
     assert (failure.kind, failure.exit_code) == ("bad_input", 2)
     assert says in failure.message
 

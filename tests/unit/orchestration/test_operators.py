@@ -45,6 +45,7 @@ class FakeJob:
 
     def __init__(self, spec: Any, *_: Any, secrets: dict[str, str]) -> None:
         FakeJob.spec = spec
+        self.folder = Path(spec.stage_dir)
         FakeJob.secrets = secrets
 
     def run(self, on_line: Any) -> int:
@@ -104,8 +105,8 @@ def test_the_task_fails_with_what_failed_first(
 ) -> None:
     def run(job: FakeJob, _: Any) -> int:
         own = Failure(rank=1, host="a", moment=2.0, kind="error", type="ValueError", message="boom", traceback="  in f\n")
-        failures.leave(job.spec.stage_dir, own)
-        failures.leave(job.spec.stage_dir, Failure(rank=0, host="a", moment=1.0, kind="lost", type="Lost", message="gone"))
+        failures.leave(job.folder, own)
+        failures.leave(job.folder, Failure(rank=0, host="a", moment=1.0, kind="lost", type="Lost", message="gone"))
         return code
 
     monkeypatch.setattr(FakeJob, "run", run)

@@ -21,7 +21,7 @@ def client(uri):
 
 
 def new_run(client, tmp_path, run_id, experiment="demo", **trained):
-    found = tracking.experiment(client, experiment, tmp_path / "artefacts")
+    found = tracking.experiment(client, experiment, (tmp_path / "artefacts").as_uri())
     return tracking.run_of(client, found, run_id, trained, {"sluice.partition": "p"})
 
 
@@ -107,7 +107,7 @@ def test_the_page_of_a_run(client, tmp_path):
 def test_two_processes_may_make_the_database_at_once(tmp_path):
     code = (
         "import sys; from pathlib import Path; from pipelines_lib.registry import tracking as t; c = t.connect(sys.argv[1]);"
-        "print(t.experiment(c, 'same', Path(sys.argv[2])))"
+        "print(t.experiment(c, 'same', Path(sys.argv[2]).as_uri()))"
     )
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/new/mlflow.db", str(tmp_path)]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -32,7 +32,7 @@ def writer(tmp_path) -> Writer:
     trained = {"learning_rate": 0.1, "use_case": "credit", "task": "binary"}
     writer.start(
         About(
-            use_case="credit", run_id="monday", artifacts=str(tmp_path / "artifacts"), trained=trained, parameters=trained,
+            use_case="credit", run_id="monday", artifacts=(tmp_path / "artifacts").as_uri(), trained=trained, parameters=trained,
             tags={"sluice.ranks": "2", "mlflow.source.git.commit": "abc"}, dataset=REF,
         )
     )  # fmt: skip

@@ -90,25 +90,25 @@ def test_a_process_that_moves_is_left_alone(tmp_path):
 
 
 ALONE = """
-import datetime as dt, sys, time
+import datetime as dt, pathlib, sys, time
 from pipelines_lib.training.watchdog import Watchdog
 
 def forever():
     time.sleep(30)
 
-with Watchdog(dt.timedelta(seconds=0.5), sys.argv[1]) as watching:
+with Watchdog(dt.timedelta(seconds=0.5), pathlib.Path(sys.argv[1])) as watching:
     watching.beat(41)
     forever()
 """
 
 # Two ranks that meet at each step; rank `who` does `what` at step 3.
 TOGETHER = """
-import datetime as dt, faulthandler, logging, os, signal, sys, time
+import datetime as dt, faulthandler, logging, os, pathlib, signal, sys, time
 import torch, torch.distributed as dist
 from pipelines_lib.training.distributed import world
 from pipelines_lib.training.watchdog import Watchdog
 
-folder, who, what = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+folder, who, what = pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
 logging.basicConfig(stream=sys.stdout)
 faulthandler.enable(sys.stdout)
 
@@ -135,7 +135,7 @@ print("rank", ranks.rank, "is done", flush=True)
 
 # Two ranks that start; rank `who` is stopped before it meets the other.
 STARTING = """
-import datetime as dt, logging, os, signal, sys
+import datetime as dt, logging, os, pathlib, signal, sys
 from pipelines_lib.training import distributed
 from pipelines_lib.training.distributed import Absent, meet
 from pipelines_lib.training.watchdog import end_without
@@ -150,7 +150,7 @@ if int(os.environ["RANK"]) == int(sys.argv[2]):
 try:
     meet("cpu", dt.timedelta(seconds=1))
 except Absent as absent:
-    end_without(sys.argv[1], absent)
+    end_without(pathlib.Path(sys.argv[1]), absent)
 """
 
 
