@@ -10,7 +10,7 @@ SPREAD := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock
+.PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock kind-up kind-down
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,3 +66,9 @@ bench-%: setup ## One benchmark, such as bench-parse
 
 lock: setup ## Renew the lock and the lists of single roles made from it
 	@$(BIN)/python docker/requirements/lock.py
+
+kind-up: ## All of Sluice in a Kubernetes cluster on this machine (needs Docker, kind, kubectl, Helm)
+	@docker/kind.sh up
+
+kind-down: ## Take that cluster away
+	@docker/kind.sh down
