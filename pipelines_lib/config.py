@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
+from pipelines_lib.cluster import Images, Kubernetes
 from pipelines_lib.contracts import TUNE
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import ConnectionName, Settings, UseCase
@@ -99,6 +100,10 @@ class Profile(Settings):
     """Where a person finds Airflow."""
     grace_seconds: float = Field(default=3, ge=0, lt=5)
     """How long a cancelled job may take to end by itself. Airflow kills the task 5 seconds after it asked it to stop."""
+    launcher: Literal["local", "kubernetes"] = "local"
+    """How a task of Airflow runs its stage: as processes of the worker's machine, or as a pod."""
+    kubernetes: Kubernetes | None = None
+    """The cluster, for the launcher of this name."""
     engine: Literal["local", "spark"] = "local"
     """What goes through the rows of a partition in validate and prepare: this process, or Spark. The rows come out the same."""
     spark: Spark = Spark()
@@ -154,6 +159,13 @@ class Profile(Settings):
         return self
 
     @model_validator(mode="after")
+    def _launcher_has_its_settings(self) -> Self:
+        if self.launcher == "kubernetes" and self.kubernetes is None:
+            rule = "`kubernetes` needs settings of this name; write `kubernetes:` with namespace and images, as include/profiles/cluster.yaml does"
+            raise FieldErrors([(("launcher",), rule)])
+        return self
+
+    @model_validator(mode="after")
     def _cloud_has_prices(self) -> Self:
         if self.cloud is not None and self.cloud not in self.prices:
             raise FieldErrors(
@@ -199,7 +211,7 @@ class Project:
         )
 
     def profile(self, name: str | None = None) -> Profile:
-        """The profile in force: `{home}` filled in, addresses from SLUICE_AIRFLOW_URL and SLUICE_MLFLOW_URL where set."""
+        """The profile in force: `{home}` filled in, addresses from SLUICE_AIRFLOW_URL and SLUICE_MLFLOW_URL where set, images from SLUICE_IMAGE."""
         name = name or self.profile_name
         if not re.fullmatch(r"[a-z0-9_-]+", name):
             raise ConfigError(
@@ -222,7 +234,19 @@ class Project:
                 if not re.fullmatch(r"https?://[^/\s]+(/\S*)?", url):
                     raise ConfigError(f"{variable}={url!r} is not an address; write it with its scheme, such as http://127.0.0.1:8090")
                 changed[key] = url.rstrip("/")
+        if profile.kubernetes is not None and (image := os.environ.get("SLUICE_IMAGE")):
+            changed["kubernetes"] = profile.kubernetes.model_copy(update={"images": _only(image)})
         return profile.model_copy(update=changed)
+
+    def pod_template(self, name: str) -> Path:
+        """The file of the pod template called `name`. Raises `ConfigError` where there is none."""
+        path = self.folder / "include" / "pod_templates" / f"{name}.yaml"
+        if not path.exists():
+            raise ConfigError(
+                f"pod template {name!r}: there is no {path}; there are {sorted(p.stem for p in path.parent.glob('*.yaml'))}. Write it, or name one of "
+                "these under kubernetes.templates of the profile"
+            )
+        return path
 
     def use_case(self, name: str) -> UseCase:
         """The use case called `name`. Raises `ConfigError`."""
@@ -245,6 +269,14 @@ class Project:
             except ConfigError as error:
                 broken[name] = error
         return good, broken
+
+
+def _only(image: str) -> Images:
+    """`image` for whatever pods run."""
+    try:
+        return Images(cpu=image, cuda=image, serving=image)
+    except ValidationError as error:
+        raise ConfigError(f"SLUICE_IMAGE: {error.errors()[0]['ctx']['error']}") from error
 
 
 def load_use_case(folder: Path) -> UseCase:

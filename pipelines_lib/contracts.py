@@ -85,6 +85,8 @@ class JobSpec(Contract):
     """Which part this process does, counted from 0; None for the stage as a whole."""
     params: dict[str, JsonValue] = Field(default_factory=dict)
     """Parameters of the run, as `Params` has them; `run_stage` checks them before any work is done."""
+    launch: str = ""
+    """Which start of the stage this is (its pod's name), for a launcher that must know whose result it finds."""
 
     @property
     def run_dir(self) -> str:
@@ -149,6 +151,8 @@ class JobResult(Contract):
     links: dict[str, str] = Field(default_factory=dict)
     """Link text to URL, or to a path below the store (served by the Sluice page)."""
     seconds: float = 0.0
+    launch: str = ""
+    """The start of the stage that left it, as its spec names it."""
     usage: dict[str, JsonValue] = Field(default_factory=dict)
     """What all its processes and tries used until it ended: seconds, CPU, GPU, memory, and the price in each of the profile's clouds; of
     that, apart, what was lost to failed tries."""

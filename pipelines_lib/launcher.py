@@ -31,6 +31,9 @@ MARK = "SLUICE_JOB"
 RESTARTS = 2
 """How often the ranks of a training start again in place, from the newest checkpoint, before the task fails and Airflow tries again."""
 
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
+"""Of the processes of every stage, wherever they run."""
+
 _LONGEST_SOCKET_PATH = 100
 
 _libc = ctypes.CDLL(None)
@@ -160,10 +163,8 @@ class Job:
                 "SLUICE_USE_CASES": str(project.use_cases),
                 "SLUICE_PROFILE": self._spec.profile,
                 "PYTHONPATH": str(project.folder),
-                "PYTHONUNBUFFERED": "1",
-                "MLFLOW_DISABLE_TELEMETRY": "true",
-                "PYTHONHASHSEED": "0",
             }
+            | ENVIRONMENT
         )
 
 
@@ -198,7 +199,7 @@ def warm_socket(project: Project) -> Path:
     return Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{mark}" / "warm.sock"
 
 
-def command(spec: JobSpec, spec_path: StorePath) -> list[str]:
+def command(spec: JobSpec, spec_path: str | StorePath) -> list[str]:
     """The command of a stage: an argument list, never a shell's line."""
     stage = ["-m", f"pipelines_lib.jobs.{spec.stage}", "--spec", str(spec_path)]
     if spec.workers == 1:

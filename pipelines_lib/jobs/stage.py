@@ -177,7 +177,7 @@ def _metered(work: Work, spec: JobSpec, folder: StorePath, meter: Meter, started
     if is_first_rank() or code == ExitCode.HELD:
         meter.beat()
         used = cost.of_stage(folder, profile.prices).document()
-        write_json(folder / "result.json", result.model_copy(update={"seconds": seconds, "usage": used}))
+        write_json(folder / "result.json", result.model_copy(update={"seconds": seconds, "usage": used, "launch": spec.launch}))
         log.info(
             "%s %s in %.1f s%s", spec.stage, result.status, seconds, f": {result.reason}" if code == ExitCode.DONE and result.reason else ""
         )

@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import Any, Literal
 
 from airflow.sdk import BaseOperator, Connection
@@ -16,17 +18,58 @@ from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
 from pipelines_lib.orchestration.partition import partition_of
-from pipelines_lib.store import StorePath, read_json
+from pipelines_lib.orchestration.store import open_store
+from pipelines_lib.store import StorePath, beside, read_json
 from pipelines_lib.use_case import UseCase
 
 OnHold = Literal["fail", "skip"]
 
 
-class LocalJobOperator(BaseOperator):
-    """Run a stage as a process group of the worker's machine.
+@dataclass(frozen=True)
+class Asked:
+    """What one try of a task is to do, and where."""
 
-    Its output streams into the task's log. Exit codes: done; bad input fails without a retry; held fails without
-    a retry or skips what follows (`on_hold`); all else is retried, and the stage resumes.
+    project: Project
+    use_case: UseCase
+    profile: Profile
+    spec: JobSpec
+    folder: StorePath
+    """The stage's own in the store."""
+
+    def secrets(self) -> dict[str, str]:
+        """The connections that the stage needs, as environment variables of its processes.
+
+        Airflow masks in the task's log what it hands out here. A connection that Airflow lacks may be in the worker's own environment, or
+        among the Secrets that the profile gives to every pod.
+        """
+        use_case, stage = self.use_case, self.spec.stage
+        secrets = {}
+        for name in (*use_case.connections(stage), *self.profile.connections(stage)):
+            variable = variable_of(name)
+            try:
+                secrets[variable] = Connection.get(name).as_json()
+            except AirflowNotFoundException:
+                if own := os.environ.get(variable):
+                    secrets[variable] = own
+                # Without the key of its hashes a stage makes one on this machine, and says elsewhere what to do.
+                elif name != use_case.privacy.connection and not self._pods_get_secrets:
+                    raise AirflowFailException(
+                        f"{stage} of {use_case.name} needs connection {name!r}, and Airflow has none of this name; make it under "
+                        f"Admin → Connections, or with `airflow connections add {name} --conn-type … --conn-host …`, and clear the task"
+                    ) from None
+        return secrets
+
+    @property
+    def _pods_get_secrets(self) -> bool:
+        kubernetes = self.profile.kubernetes
+        return self.profile.launcher == "kubernetes" and kubernetes is not None and bool(kubernetes.secrets)
+
+
+class StageOperator(BaseOperator):
+    """A stage as a task; what is the same wherever it runs.
+
+    Exit codes: done; bad input fails without a retry; held fails without a retry or skips what follows (`on_hold`); all else
+    is retried, and the stage resumes.
     """
 
     ui_color = "#e8f1f5"
@@ -53,25 +96,16 @@ class LocalJobOperator(BaseOperator):
         self.shard = shard
         self.on_hold = on_hold
         self.result_links: dict[str, str] = {}
-        self._job: Job | None = None
 
-    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the stage to its end and return its figures."""
+    def asked(self, context: Mapping[str, Any]) -> Asked:
+        """What this try is to do. Raises `AirflowFailException` where the settings are wrong or the run names no partition."""
         project = Project.from_environment()
         try:
-            use_case = project.use_case(self.use_case_name)
-            profile = project.profile()
+            use_case, profile = project.use_case(self.use_case_name), project.profile()
             spec = self._spec(context, use_case, profile)
-            job = Job(spec, project, profile.grace_seconds, secrets=_secrets(use_case, self.stage, profile))
+            return Asked(project, use_case, profile, spec, beside(open_store(profile), spec.stage_dir))
         except ConfigError as error:
             raise AirflowFailException(str(error)) from error
-        self._job = job
-        return self._outcome(spec, job.folder, job.run(self.log.info), context)
-
-    def on_kill(self) -> None:
-        """End every process of the stage."""
-        if self._job is not None:
-            self._job.cancel()
 
     def _spec(self, context: Mapping[str, Any], use_case: UseCase, profile: Profile) -> JobSpec:
         params = {key: value for key, value in context["params"].items() if key != "partition" and value is not None}
@@ -93,52 +127,68 @@ class LocalJobOperator(BaseOperator):
             params=params,
         )
 
-    def _outcome(self, spec: JobSpec, folder: StorePath, code: int, context: Mapping[str, Any]) -> dict[str, Any]:
+    def outcome(self, asked: Asked, code: int, context: Mapping[str, Any], more: str = "") -> dict[str, Any]:
+        """The stage's figures, or the exception that its exit code stands for; `more` is added to the message of a failure."""
         if code == ExitCode.BAD_INPUT:
             raise AirflowFailException(
-                f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change{self._first_failure(folder)}"
+                f"{self.stage}: bad input, so it is not tried again; the log's last ERROR line says what to change"
+                f"{self.first_failure(asked)}{more}"
             )
         if code not in (ExitCode.DONE, ExitCode.HELD):
             how = f"was ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause{self._first_failure(folder)}")
-        result = JobResult.model_validate(read_json(folder / "result.json"))
+            raise AirflowException(f"{self.stage} {how}; a retry resumes it. The log above has the cause{self.first_failure(asked)}{more}")
+        result = JobResult.model_validate(read_json(asked.folder / "result.json"))
         self.result_links = result.links
         if code == ExitCode.HELD:
             raise (AirflowSkipException if self.on_hold == "skip" else AirflowFailException)(f"held: {result.reason}")
         for asset in self.outlets:
-            context["outlet_events"][asset].extra = {"partition_key": spec.partition_key, **result.figures}
+            context["outlet_events"][asset].extra = {"partition_key": asked.spec.partition_key, **result.figures}
         return {"reason": result.reason, **result.figures}
 
-    def _first_failure(self, folder: StorePath) -> str:
+    def first_failure(self, asked: Asked) -> str:
         """Of the processes that failed, the first: where several work on a stage, with its traceback."""
-        found = failures.left(folder)
+        found = failures.left(asked.folder)
         if not found:
             return ""
         return f". {failures.text(found)}" if self.workers > 1 else f": {found[0].type}: {found[0].message}"
 
 
-def _secrets(use_case: UseCase, stage: str, profile: Profile) -> dict[str, str]:
-    """The connections that the stage needs, as environment variables of its process.
+class LocalJobOperator(StageOperator):
+    """Run a stage as a process group of the worker's machine. Its output streams into the task's log."""
 
-    Airflow masks in the task's log what it hands out here. A connection that Airflow lacks may be in the worker's own environment.
-    """
-    secrets = {}
-    for name in (*use_case.connections(stage), *profile.connections(stage)):
-        variable = variable_of(name)
-        try:
-            secrets[variable] = Connection.get(name).as_json()
-        except AirflowNotFoundException:
-            # Without the key of its hashes a stage makes one on this machine, and says elsewhere what to do.
-            if name != use_case.privacy.connection and not os.environ.get(variable):
-                raise AirflowFailException(
-                    f"{stage} of {use_case.name} needs connection {name!r}, and Airflow has none of this name; make it under "
-                    f"Admin → Connections, or with `airflow connections add {name} --conn-type … --conn-host …`, and clear the task"
-                ) from None
-    return secrets
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._job: Job | None = None
+
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
+        """Run the stage to its end and return its figures."""
+        asked = self.asked(context)
+        self._job = Job(asked.spec, asked.project, asked.profile.grace_seconds, secrets=asked.secrets())
+        return self.outcome(asked, self._job.run(self.log.info), context)
+
+    def on_kill(self) -> None:
+        """End every process of the stage."""
+        if self._job is not None:
+            self._job.cancel()
 
 
 RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
 """Of every task that does not say otherwise."""
+
+
+def _operator() -> type[StageOperator]:
+    """The operator of the profile's launcher."""
+    if _launcher(Project.from_environment()) == "local":
+        return LocalJobOperator
+    from pipelines_lib.orchestration.pods.operator import PodJobOperator  # noqa: PLC0415 - slow to import, and a laptop needs none of it
+
+    return PodJobOperator
+
+
+@cache
+def _launcher(project: Project) -> str:
+    """Where stages of `project` run; read once in a process that parses many tasks."""
+    return project.profile().launcher
 
 
 def run_job(
@@ -146,7 +196,7 @@ def run_job(
 ) -> BaseOperator:
     """The task of `stage`, which puts its shards together where there are several. `kwargs` are Airflow's own task arguments."""
     assert stage in (*STAGES[pipeline], *EXTRA_STAGES[pipeline]), f"{stage} is no stage of {pipeline}"
-    return LocalJobOperator(
+    return _operator()(
         task_id=stage,
         use_case_name=use_case.name,
         pipeline=str(pipeline),
@@ -167,7 +217,7 @@ def run_sharded(use_case: UseCase, pipeline: Pipeline, stage: str, **kwargs: Any
     whole = run_job(use_case, pipeline, stage, shards=use_case.shards, **kwargs)
     if use_case.shards == 1:
         return [whole]
-    mapped = LocalJobOperator.partial(
+    mapped = _operator().partial(
         task_id=f"{stage}_shards", use_case_name=use_case.name, pipeline=str(pipeline), stage=stage, shards=use_case.shards, **RETRIES
     )
     return [mapped.expand(shard=list(range(use_case.shards))), whole]
@@ -181,7 +231,7 @@ def run_trials(use_case: UseCase, **kwargs: Any) -> list[Any]:
     tuning = use_case.tuning
     if tuning is None:
         return []
-    mapped = LocalJobOperator.partial(
+    mapped = _operator().partial(
         task_id=f"{TUNE}_trials",
         use_case_name=use_case.name,
         pipeline=str(Pipeline.TRAINING),

@@ -150,7 +150,7 @@ def test_a_connection_that_airflow_lacks_fails_for_good(project: Project, monkey
 
     monkeypatch.setenv("SLUICE_CONN_SHOP_DB", "the worker's own")
     execute(monkeypatch, project, 0, stage="ingest", pipeline=Pipeline.DATA)
-    assert FakeJob.secrets == {}
+    assert FakeJob.secrets == {"SLUICE_CONN_SHOP_DB": "the worker's own"}
 
 
 def test_a_key_that_airflow_lacks_is_left_to_the_stage(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,170 @@
+"""What a stage's pod looks like: from the job, the profile and a template to a manifest. Pods are built here alone."""
+
+import json
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator, make_safe_label_value
+from kubernetes.client import ApiClient
+
+from pipelines_lib.cluster import Kubernetes, Resources, amount
+from pipelines_lib.contracts import JobSpec
+from pipelines_lib.cost.meter import REQUESTS
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.launcher import ENVIRONMENT, command
+
+Manifest = dict[str, Any]
+
+CONTAINER = "base"
+"""The container that is the stage; a template may set its fields under this name, and add others."""
+HOME = "/home/sluice"
+"""The only folder that a stage may write to, beside /tmp and /dev/shm."""
+
+_USER = 10001
+_LONGEST_NAME = 63
+_GIB = float(1 << 30)
+
+
+def name_of(*parts: object) -> str:
+    """A name for one pod that nothing else has: valid for any text, at most 63 characters, `parts` as far as they fit."""
+    mark = f"-{secrets.token_hex(4)}"
+    text = re.sub(r"[^a-z0-9]+", "-", "-".join(str(part) for part in parts).lower()).strip("-") or "stage"
+    return text[: _LONGEST_NAME - len(mark)].rstrip("-") + mark
+
+
+def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mapping[str, str], has_secret: bool, rank: int = 0) -> Manifest:
+    """The pod `name` of one try of a stage, as far as Sluice decides it.
+
+    `labels` find the pods of one task again; `has_secret` says that a Secret of the pod's own name holds the stage's connections.
+    """
+    reserved = kubernetes.of(spec.stage)
+    own = {"use_case": spec.use_case, "stage": spec.stage, "rank": str(rank)}
+    queue = {} if kubernetes.queue is None else {"kueue.x-k8s.io/queue-name": kubernetes.queue}
+    known = {"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "job"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name,
+            "namespace": kubernetes.namespace,
+            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()} | dict(labels) | queue,
+        },
+        "spec": {
+            "restartPolicy": "Never",  # Airflow retries, and knows how often
+            "serviceAccountName": kubernetes.service_account,
+            "automountServiceAccountToken": False,  # a stage has no business with the cluster
+            "enableServiceLinks": False,  # a Service called sluice would set SLUICE_PORT
+            # Else the stage is process 1, which the kernel spares the signals that it has no handler for: it would not end before the grace is over.
+            "shareProcessNamespace": True,
+            "terminationGracePeriodSeconds": int(kubernetes.grace.total_seconds()),
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": _USER,
+                "runAsGroup": _USER,
+                "fsGroup": _USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets])],
+            "volumes": [
+                {"name": "tmp", "emptyDir": {}},
+                {"name": "home", "emptyDir": {}},
+                # The 64 MiB that a container gets are too few for processes that exchange tensors.
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": reserved.shm}},
+            ],
+        },
+    }
+
+
+def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secret_names: list[str]) -> Manifest:
+    limits = {"memory": reserved.memory, "ephemeral-storage": reserved.ephemeral_storage}
+    if reserved.gpu:
+        limits["nvidia.com/gpu"] = str(reserved.gpu)
+    return {
+        "name": CONTAINER,
+        "image": kubernetes.image_of(spec.stage),
+        # The interpreter of the image, not that of the worker.
+        "command": ["python", *command(spec, f"{spec.stage_dir}/spec.json")[1:]],
+        "env": [{"name": name, "value": value} for name, value in _environment(spec, reserved).items()],
+        "envFrom": [{"secretRef": {"name": name}} for name in secret_names],
+        # No limit of the CPU: it would stop threads for parts of a second while cores are idle.
+        "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        # What is known of a container whose node is gone.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own
+            {"name": "home", "mountPath": HOME},
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108
+        ],
+    }
+
+
+def _environment(spec: JobSpec, reserved: Resources) -> dict[str, str]:
+    # What is reserved is shared by the processes of the pod, and a library would start a thread for each core of the node.
+    cpus, memory = amount(reserved.cpu) / spec.workers, amount(reserved.memory) / _GIB / spec.workers
+    return ENVIRONMENT | {
+        "HOME": HOME,
+        "SLUICE_HOME": f"{HOME}/.sluice",
+        "SLUICE_PROFILE": spec.profile,
+        REQUESTS: json.dumps({"cpus": round(cpus, 4), "memory_gib": round(memory, 4)}),
+        "OMP_NUM_THREADS": str(max(1, int(cpus))),
+    }
+
+
+def from_template(path: Path, pod: Manifest) -> Manifest:
+    """`pod` on top of the template at `path`. Raises `ConfigError` where that is no manifest of a pod."""
+    try:
+        template = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(template, dict) or template.get("kind") != "Pod" or not isinstance(template.get("spec"), dict):
+        raise ConfigError(f"{path}: not a pod; write a manifest with `apiVersion: v1`, `kind: Pod` and `spec:`")
+    if unknown := _unknown(template):
+        raise ConfigError(f"{path}: {unknown}: a pod has no such field, or not with this value; correct it or remove it")
+    merged: Manifest = _merged(template, pod)
+    return merged
+
+
+def _merged(under: Any, over: Any) -> Any:
+    """`over` on top of `under`: objects by key, lists of named things by name; of two other values, that of `over`."""
+    if isinstance(under, dict) and isinstance(over, dict):
+        return {**under, **{key: _merged(under[key], value) if key in under else value for key, value in over.items()}}
+    if isinstance(under, list) and isinstance(over, list) and all(isinstance(item, dict) for item in (*under, *over)):
+        names = [item.get("name") for item in over]
+        named = {item["name"]: item for item in under if item.get("name") in names and item.get("name") is not None}
+        rest = [item for item in under if item.get("name") not in named]
+        return [*(_merged(named[item["name"]], item) if item.get("name") in named else item for item in over), *rest]
+    return over
+
+
+def _unknown(template: Manifest) -> str | None:
+    """The first field of `template` that Kubernetes' model of a pod does not have: the model leaves it out without a word."""
+    try:
+        known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(template))
+    except ValueError as error:
+        return str(error)
+    return _missing(template, known)
+
+
+def _missing(given: Any, known: Any, field: str = "") -> str | None:
+    if isinstance(given, dict):
+        pairs = [(f"{field}.{key}".lstrip("."), value, known.get(key) if isinstance(known, dict) else None) for key, value in given.items()]
+    elif isinstance(given, list):
+        pairs = [(f"{field}[{i}]", value, known[i] if isinstance(known, list) else None) for i, value in enumerate(given)]
+    else:
+        return None
+    for name, value, found in pairs:
+        if value is not None and found is None:
+            return name
+        if deeper := _missing(value, found, name):
+            return deeper
+    return None

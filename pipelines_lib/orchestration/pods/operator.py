@@ -1,0 +1,275 @@
+"""`PodJobOperator`: a stage as a pod. A module of its own: Airflow's pod operator is slow to import, and where the launcher is local no task pays."""
+
+import base64
+import json
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
+from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
+from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
+from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.settings import pod_mutation_hook
+from kubernetes.client import ApiException, V1ObjectMeta, V1Pod
+from kubernetes.config import ConfigException
+from urllib3.exceptions import HTTPError
+
+from pipelines_lib import failures
+from pipelines_lib.cluster import Kubernetes
+from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
+from pipelines_lib.errors import ConfigError, DataError
+from pipelines_lib.orchestration.operators import Asked, StageOperator
+from pipelines_lib.orchestration.pods.ends import EXITED, End
+from pipelines_lib.orchestration.pods.manifest import from_template, name_of, stage_pod
+from pipelines_lib.orchestration.pods.trigger import PodTrigger
+from pipelines_lib.store import StorePath, read_json, write_json
+
+_CONFLICT, _NOT_FOUND = 409, 404
+
+
+class PodJobOperator(StageOperator, KubernetesPodOperator):
+    """Run a stage as a pod: make it, let the triggerer watch it, and judge by what the stage left in the store.
+
+    What is not upstream's way, and why:
+
+    - A try never takes over the pod of an earlier one, it removes it and waits until it is gone (#12111, #21900, #39791). While a pod runs
+      its task is deferred, and no worker, scheduler or triggerer that is restarted matters to it; so there is nothing to take over.
+    - A pod is known by its name before the API server has answered, so that a kill in between leaves none (#62398, #37263, #49466).
+    - The trigger reads log and events and removes the pod; what follows needs the store alone (#66715, #36218).
+    """
+
+    # What users write (run ids, parameters) is data: nothing of a pod is a template.
+    template_fields = ()
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(deferrable=True, durable=False, on_finish_action="delete_pod", **kwargs)
+        # Upstream means its side-car by it. Here it is Airflow's own: what the task returns.
+        self.do_xcom_push = True
+        self._asked: Asked | None = None
+        self._connections: dict[str, str] = {}
+
+    def execute(self, context: Mapping[str, Any]) -> None:
+        """Make the pod, and defer."""
+        self._asked = self.asked(context)
+        self._connections = self._asked.secrets()
+        super().execute(context)
+
+    def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> V1Pod:  # noqa: ARG002 - the signature is Airflow's
+        """The pod of this try."""
+        asked, kubernetes = self._this, self._kubernetes
+        spec = asked.spec
+        manifest = stage_pod(
+            spec,
+            kubernetes,
+            name=name_of(spec.use_case, spec.stage, *([] if spec.shard is None else [spec.shard])),
+            labels=self._get_ti_pod_labels(context),
+            has_secret=bool(self._connections),
+        )
+        if self.execution_timeout is not None:
+            # For the pod that a lost triggerer has left: nobody else would end it.
+            manifest["spec"]["activeDeadlineSeconds"] = int(self.execution_timeout.total_seconds())
+        try:
+            manifest = from_template(asked.project.pod_template(kubernetes.template_of(spec.stage)), manifest)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
+        pod = PodGenerator.deserialize_model_dict(manifest)
+        pod_mutation_hook(pod)
+        return pod
+
+    def get_or_create_pod(self, pod_request_obj: V1Pod, context: Any) -> V1Pod:
+        """Make the pod and its Secret, after what earlier tries have left is gone."""
+        spec = self._this.spec.model_copy(update={"launch": pod_request_obj.metadata.name})
+        try:
+            self._remove_earlier(context)
+            write_json(self._this.folder / "spec.json", spec)
+            failures.forget(self._this.folder)
+            self.pod = pod_request_obj
+            made = self._create(pod_request_obj)
+            if self._connections:
+                self._create_secret(made)
+        except (ApiException, HTTPError, ConfigException) as error:
+            self._remove_quietly()
+            raise _refused(error, spec) from error
+        if self._killed:
+            self._remove_quietly()
+            raise AirflowException(f"{spec.stage} was cancelled while its pod was made; the pod is removed")
+        return made
+
+    def invoke_defer_method(self, last_log_time: Any = None, context: Any = None) -> None:  # noqa: ARG002 - the signature is Airflow's
+        """Leave the pod to the triggerer."""
+        deadline = None
+        if self.execution_timeout is not None:
+            deadline = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
+        kubernetes = self._kubernetes
+        trigger = PodTrigger(
+            pod_name=self.pod.metadata.name,
+            namespace=kubernetes.namespace,
+            connection=kubernetes.connection,
+            startup_seconds=kubernetes.startup_timeout.total_seconds(),
+            deadline=deadline,
+        )
+        self.defer(trigger=trigger, method_name="trigger_reentry")
+
+    def trigger_reentry(self, context: Mapping[str, Any], event: dict[str, Any]) -> dict[str, Any]:
+        """The stage's figures, or the exception that its end stands for."""
+        self._asked = self.asked(context)
+        if not event["removed"]:
+            self.pod = V1Pod(metadata=V1ObjectMeta(name=event["pod"], namespace=self._kubernetes.namespace))
+            self._remove_quietly()
+        folder, end = self._asked.folder, End(**event["end"])
+        code = end.code if end.name == EXITED else _left_code(folder, event["pod"])
+        if code == ExitCode.DONE and _result_of(folder, event["pod"]) is None:
+            raise AirflowException(f"{self.stage} ended well and left no result in {folder}; is the store that of its pod?{end.evidence()}")
+        if code is not None:
+            return self.outcome(self._asked, code, context, more=end.evidence())
+        failed = AirflowException if end.retried else AirflowFailException
+        raise failed(f"{self.stage}: {end.sentence()}{self.first_failure(self._asked)}{end.evidence()}")
+
+    def on_kill(self) -> None:
+        """Remove the pod, whether or not the API server has told us of it."""
+        self._killed = True
+        self._remove_quietly()
+
+    @cached_property
+    def hook(self) -> KubernetesHook:
+        """The way to the cluster."""
+        connection = self._kubernetes.connection
+        return KubernetesHook(conn_id=connection, kubernetes_conn_id=None, in_cluster=True if connection is None else None)
+
+    @property
+    def _this(self) -> Asked:
+        assert self._asked is not None, "execute and trigger_reentry begin with it"
+        return self._asked
+
+    @property
+    def _kubernetes(self) -> Kubernetes:
+        kubernetes = self._this.profile.kubernetes
+        if kubernetes is None:
+            raise AirflowFailException(f"profile {self._this.profile.name} has no `kubernetes`, and this task runs as a pod; give it one")
+        return kubernetes
+
+    def _remove_earlier(self, context: Any) -> None:
+        """Remove the pods that other tries of the task have left. Raises `AirflowException` where one stays: never do two work on the same."""
+        kubernetes = self._kubernetes
+        selector = self._build_find_pod_label_selector(context, exclude_checked=False)
+        deadline = time.monotonic() + kubernetes.grace.total_seconds() + self.POST_TERMINATION_TIMEOUT
+        while pods := self._pods(selector):
+            for pod in pods:
+                if pod.metadata.deletion_timestamp is None:
+                    self.log.info("removing pod %s, which an earlier try has left", pod.metadata.name)
+                    self._delete(pod.metadata.name)
+            if time.monotonic() > deadline:
+                left = ", ".join(f"{pod.metadata.name} (node {pod.spec.node_name})" for pod in pods)
+                raise AirflowException(
+                    f"NodeLost: {left}, of an earlier try, does not end, and a second pod for the same work is not started beside it. Is its node gone for good? "
+                    "Then delete the Node, or the pod with --force; a retry goes on"
+                )
+            time.sleep(self.base_container_status_polling_interval)
+
+    @generic_api_retry
+    def _pods(self, selector: str) -> list[V1Pod]:
+        found: list[V1Pod] = self.client.list_namespaced_pod(self._kubernetes.namespace, label_selector=selector).items
+        return found
+
+    @generic_api_retry
+    def _create(self, pod: V1Pod) -> V1Pod:
+        try:
+            # A field that the cluster does not know is an error, not a wish that it ignores.
+            return self.client.create_namespaced_pod(pod.metadata.namespace, pod, field_validation="Strict")
+        except ApiException as error:
+            if error.status != _CONFLICT or _reason_of(error) != "AlreadyExists":
+                raise
+            # Nobody else makes this name: the pod is ours, and the answer to an earlier request was lost.
+            return self.client.read_namespaced_pod(pod.metadata.name, pod.metadata.namespace)
+
+    @generic_api_retry
+    def _create_secret(self, pod: V1Pod) -> None:
+        """The connections of the stage, for as long as the pod is there. It waits for them."""
+        owner = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
+        body = {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "immutable": True,
+            "metadata": {"name": pod.metadata.name, "labels": pod.metadata.labels, "ownerReferences": [owner]},
+            "data": {key: base64.b64encode(value.encode()).decode() for key, value in self._connections.items()},
+        }
+        try:
+            # Not read into an object: the client would write the answer, which repeats the Secret, into a log of level DEBUG.
+            self.client.create_namespaced_secret(pod.metadata.namespace, body, _preload_content=False)
+        except ApiException as error:
+            if error.status != _CONFLICT or _reason_of(error) != "AlreadyExists":
+                raise
+
+    @generic_api_retry
+    def _delete(self, name: str) -> None:
+        try:
+            self.client.delete_namespaced_pod(name, self._kubernetes.namespace)
+        except ApiException as error:
+            if error.status != _NOT_FOUND:
+                raise
+
+    def _remove_quietly(self) -> None:
+        """Remove this try's pod; where that can't be done, the log says so, and another try begins with it."""
+        if self.pod is None:
+            return
+        try:
+            self._delete(self.pod.metadata.name)
+        except (ApiException, HTTPError, ConfigException) as error:
+            self.log.warning("pod %s could not be removed (%s); the next try removes it first", self.pod.metadata.name, error)
+
+
+def _left_code(folder: StorePath, launch: str) -> int | None:
+    """What the stage ended with, by what it left in the store; None where that does not say it."""
+    result = _result_of(folder, launch)
+    if result is not None:
+        return ExitCode.HELD if result.status == "held" else ExitCode.DONE
+    code = failures.exit_code(failures.left(folder))
+    return code if code in (ExitCode.BAD_INPUT, ExitCode.HELD) else None
+
+
+def _result_of(folder: StorePath, launch: str) -> JobResult | None:
+    """The result of this very start of the stage."""
+    try:
+        result = JobResult.model_validate(read_json(folder / "result.json"))
+    except (FileNotFoundError, DataError):
+        return None
+    return result if result.launch == launch else None
+
+
+def _reason_of(error: ApiException) -> str:
+    """What kind of failure the API server means, in its own word."""
+    return str(_status(error).get("reason", ""))
+
+
+def _status(error: ApiException) -> dict[str, Any]:
+    try:
+        body = json.loads(error.body or "")
+    except (TypeError, ValueError):
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def _refused(error: Exception, spec: JobSpec) -> AirflowException:
+    """The task's failure for what the API server said to the making of its pod."""
+    if isinstance(error, ConfigException):
+        end = End(
+            "Refused", f"there is no way to the cluster ({error}); name a connection under kubernetes.connection of profile {spec.profile}"
+        )
+    elif not isinstance(error, ApiException):
+        end = End("Unreachable", str(error))
+    else:
+        message = str(_status(error).get("message") or error.reason)
+        end = End(_name_of_refusal(error.status, message), f"{error.status} {message}")
+    failed = AirflowException if end.retried else AirflowFailException
+    return failed(f"{spec.stage}: {end.sentence()}")
+
+
+def _name_of_refusal(status: int, message: str) -> str:
+    if "exceeded quota" in message:
+        return "QuotaExceeded"
+    if status in (401, 403):
+        return "Forbidden"
+    return "Refused" if status in (400, 404, 422) else "Unreachable"

@@ -1,0 +1,245 @@
+"""Who watches a pod while no worker does: the triggerer follows its log, finds out how it ended, and removes it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, replace
+from typing import Any
+
+from aiohttp import ClientError
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1Pod
+
+from pipelines_lib.orchestration.pods.ends import End, cannot_begin, ended, event_line, gone, has_begun, is_queued, too_slow
+from pipelines_lib.orchestration.pods.manifest import CONTAINER
+
+UNANSWERED = (ApiException, ClientError, TimeoutError, OSError)
+"""How the API server, or the way to it, says that it does not answer now."""
+
+_NOT_FOUND, _FORBIDDEN, _TOO_MANY = 404, 403, 429
+_LONGEST_LINE = 500
+
+
+class PodTrigger(BaseTrigger):
+    """Wait for the end of pod `pod_name`, and remove it; the event says how it ended (`End`).
+
+    `connection` is the name of Airflow's connection to the cluster, None inside of it; its secret is read where it is needed, and never
+    kept with the trigger. `startup_seconds` is how long the pod may take to begin; `deadline` (seconds since 1970) is when its task's
+    time is over.
+    """
+
+    # Airflow's own trigger (10.25) gives up after a minute without the API server, and leaves the pod behind; keeps kubeconfigs in the
+    # database; and takes a pod that is gone for one that failed (apache/airflow #59626, #66715, #48536, #58775).
+    POLL_SECONDS = 3.0
+    LOG_SECONDS = 10.0
+    PATIENCE_SECONDS = 900.0
+    """How long the API server may not answer before the task fails: upgrades of a control plane take minutes."""
+    CREDENTIAL_SECONDS = 300.0
+    """After so long the connection is read and opened anew: tokens run out."""
+    REQUEST_SECONDS = 20.0
+    LOG_BYTES = 1 << 20
+    """Of a log at a time: many pods are watched by one process."""
+    TAIL = 15
+    """Lines of a log that an error shows."""
+
+    def __init__(
+        self, pod_name: str, namespace: str, connection: str | None, startup_seconds: float, deadline: float | None = None
+    ) -> None:
+        super().__init__()
+        self.pod_name = pod_name
+        self.namespace = namespace
+        self.connection = connection
+        self.startup_seconds = startup_seconds
+        self.deadline = deadline
+        self._pod: V1Pod | None = None
+        self._answered = self._waited_since = time.monotonic()
+        self._log = Log(self.TAIL, self.LOG_BYTES)
+        self._log_is_due = 0.0
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """What the database keeps of it."""
+        names = ("pod_name", "namespace", "connection", "startup_seconds", "deadline")
+        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Yields one event: `{"pod": name, "removed": whether it is gone, "end": …}`."""
+        self.log.info("waiting for pod %s in namespace %s", self.pod_name, self.namespace)
+        end, removed = await self._end()
+        yield TriggerEvent({"pod": self.pod_name, "removed": removed, "end": asdict(end)})
+
+    async def on_kill(self) -> None:
+        """Remove the pod of a task that a person cancelled, also where its event is on the way; Airflow ends this after 30 seconds."""
+        while True:
+            try:
+                async with self._api() as api:
+                    await self._remove(CoreV1Api(api))
+            except UNANSWERED as error:
+                self.log.warning("pod %s is not removed yet: %s", self.pod_name, _told(error))
+                await asyncio.sleep(self.POLL_SECONDS / 3)
+            else:
+                return
+
+    async def _end(self) -> tuple[End, bool]:
+        while True:
+            try:
+                async with self._api() as api:
+                    found = await self._watch(CoreV1Api(api), until=time.monotonic() + self.CREDENTIAL_SECONDS)
+                if found is not None:
+                    return found
+            except UNANSWERED as error:
+                if isinstance(error, ApiException) and error.status == _FORBIDDEN:
+                    return End("Forbidden", f"the triggerer may not do it: {_told(error)}"), False
+                silent = time.monotonic() - self._answered
+                if silent > self.PATIENCE_SECONDS:
+                    return End("Unreachable", f"for {silent:.0f} s: {_told(error)}"), False
+                self.log.warning("no answer about pod %s (%s); it may well run on, and is asked for again", self.pod_name, _told(error))
+                await asyncio.sleep(_pause(error, self.POLL_SECONDS))
+
+    async def _watch(self, api: CoreV1Api, until: float) -> tuple[End, bool] | None:
+        """The pod's end and whether it was removed; None where the time for these credentials is over."""
+        while time.monotonic() < until:
+            pod = await self._look(api)
+            end = gone(self._pod) if pod is None else self._judged(pod)
+            self._pod = pod or self._pod
+            if pod is not None and has_begun(pod):
+                await self._copy_log(api, last=end is not None)
+            if end is not None:
+                end = replace(end, tail=self._log.tail() or end.tail[-self.TAIL :], events=await self._events(api))
+                return end, await self._remove(api)
+            await asyncio.sleep(self.POLL_SECONDS)
+        return None
+
+    async def _look(self, api: CoreV1Api) -> V1Pod | None:
+        try:
+            pod = await api.read_namespaced_pod(self.pod_name, self.namespace, _request_timeout=self.REQUEST_SECONDS)
+        except ApiException as error:
+            if error.status != _NOT_FOUND:
+                raise
+            pod = None
+        self._answered = time.monotonic()
+        return pod
+
+    def _judged(self, pod: V1Pod) -> End | None:
+        if (end := ended(pod)) is not None:
+            return end
+        if self.deadline is not None and time.time() > self.deadline:
+            return End("DeadlineExceeded", "the pod was ended")
+        if has_begun(pod) or is_queued(pod):
+            self._waited_since = time.monotonic()
+            return None
+        if time.monotonic() - self._waited_since > self.startup_seconds:
+            return too_slow(pod, self.startup_seconds)
+        return cannot_begin(pod)
+
+    async def _copy_log(self, api: CoreV1Api, *, last: bool) -> None:
+        """Put new lines of the pod's log into the task's. A log that can't be read leaves the pod to be watched all the same."""
+        # Lines are asked for again and again, not followed: a log that is followed may fall silent while the pod runs on (#23497, #58382).
+        for _ in range(3 if last else 1):
+            if not last and time.monotonic() < self._log_is_due:
+                return
+            self._log_is_due = time.monotonic() + self.LOG_SECONDS
+            try:
+                while await self._log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info):
+                    pass
+            except UNANSWERED as error:
+                self.log.warning("the log of pod %s can't be read now: %s", self.pod_name, _told(error))
+                await asyncio.sleep(self.POLL_SECONDS / 3)
+            else:
+                return
+
+    async def _events(self, api: CoreV1Api) -> list[str]:
+        try:
+            found = await api.list_namespaced_event(
+                self.namespace, field_selector=f"involvedObject.name={self.pod_name}", _request_timeout=self.REQUEST_SECONDS
+            )
+        except UNANSWERED as error:
+            return [f"(they can't be read: {_told(error)})"]
+        return [event_line(event)[:_LONGEST_LINE] for event in found.items[-self.TAIL :]]
+
+    async def _remove(self, api: CoreV1Api) -> bool:
+        """Whether the pod is gone or going. Its Secret goes with it: the pod owns it."""
+        try:
+            await api.delete_namespaced_pod(self.pod_name, self.namespace, _request_timeout=self.REQUEST_SECONDS)
+        except ApiException as error:
+            if error.status == _FORBIDDEN:
+                self.log.warning("the triggerer may not delete pods, so a worker has to: %s", _told(error))
+                return False
+            if error.status != _NOT_FOUND:
+                raise
+        return True
+
+    def _api(self) -> AbstractAsyncContextManager[ApiClient]:
+        in_cluster = True if self.connection is None else None
+        connected: AbstractAsyncContextManager[ApiClient] = AsyncKubernetesHook(
+            conn_id=self.connection, kubernetes_conn_id=None, in_cluster=in_cluster
+        ).get_conn()
+        return connected
+
+
+class Log:
+    """A container's log as far as it was read: each line once, by the time stamp that the node gave it."""
+
+    def __init__(self, n_tail: int, n_bytes: int) -> None:
+        self._n_bytes = n_bytes
+        self._newest = ""
+        self._complete: float | None = None
+        self._tail: deque[str] = deque(maxlen=n_tail)
+
+    def tail(self) -> list[str]:
+        """The last lines."""
+        return [line[:_LONGEST_LINE] for line in self._tail]
+
+    async def read(self, api: CoreV1Api, pod: str, namespace: str, seconds: float, on_line: Any) -> bool:
+        """Hand new lines to `on_line`; returns whether there are more. Raises what `UNANSWERED` names."""
+        asked = time.monotonic()
+        # By the seconds since, so that the clocks of two machines need not agree; some more, since lines are known by their stamps.
+        since = None if self._complete is None else int(asked - self._complete) + 5
+        # As it comes: the client would raise at bytes that are no UTF-8, and does not look at the status here.
+        response: Any = await api.read_namespaced_pod_log(
+            pod,
+            namespace,
+            container=CONTAINER,
+            timestamps=True,
+            limit_bytes=self._n_bytes,
+            _preload_content=False,
+            _request_timeout=seconds,
+            since_seconds=since,  # type: ignore[arg-type] # optional, whatever its stub says
+        )
+        data = await response.read()
+        if response.status != 200:
+            raise ApiException(status=response.status, reason=data.decode("utf-8", "replace")[:_LONGEST_LINE])
+        cut_off = len(data) >= self._n_bytes
+        lines = data.decode("utf-8", "replace").split("\n")
+        new = 0
+        for line in lines[:-1] if cut_off else lines:
+            stamp, _, text = line.partition(" ")
+            if (key := _sortable(stamp)) > self._newest:
+                self._newest, new = key, new + 1
+                self._tail.append(text)
+                on_line("%s", text)
+        if cut_off and new:
+            return True
+        self._complete = asked
+        return False
+
+
+def _sortable(stamp: str) -> str:
+    """A time stamp of the kubelet's, whose nanoseconds have no zeros at their end, so that later ones sort later."""
+    whole, _, fraction = stamp.rstrip("Z").partition(".")
+    return f"{whole}.{fraction:0<9}" if whole else ""
+
+
+def _told(error: BaseException) -> str:
+    if isinstance(error, ApiException):
+        return f"{error.status} {error.reason}"
+    return f"{type(error).__name__}: {error}".rstrip(": ")
+
+
+def _pause(error: BaseException, usual: float) -> float:
+    """Seconds until the next request: what the API server asks for where it is overrun."""
+    headers: Any = (error.headers or {}) if isinstance(error, ApiException) and error.status == _TOO_MANY else {}
+    asked = str(headers.get("Retry-After", ""))
+    return max(usual, float(asked)) if asked.isdigit() else usual
