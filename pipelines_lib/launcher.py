@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -34,6 +35,8 @@ RESTARTS = 2
 ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "PYTHONHASHSEED": "0", "MLFLOW_DISABLE_TELEMETRY": "true"}
 """Of the processes of every stage, wherever they run."""
 
+_LAST_CALL = 30
+"""Seconds that machines which are enough wait for more."""
 _LONGEST_SOCKET_PATH = 100
 
 _libc = ctypes.CDLL(None)
@@ -199,10 +202,42 @@ def warm_socket(project: Project) -> Path:
     return Path(tempfile.gettempdir()) / f"sluice-{os.getuid()}-{mark}" / "warm.sock"
 
 
-def command(spec: JobSpec, spec_path: str | StorePath) -> list[str]:
-    """The command of a stage: an argument list, never a shell's line."""
+@dataclass(frozen=True)
+class Gang:
+    """Machines that train together, as one of them sees them."""
+
+    node: int
+    """This one's number, counted from 0; node 0 keeps the place where they meet."""
+    nodes: tuple[int, int]
+    """The least and the most of them."""
+    address: str
+    """host:port of the place where they meet."""
+    name: str
+    """Of this training: machines of another one that come by do not join."""
+    join_seconds: int
+    """How long a machine waits for the others, at the start and after one was lost."""
+    own_address: str
+    """Under which the others reach this machine."""
+
+
+def command(spec: JobSpec, spec_path: str | StorePath, gang: Gang | None = None) -> list[str]:
+    """The command of a stage: an argument list, never a shell's line. With `gang` for one of the machines that train together."""
     stage = ["-m", f"pipelines_lib.jobs.{spec.stage}", "--spec", str(spec_path)]
-    if spec.workers == 1:
+    if gang is None and spec.workers == 1:
         return [sys.executable, *stage]
-    ranks = ["--standalone", f"--nproc-per-node={spec.workers}", f"--max-restarts={RESTARTS}"]
-    return [sys.executable, "-m", "pipelines_lib.training.agent", *ranks, *stage]
+    ranks = [f"--nproc-per-node={spec.workers}", f"--max-restarts={RESTARTS}"]
+    return [sys.executable, "-m", "pipelines_lib.training.agent", *(_meeting(gang) if gang else ["--standalone"]), *ranks, *stage]
+
+
+def _meeting(gang: Gang) -> list[str]:
+    """torchrun's arguments for machines that meet at node 0."""
+    least, most = gang.nodes
+    waits = {"is_host": int(gang.node == 0), "join_timeout": gang.join_seconds, "last_call_timeout": _LAST_CALL}
+    return [
+        f"--nnodes={least}:{most}",
+        "--rdzv-backend=c10d",
+        f"--rdzv-endpoint={gang.address}",
+        f"--rdzv-id={gang.name}",
+        f"--rdzv-conf={','.join(f'{name}={value}' for name, value in waits.items())}",
+        f"--local-addr={gang.own_address}",
+    ]

@@ -2,20 +2,24 @@
 
     python -m pipelines_lib.training.agent --standalone --nproc-per-node=2 -m pipelines_lib.jobs.train --spec spec.json
 
-It takes torchrun's own arguments and is torchrun's own agent, but for three things. Bad input and a held gate end the
+It takes torchrun's own arguments and is torchrun's own agent, but for four things. Bad input and a held gate end the
 group at once, where torchrun would start it again. After every failure it names the rank that failed first, with its
-traceback. And its exit code is the contract's, where torchrun ends with 1 whatever its workers end with.
+traceback. Its exit code is the contract's, where torchrun ends with 1 whatever its workers end with. And of several
+machines one that comes early waits for the first, and one that comes when all is done has nothing to do.
 """
 
+import itertools
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
+from torch.distributed import DistError
 from torch.distributed.elastic.agent.server import WorkerGroup, WorkerSpec
 from torch.distributed.elastic.agent.server.api import RunResult
 from torch.distributed.elastic.agent.server.local_elastic_agent import LocalElasticAgent
@@ -28,7 +32,7 @@ from torch.distributed.run import config_from_args, parse_args
 
 from pipelines_lib import failures
 from pipelines_lib.config import Project
-from pipelines_lib.contracts import ExitCode, JobSpec
+from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
 from pipelines_lib.store import StorePath, opened, read_json
 
 log = logging.getLogger("sluice")
@@ -37,6 +41,8 @@ _FINAL = frozenset({ExitCode.BAD_INPUT, ExitCode.HELD})
 """Codes of a rank after which starting again can't help."""
 _SECONDS_FOR_RECORDS = 1.0
 """How long ranks of other machines may take to leave what they say of the same failure."""
+_SECONDS_BETWEEN_LOOKS = 2.0
+_LOOKS_BETWEEN_LINES = 30
 
 
 class Agent(LocalElasticAgent):
@@ -84,6 +90,8 @@ def run(arguments: Sequence[str]) -> int:
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     config, entrypoint, rest = config_from_args(_parsed(arguments))
     stage_dir = _stage_dir(rest)
+    if not _met_first(config, stage_dir):
+        return _without_us(stage_dir)
     spec = _worker_spec(config, entrypoint, rest)
     agent = Agent(spec, config, stage_dir)
     try:
@@ -97,14 +105,15 @@ def run(arguments: Sequence[str]) -> int:
             "have ended by themselves" if code == ExitCode.INTERRUPTED else "are gone",
         )
         return code
-    except RendezvousError as error:
-        log.error("the machines of this training did not meet (%s: %s)", type(error).__name__, error)
-        return _after(stage_dir, {failures.TRY_AGAIN})
+    except (RendezvousError, DistError) as error:
+        # Either the machines did not come together, or the first one, where they meet, has gone.
+        log.error("this machine and the others of the training are apart (%s: %s)", type(error).__name__, error)
+        return _without_us(stage_dir)
     finally:
         if not isinstance(sys.exc_info()[1], SignalException):
             spec.rdzv_handler.shutdown()
     if result is None:
-        return _after(stage_dir, {failures.TRY_AGAIN})
+        return _without_us(stage_dir)
     return _after(stage_dir, {failed.exitcode for failed in result.failures.values()}) if result.is_failed() else ExitCode.DONE
 
 
@@ -113,6 +122,46 @@ def _after(stage_dir: StorePath, codes: set[int]) -> int:
     if not _FINAL & codes:
         time.sleep(_SECONDS_FOR_RECORDS)
     return next((code for code in sorted(_FINAL) if code in codes), failures.exit_code(failures.left(stage_dir)))
+
+
+def _without_us(stage_dir: StorePath) -> int:
+    """The exit code of a machine that has no part in the group: that of the group where it has ended, else it is to try again."""
+    ended = _ended(stage_dir)
+    if ended is None:
+        return _after(stage_dir, {failures.TRY_AGAIN})
+    log.info("the training has ended without this machine")
+    return ended
+
+
+def _ended(stage_dir: StorePath) -> ExitCode | None:
+    try:
+        result = JobResult.model_validate(read_json(stage_dir / "result.json"))
+    except FileNotFoundError:
+        return None
+    return ExitCode.HELD if result.status == "held" else ExitCode.DONE
+
+
+def _met_first(config: LaunchConfig, stage_dir: StorePath) -> bool:
+    """Wait until the machine where all meet can be reached, which may be later to start; false where the time is over, or the training."""
+    if config.rdzv_backend != "c10d" or config.max_nodes == 1 or config.rdzv_configs.get("is_host") == "1":
+        return True
+    host, _, port = config.rdzv_endpoint.rpartition(":")
+    deadline = time.monotonic() + float(config.rdzv_configs.get("join_timeout", 600))
+    for look in itertools.count():
+        try:
+            socket.create_connection((host, int(port)), timeout=_SECONDS_BETWEEN_LOOKS).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                log.error("the first machine of this training, %s, was not there in time (%s)", config.rdzv_endpoint, error)
+                return False
+            if _ended(stage_dir) is not None:
+                return False
+            if look % _LOOKS_BETWEEN_LINES == 0:
+                log.info("waiting for the first machine of this training, %s (%s)", config.rdzv_endpoint, error)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        else:
+            return True
+    raise AssertionError("unreachable")
 
 
 def _parsed(arguments: Sequence[str]) -> Any:

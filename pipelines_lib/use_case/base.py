@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
 
 
 class Settings(BaseModel):
@@ -43,6 +43,29 @@ def duration_text(value: timedelta) -> str:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), PlainSerializer(duration_text, return_type=str)]
 """A length of time, written as a whole number and its unit: `30s`, `10min`, `24h`, `7d`."""
+
+
+def _range(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return (value, value)
+    if isinstance(value, str) and (match := re.fullmatch(r"([1-9]\d{0,3})\s*\.\.\s*([1-9]\d{0,3})", value)):
+        low, high = int(match[1]), int(match[2])
+        if low > high:
+            raise ValueError(f"{value!r} goes from more to fewer; write {high}..{low}")
+        return (low, high)
+    if isinstance(value, tuple):
+        return value
+    raise ValueError(f"{value!r} is no number and no range; write one number, such as 2, or the least and the most, such as 2..4")
+
+
+def _range_text(value: tuple[int, int]) -> int | str:
+    low, high = value
+    return low if low == high else f"{low}..{high}"
+
+
+Positive = Annotated[int, Field(ge=1)]
+Range = Annotated[tuple[Positive, Positive], BeforeValidator(_range), PlainSerializer(_range_text, return_type=int | str)]
+"""The least and the most of something: written `2`, or `2..4`."""
 
 
 def connections_in(part: object) -> Iterator[str]:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
-from pipelines_lib.use_case.base import Duration, Settings
+from pipelines_lib.use_case.base import Duration, Range, Settings
 
 Strategy = Literal["ddp", "fsdp", "local_sgd", "async"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -13,7 +13,7 @@ ModelType = Literal["tabular", "sequence", "ranking", "uplift", "hooks"]
 Shuffle = Literal["rows", "blocks"]
 Device = Literal["auto", "cuda", "mps", "xla", "cpu"]
 
-OF_THE_MACHINES = ("workers", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout", "tensorboard")
+OF_THE_MACHINES = ("workers", "nodes", "shares", "device", "compile", "checkpoint_steps", "keep_checkpoints", "timeout", "tensorboard")
 """Settings of a training that do not decide what it learns, and may change between two tries of it."""
 
 
@@ -121,7 +121,10 @@ class Training(Settings):
     data larger than memory, which is then read in long runs."""
 
     workers: int = Field(default=2, ge=1, le=64)
-    """Processes that train together."""
+    """Processes that train together, on each machine."""
+    nodes: Range = (1, 1)
+    """Machines that train together: so many (`2`), or as many as there are between the least and the most (`2..4`). One machine is what the
+    local launcher has, whatever stands here; a tuning's trial is on one as well."""
     strategy: Strategy = "ddp"
     """How they do: `ddp`, one gradient a step; `fsdp`, the same with parameters in shards; `local_sgd`, steps of their own and an average
     now and then; `async`, gradients to a parameter server as they come."""
@@ -151,12 +154,16 @@ class Training(Settings):
 
     @model_validator(mode="after")
     def _workers_agree(self) -> Self:
-        if isinstance(self.shares, list) and len(self.shares) != self.workers:
+        least, most = (self.workers * nodes for nodes in self.nodes)
+        here = f"{self.workers} workers" if most == self.workers else f"{self.workers} workers on each of up to {self.nodes[1]} nodes"
+        if isinstance(self.shares, list) and least != most:
             raise ValueError(
-                f"shares has {len(self.shares)} proportions for {self.workers} workers; give one for each, or set `measured` or `equal`"
+                f"a list of shares is for a given number of workers, and nodes goes from {self.nodes[0]} to {self.nodes[1]}; set `measured` or `equal`"
             )
-        if self.strategy == "async" and self.staleness < self.workers - 1:
+        if isinstance(self.shares, list) and len(self.shares) != most:
+            raise ValueError(f"shares has {len(self.shares)} proportions for {here}; give one for each, or set `measured` or `equal`")
+        if self.strategy == "async" and self.staleness < most - 1:
             raise ValueError(
-                f"with {self.workers} workers a gradient is up to {self.workers - 1} updates behind, and staleness allows {self.staleness}; raise it to {self.workers - 1} or more"
+                f"with {here} a gradient is up to {most - 1} updates behind, and staleness allows {self.staleness}; raise it to {most - 1} or more"
             )
         return self

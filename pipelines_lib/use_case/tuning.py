@@ -15,7 +15,9 @@ _FIXED = {
     "window": "the snapshot is chosen before the trials, and a trial reads the same rows as the others",
     "epochs": "tuning.epochs says how long a trial may take, and training.epochs how long the training does",
     "seed": "a better seed is luck, which the next training does not have",
-    **dict.fromkeys(("workers", "device", "checkpoint_steps", "keep_checkpoints", "timeout"), "it does not change what is learned"),
+    **dict.fromkeys(
+        ("workers", "nodes", "device", "checkpoint_steps", "keep_checkpoints", "timeout"), "it does not change what is learned"
+    ),
 }
 """Settings of a training that are not searched for, and why."""
 

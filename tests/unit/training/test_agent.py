@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 
-from pipelines_lib import failures
+from pipelines_lib import failures, launcher
 from pipelines_lib.contracts import ExitCode, JobSpec
 from pipelines_lib.store import write_json
 
@@ -19,8 +22,9 @@ ROOT = Path(__file__).parents[3]
 
 # A stage whose ranks do what BEHAVE says for "<restart>.<rank>"; what it does not name waits for the others, then is done.
 STAGE = """
-import json, os, signal, sys, time
+import atexit, json, os, signal, sys, time
 from pathlib import Path
+import psutil
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.errors import DataError, Held, Interrupted
 from pipelines_lib.jobs.stage import run_stage
@@ -32,16 +36,23 @@ print(f"rank {rank} starts ({restart})", flush=True)
 def work(stage):
     what = json.loads(os.environ["BEHAVE"]).get(f"{restart}.{rank}", "wait")
     meet = Path(stage.spec.stage_dir)
-    (meet / f"{restart}.{rank}").touch()
+    names = [meet / f"{os.environ['MASTER_PORT']}.{other}" for other in range(int(os.environ["WORLD_SIZE"]))]
+    names[int(rank)].write_text(str(os.getpid()))
     deadline = time.monotonic() + 30
-    while not all((meet / f"{restart}.{other}").exists() for other in (0, 1)) and time.monotonic() < deadline:
+    while not all(name.exists() for name in names) and time.monotonic() < deadline:
         time.sleep(0.02)
+    print(f"rank {rank} met the others", flush=True)
+    if what == "lose when lost":
+        while psutil.pid_exists(int(names[1 - int(rank)].read_text() or os.getpid())):
+            time.sleep(0.05)
+        what = "lose"
     if what == "raise":
         raise ValueError(f"boom of rank {rank}")
     if what == "raise later":
         time.sleep(0.05)
         raise ValueError(f"boom of rank {rank}")
     if what == "lose":
+        atexit.register(time.sleep, 0.5)  # its record is there before the other's, and its end is seen after it
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     if what == "bad input":
         raise DataError("the label is empty")
@@ -53,7 +64,7 @@ def work(stage):
         signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(Interrupted("kept")))
         (meet / f"ready.{rank}").touch()
         time.sleep(30)
-    if what == "wait":
+    if what == "wait" or (what == "wait for another" and os.environ["WORLD_SIZE"] == "1"):
         time.sleep(30)
     return JobResult(stage="train", reason="done")
 
@@ -63,31 +74,41 @@ run_stage(work)
 
 
 @pytest.fixture
-def group(tmp_path: Path, cases: Path) -> Callable[..., tuple[int, str, Path]]:
-    """Returns `group(behaviour, asked=False)`: runs two ranks; gives exit code, output and the stage's folder. `asked` sends SIGTERM."""
+def spec(tmp_path: Path, cases: Path) -> JobSpec:
+    """Of a training whose project is below `tmp_path`; it lies where it has to."""
     (tmp_path / "include" / "profiles").mkdir(parents=True)
     (tmp_path / "include" / "profiles" / "local.yaml").write_text('name: local\nstore: "{home}/store"\ntracking_uri: ""\n')
     (tmp_path / "worker.py").write_text(STAGE, encoding="utf-8")
     spec = JobSpec(
         stage="train", pipeline="training", use_case="shop", partition_key="2026-01-01", run_id="r", store=str(tmp_path / "home" / "store")
     )
-    write_json(Path(f"{spec.stage_dir}/spec.json"), spec)
+    write_json(Path(spec.stage_dir) / "spec.json", spec)
+    return spec
+
+
+def environment(folder: Path, behaviour: dict[str, str]) -> dict[str, str]:
+    """Of the processes of a training whose ranks behave so."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "SLUICE_PROJECT": str(folder),
+        "SLUICE_HOME": str(folder / "home"),
+        "SLUICE_USE_CASES": str(folder / "cases"),
+        "BEHAVE": json.dumps(behaviour),
+        "OMP_NUM_THREADS": "1",
+    }
+
+
+@pytest.fixture
+def group(tmp_path: Path, spec: JobSpec) -> Callable[..., tuple[int, str, Path]]:
+    """Returns `group(behaviour, asked=False)`: runs two ranks; gives exit code, output and the stage's folder. `asked` sends SIGTERM."""
 
     def run(behaviour: dict[str, str], asked: bool = False) -> tuple[int, str, Path]:
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(ROOT),
-            "SLUICE_PROJECT": str(tmp_path),
-            "SLUICE_HOME": str(tmp_path / "home"),
-            "SLUICE_USE_CASES": str(cases),
-            "BEHAVE": json.dumps(behaviour),
-            "OMP_NUM_THREADS": "1",
-        }
         ranks = ["--standalone", "--nproc-per-node=2", "--max-restarts=2"]
         stage = [str(tmp_path / "worker.py"), "--spec", f"{spec.stage_dir}/spec.json"]
         process = subprocess.Popen(
             [sys.executable, "-m", "pipelines_lib.training.agent", *ranks, *stage],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            env=environment(tmp_path, behaviour), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
         folder = Path(spec.stage_dir)
         if asked:
@@ -159,3 +180,125 @@ def test_asked_to_end_it_waits_for_what_the_ranks_keep(group):
     assert output.count("INTERRUPTED: kept") == 2
     assert "asked to end by SIGTERM; the ranks have ended by themselves" in output
     assert "starts (1)" not in output
+
+
+class Machine:
+    """One machine of a training, on this one: an agent and its ranks."""
+
+    def __init__(self, process: "subprocess.Popen[str]", output: Path) -> None:
+        self._process = process
+        self._output = output
+
+    def said(self) -> str:
+        return self._output.read_text()
+
+    def waits_for(self, text: str) -> None:
+        """Until it has said `text`."""
+        deadline = time.monotonic() + 60
+        while text not in self.said():
+            assert time.monotonic() < deadline, self.said()
+            assert self._process.poll() is None, self.said()
+            time.sleep(0.05)
+
+    def dies(self) -> None:
+        """As when it loses its power."""
+        own = psutil.Process(self._process.pid)
+        for process in [*own.children(recursive=True), own]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._process.wait()
+
+    def ends(self) -> int:
+        """Its exit code, when it has ended."""
+        return self._process.wait(timeout=60)
+
+
+@pytest.fixture
+def machine(tmp_path: Path, spec: JobSpec, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Machine]]:
+    """Returns `machine(node, behaviour, nodes=(2, 2), join_seconds=60)`, which starts it."""
+    monkeypatch.setattr(launcher, "_LAST_CALL", 1)
+    started: list[Machine] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+
+    def start(node: int, behaviour: dict[str, str], nodes: tuple[int, int] = (2, 2), join_seconds: int = 60) -> Machine:
+        gang = launcher.Gang(node, nodes, address, "r", join_seconds, own_address="127.0.0.1")
+        full = launcher.command(spec, f"{spec.stage_dir}/spec.json", gang)
+        stage = full.index("pipelines_lib.jobs.train")
+        command = [*full[: stage - 1], str(tmp_path / "worker.py"), *full[stage + 1 :]]
+        output = tmp_path / f"{node}-{len(started)}.log"
+        with output.open("w") as file:
+            process = subprocess.Popen(command, env=environment(tmp_path, behaviour), stdout=file, stderr=subprocess.STDOUT, text=True)
+        started.append(Machine(process, output))
+        return started[-1]
+
+    yield start
+    for each in started:
+        with suppress(psutil.NoSuchProcess):
+            each.dies()
+
+
+END = {f"{restart}.{rank}": "end" for restart in range(3) for rank in range(2)}
+
+
+def test_machines_meet_whichever_comes_first(machine):
+    second = machine(1, END)
+    second.waits_for("waiting for the first machine of this training, 127.0.0.1:")
+    first = machine(0, END)
+
+    assert first.ends() == 0, first.said()
+    assert second.ends() == 0, second.said()
+    together = first.said() + second.said()
+    assert sorted(rank for rank in range(2) if f"rank {rank} starts (0)" in together) == [0, 1]
+
+
+def test_a_machine_that_is_lost_is_replaced_while_the_others_wait(machine):
+    first = machine(0, {"0.0": "lose when lost", "1.0": "end", "1.1": "end"})
+    second = machine(1, {"0.1": "wait"})
+    second.waits_for("rank 1 met the others")
+    second.dies()
+    # Its count of starts begins anew; the first machine's does not.
+    replaced = machine(1, {"0.1": "end"})
+
+    assert first.ends() == 0, first.said()
+    assert replaced.ends() == 0, replaced.said()
+    assert "all ranks start again, from the newest checkpoint (start 2 of 3)" in first.said()
+
+
+def test_a_machine_that_comes_when_all_is_done_has_nothing_to_do(machine):
+    first = machine(0, {"0.0": "end alone"}, nodes=(1, 2))
+    assert first.ends() == 0, first.said()
+    late = machine(1, {}, nodes=(1, 2))
+
+    assert late.ends() == 0, late.said()
+    assert "the training has ended without this machine" in late.said()
+    assert "starts" not in late.said()
+
+
+def test_machines_that_are_too_few_step_back_and_try_again(machine):
+    first = machine(0, END, join_seconds=3)
+    alone = machine(1, END, nodes=(2, 2), join_seconds=2)
+
+    first.dies()
+    assert alone.ends() == failures.TRY_AGAIN, alone.said()
+    again = machine(0, END, join_seconds=3)
+    assert again.ends() == failures.TRY_AGAIN, again.said()
+    assert "this machine and the others of the training are apart" in again.said()
+    assert "starts" not in again.said()
+
+
+def test_bad_input_on_one_machine_ends_the_others(machine):
+    first, second = machine(0, {"0.0": "lose when lost"}), machine(1, {"0.1": "bad input"})
+
+    assert second.ends() == ExitCode.BAD_INPUT, second.said()
+    assert first.ends() == ExitCode.BAD_INPUT, first.said()
+
+
+def test_a_machine_that_comes_later_is_taken_in(machine):
+    first = machine(0, {"0.0": "wait for another"}, nodes=(1, 2))
+    first.waits_for("rank 0 starts (0)")
+    second = machine(1, END, nodes=(1, 2))
+
+    assert first.ends() == 0, first.said()
+    assert second.ends() == 0, second.said()
