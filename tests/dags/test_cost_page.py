@@ -13,8 +13,10 @@ ROWS = """
 import json
 from pipelines_lib.config import Project
 from pipelines_lib.orchestration.pages import _card
+from pipelines_lib.store import store_of
 project = Project.from_environment()
-print(json.dumps({name: _card(project.use_case(name), project.profile(), {}) for name in project.use_case_names()}))
+profile = project.profile()
+print(json.dumps({name: _card(project.use_case(name), profile, store_of(profile), {}) for name in project.use_case_names()}))
 """
 
 
