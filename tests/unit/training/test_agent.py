@@ -52,7 +52,7 @@ def work(stage):
         time.sleep(0.05)
         raise ValueError(f"boom of rank {rank}")
     if what == "lose":
-        atexit.register(time.sleep, 0.5)  # its record is there before the other's, and its end is seen after it
+        atexit.register(time.sleep, 1.5)  # its record is there before the other's, and its end is seen after it
         raise RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
     if what == "bad input":
         raise DataError("the label is empty")
