@@ -374,14 +374,19 @@ def _client_and_session(given: Connection | None) -> tuple[Any, Any]:
             s3={"addressing_style": extra.get("addressing_style", "auto")},
         )
         session = boto3.Session(region_name=extra.get("region_name"), **keys)
-        return session.client("s3", endpoint_url=extra.get("endpoint_url"), config=config), session
+        # boto3 looks whether a region's name and a pair of keys can be right only where the client is given them.
+        given_twice = {"region_name": extra.get("region_name"), **keys}
+        return session.client("s3", endpoint_url=extra.get("endpoint_url"), config=config, **given_twice), session
     except (ValueError, BotoCoreError) as error:
         raise ConfigError(_no_client(given, str(error).rstrip("."))) from error
 
 
 def _no_client(given: Connection | None, why: str) -> str:
     if given is None:
-        return f"the environment of the job is no way to a store: {why}; correct AWS_PROFILE and what else boto3 reads there, or name a connection"
+        return (
+            f"the environment of the job is no way to a store: {why}; correct AWS_PROFILE and what else boto3 reads there, "
+            "or set source.connection, or the profile's store_connection or checkpoints.connection, whichever this is for"
+        )
     return (
         f"connection {given.name!r}: {why}; correct its login and password, or its extras endpoint_url "
         "(such as https://oss-cn-beijing.aliyuncs.com), region_name and addressing_style (auto, path or virtual)"

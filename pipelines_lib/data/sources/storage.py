@@ -1,8 +1,6 @@
 """Where a source's files lie: a folder, or a bucket of S3 or of a store that speaks its language (OSS, COS, MinIO, R2).
 
-A bucket's connection has Airflow's `aws` fields: login and password are key and secret (without them boto3 looks where it always
-does: environment, profile, the machine's role); extras are `endpoint_url`, `region_name`, `addressing_style` and
-`aws_session_token`. Each source names its own connection, so several clouds can stand side by side.
+Each source names its own connection, whose fields `pipelines_lib/s3.py` lists, so several clouds can stand side by side.
 """
 
 import re
@@ -13,11 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any, NoReturn
 
-from pipelines_lib.connections import Connection, connection
+from pipelines_lib.connections import connection
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
+from pipelines_lib.s3 import ATTEMPTS, REFUSED, client_of
 
 _CHUNK = 1 << 23
-_ATTEMPTS = 4
 _GLOB = re.compile(r"[*?]")
 
 
@@ -84,7 +82,7 @@ class Bucket:
         """The object as it was found; where the stream breaks off, the rest is asked for again."""
         from botocore.exceptions import IncompleteReadError, ReadTimeoutError, ResponseStreamingError  # noqa: PLC0415
 
-        for attempt in range(_ATTEMPTS):
+        for attempt in range(ATTEMPTS):
             rest = {"Range": f"bytes={file.tell()}-"} if file.tell() else {}
             body = self._client.get_object(Bucket=bucket, Key=key, IfMatch=tag, **rest)["Body"]
             try:
@@ -92,7 +90,7 @@ class Bucket:
                     file.write(chunk)
                 return
             except (IncompleteReadError, ReadTimeoutError, ResponseStreamingError):
-                if attempt == _ATTEMPTS - 1:
+                if attempt == ATTEMPTS - 1:
                     raise
 
     @contextmanager
@@ -136,48 +134,6 @@ def _parts(pattern: str) -> tuple[str, str, re.Pattern[str]]:
     tokens = re.split(r"(\*\*/|\*\*|\*|\?)", key)
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     return bucket, fixed_part(key), re.compile("".join(meaning.get(token) or re.escape(token) for token in tokens), re.DOTALL)
-
-
-def client_of(given: Connection | None) -> Any:
-    """boto3's client of the store that a connection names; of Amazon's, with the machine's own credentials, for None."""
-    import boto3  # noqa: PLC0415 - half a second that only buckets need
-    from botocore.config import Config  # noqa: PLC0415
-    from botocore.exceptions import BotoCoreError  # noqa: PLC0415
-
-    extra = {} if given is None else given.extra
-    keys = {}
-    if given is not None and given.login:
-        keys = {
-            "aws_access_key_id": given.login,
-            "aws_secret_access_key": given.password,
-            "aws_session_token": extra.get("aws_session_token"),
-        }
-    try:
-        config = Config(
-            # Newer clients send and ask for checksums that stores other than Amazon's don't know.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-            connect_timeout=10,
-            read_timeout=60,
-            s3={"addressing_style": extra.get("addressing_style", "auto")},
-        )
-        return boto3.client("s3", endpoint_url=extra.get("endpoint_url"), region_name=extra.get("region_name"), config=config, **keys)
-    except (ValueError, BotoCoreError) as error:
-        raise ConfigError(_no_client(given, str(error).rstrip("."))) from error
-
-
-def _no_client(given: Connection | None, why: str) -> str:
-    if given is None:
-        return f"the environment of the job is no way to a store: {why}; correct AWS_PROFILE and what else boto3 reads there, or set source.connection"
-    return (
-        f"connection {given.name!r}: {why}; correct its login and password, or its extras endpoint_url "
-        "(such as https://oss-cn-beijing.aliyuncs.com), region_name and addressing_style (auto, path or virtual)"
-    )
-
-
-REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")
-"""A store's words for: your keys do not open this."""
 
 
 def _explain(where: str, error: Any) -> NoReturn:

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import IO, Any, Protocol
 
 from pipelines_lib.connections import connection
-from pipelines_lib.data.sources.storage import REFUSED, client_of
 from pipelines_lib.errors import ConfigError, Unavailable
+from pipelines_lib.s3 import REFUSED, client_of
 
 Piece = bytes | memoryview
 
@@ -103,7 +103,7 @@ class Folder:
 
 
 class Bucket:
-    """Objects below s3://bucket/prefix. The connection has the fields that a source's has (`data/sources/storage.py`)."""
+    """Objects below s3://bucket/prefix. `pipelines_lib/s3.py` lists the connection's fields."""
 
     def __init__(self, address: str, connection_name: str | None) -> None:
         self._address = address.rstrip("/")
