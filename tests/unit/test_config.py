@@ -273,3 +273,13 @@ def test_the_keys_on_off_yes_and_no_are_words(tmp_path):
     (tmp_path / "x.yaml").write_text("on: {yes: a, No: b, off: c}\nvalue: yes\n")
 
     assert load(tmp_path / "x.yaml", Words) == Words(on={"yes": "a", "No": "b", "off": "c"}, value=True)
+
+
+SHIPPED = sorted(path.stem for path in (Path(__file__).parents[2] / "include" / "profiles").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_profile_is_right(name, tmp_path):
+    profile = Project(Path(__file__).parents[2], tmp_path / "home", tmp_path / "cases", name).profile()
+    assert profile.name == name
+    assert (profile.kubernetes is not None) == (profile.launcher == "kubernetes")
