@@ -3,7 +3,7 @@
     python benchmarks/quality_models.py [NAME …]
 
 Each file of `../shared/data` is looked at as `sluice new` does; its settings, its transform and the training loop make the model, whose
-figures are those of the test rows of three splits. No proposal of `sluice new` was chosen with these splits in sight. Beside it stands scikit-learn's HistGradientBoosting on the same columns and rows:
+figures are those of the test rows of three splits. The proposals of `sluice new` were settled before these splits were made. Beside it stands scikit-learn's HistGradientBoosting on the same columns and rows:
 of six settings (three with more than two classes), and of all numbers of trees up to 500, the one that is best on the validation rows. Texts come to it as the
 first 100 singular vectors of TF-IDF over words, their pairs and runs of three to five letters, and logistic regression on that TF-IDF, which suits it
 better, stands for it where it is better on the validation rows.
