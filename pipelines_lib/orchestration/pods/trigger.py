@@ -56,7 +56,7 @@ class PodTrigger(BaseTrigger):
         self.deadline = deadline
         self._pod: V1Pod | None = None
         self._answered = self._waited_since = time.monotonic()
-        self._log = Log(self.TAIL, self.LOG_BYTES)
+        self._container_log = Log(self.TAIL, self.LOG_BYTES)
         self._log_is_due = 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -107,7 +107,7 @@ class PodTrigger(BaseTrigger):
             if pod is not None and has_begun(pod):
                 await self._copy_log(api, last=end is not None)
             if end is not None:
-                end = replace(end, tail=self._log.tail() or end.tail[-self.TAIL :], events=await self._events(api))
+                end = replace(end, tail=self._container_log.tail() or end.tail[-self.TAIL :], events=await self._events(api))
                 return end, await self._remove(api)
             await asyncio.sleep(self.POLL_SECONDS)
         return None
@@ -142,7 +142,7 @@ class PodTrigger(BaseTrigger):
                 return
             self._log_is_due = time.monotonic() + self.LOG_SECONDS
             try:
-                while await self._log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info):
+                while await self._container_log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info):
                     pass
             except UNANSWERED as error:
                 self.log.warning("the log of pod %s can't be read now: %s", self.pod_name, _told(error))
