@@ -17,6 +17,7 @@ from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage
 from pipelines_lib.store import StorePath, at, write_json
 from pipelines_lib.use_case import UseCase
+from tests.kube_api.server import ApiServer
 
 # How long a draw takes says more about this machine, and about the modules that earlier tests have loaded, than about a test.
 settings.register_profile("sluice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -114,6 +115,13 @@ def bucket(cloud: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     connect(monkeypatch, cloud)
     mine = hashlib.sha256(request.node.nodeid.encode()).hexdigest()[:12]
     return at(f"s3://sluice/{mine}", connection("bucket"))
+
+
+@pytest.fixture
+def kube_api() -> Iterator[ApiServer]:
+    """A Kubernetes API server with the namespaces `default` and `sluice`, without a node."""
+    with ApiServer() as api:
+        yield api
 
 
 @pytest.fixture(params=["folder", "bucket"])
