@@ -5,14 +5,17 @@ python -m pipelines_lib.jobs.report --spec spec.json
 
 from typing import Any
 
+from pydantic import JsonValue
+
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.measure import model_of, reference_profile
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.history import drifts_of
 from pipelines_lib.monitoring.page import Report, drift_page
 from pipelines_lib.monitoring.sketch import DataProfile
-from pipelines_lib.store import read_json, write_json, write_text
+from pipelines_lib.store import write_text
 
 
 def main(stage: Stage) -> JobResult:
@@ -20,7 +23,7 @@ def main(stage: Stage) -> JobResult:
     report = _report(stage)
     path = f"reports/{report.partition_key}.html"
     write_text(stage.root / path, drift_page(report))
-    _write_status(stage, report, f"{stage.spec.use_case}/{path}")
+    show(stage.root, "monitoring", _status(report, f"{stage.spec.use_case}/{path}"))
     return JobResult(
         stage="report",
         reason=f"{report.action}: {report.reason}",
@@ -54,27 +57,18 @@ def _report(stage: Stage) -> Report:
     )
 
 
-def _write_status(stage: Stage, report: Report, path: str) -> None:
-    """The newest partition's line; a backfill of an older one leaves it alone."""
-    status = stage.root / "status" / "monitoring.json"
-    before: Any = read_json(status) if status.exists() else None
-    if before is not None and before["partition_key"] > report.partition_key:
-        return
-    inputs = [drift for drift in report.drifts if drift.kind == "input"]
-    write_json(
-        status,
-        {
-            "partition_key": report.partition_key,
-            "decision": report.action,
-            "reason": report.reason,
-            "n_rows": report.n_rows,
-            "n_columns": len(inputs),
-            "drifted": [drift.column for drift in report.drifts if drift.drifted],
-            "champion_version": report.model_version,
-            "performance": None if report.performance is None else dict(report.performance),
-            "report": path,
-        },
-    )
+def _status(report: Report, path: str) -> dict[str, JsonValue]:
+    return {
+        "partition_key": report.partition_key,
+        "decision": report.action,
+        "reason": report.reason,
+        "n_rows": report.n_rows,
+        "n_columns": sum(drift.kind == "input" for drift in report.drifts),
+        "drifted": [drift.column for drift in report.drifts if drift.drifted],
+        "champion_version": report.model_version,
+        "performance": None if report.performance is None else dict(report.performance),
+        "report": path,
+    }
 
 
 if __name__ == "__main__":

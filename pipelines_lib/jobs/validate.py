@@ -172,6 +172,7 @@ def _notes(findings: Findings) -> list[str]:
 def _show(stage: Stage, findings: Findings, page: str) -> None:
     show(
         stage.root,
+        "data",
         {
             "partition_key": stage.spec.partition_key,
             "n_rows": findings.n_rows,
