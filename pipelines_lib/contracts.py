@@ -102,6 +102,16 @@ class JobSpec(Contract):
         """Where a stage of this run, or one shard of it, leaves its result."""
         return f"{self.run_dir}/{stage}" + ("" if shard is None else f"/shard-{shard}")
 
+    @property
+    def job(self) -> str:
+        """A name that every try of this stage of this run has, and no other."""
+        return hashlib.sha256(self.stage_dir.encode()).hexdigest()[:24]
+
+    @property
+    def work_name(self) -> str:
+        """Name of the folder that the stage may have on a machine's own disk while it works."""
+        return f"sluice-{self.job}"
+
     def in_shards(self) -> list["JobSpec"]:
         """The specs of the stage's shards and of the stage, in the order that they are run in; of the stage alone where it has none."""
         n_shards = self.shards if self.stage in SHARDED or self.stage == TUNE else 1

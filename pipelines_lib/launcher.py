@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ import psutil
 from pipelines_lib import failures
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobSpec
+from pipelines_lib.s3 import S3Path
 from pipelines_lib.store import StorePath, opened, write_json
 from pipelines_lib.warm import WarmProcess
 
@@ -56,12 +58,11 @@ class Job:
         """The stage's folder in the store."""
         self._grace_seconds = grace_seconds
         self._session = 0
-        self._job = hashlib.sha256(spec.stage_dir.encode()).hexdigest()[:24]
-        self._try = f"{self._job}-{os.urandom(4).hex()}"
+        self._try = f"{spec.job}-{os.urandom(4).hex()}"
 
     def run(self, on_line: Callable[[str], None]) -> int:
         """Run to the end and return the exit code (negative: the signal that ended it). Each line of output goes to `on_line`."""
-        if leftovers := self._end(self._job):
+        if leftovers := self._end(self._spec.job):
             on_line(f"ended {leftovers} process(es) that an earlier try had left behind")
         spec_path = self.folder / "spec.json"
         write_json(spec_path, self._spec)
@@ -79,6 +80,9 @@ class Job:
             if waiter.is_alive() and sys.exc_info()[0] is not None:
                 self.cancel()
             waiter.join()
+            if isinstance(self.folder, S3Path):
+                # A job that was killed can't do it itself, and rows about people may lie there.
+                shutil.rmtree(Path(tempfile.gettempdir(), self._spec.work_name), ignore_errors=True)
         [code] = codes
         return code
 

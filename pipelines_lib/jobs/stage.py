@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import hashlib
 import importlib.util
 import logging
 import os
@@ -24,7 +23,7 @@ from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import ExitCode, JobResult, JobSpec, Params
 from pipelines_lib.cost.budget import Budget
 from pipelines_lib.cost.meter import Meter
-from pipelines_lib.errors import BadInput, DataError, Held, Interrupted, SluiceError, Unavailable
+from pipelines_lib.errors import BadInput, ConfigError, DataError, Held, Interrupted, SluiceError, Unavailable
 from pipelines_lib.store import StorePath, at, below, opened, read_json, way_in, write_json
 from pipelines_lib.use_case import UseCase
 
@@ -74,17 +73,25 @@ class Stage:
         """Where `path` lies below the store, as results and links have it."""
         return below(self.store, path)
 
-    @property
+    @cached_property
     def work(self) -> Path:
         """A folder of this machine for what the stage needs while it works: its own in the store where that is a folder.
 
-        Else it is below `scratch` or the temporary folder; another try on this machine finds it again.
+        Else it is in the temporary folder, closed to others, and the launcher removes it at the end of each try. Raises `ConfigError`
+        where somebody else has made it.
         """
-        return self.folder if isinstance(self.folder, Path) else self.scratch(tempfile.gettempdir())
+        if isinstance(self.folder, Path):
+            return self.folder
+        folder = self.scratch(tempfile.gettempdir())
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+            raise ConfigError(f"{folder} is another user's, and rows would lie there; have it removed, or set TMPDIR to a folder of your own")
+        folder.chmod(0o700)
+        return folder
 
     def scratch(self, above: str) -> Path:
         """A folder in `above` that only this stage of this run has."""
-        return Path(above) / f"sluice-{hashlib.sha256(self.spec.stage_dir.encode()).hexdigest()[:24]}"
+        return Path(above) / self.spec.work_name
 
     def result_of(self, stage: str) -> JobResult:
         """The result of an earlier stage of this run. Raises `DataError` where it has none."""

@@ -5,8 +5,8 @@ import logging
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,7 +15,7 @@ import torch
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import DatasetRef
-from pipelines_lib.errors import Held, Interrupted
+from pipelines_lib.errors import Held, Interrupted, SluiceError
 from pipelines_lib.registry.journal import JOURNAL, About, Status, Writer, environment, identity, parameters
 from pipelines_lib.registry.tracker import Task
 from pipelines_lib.s3 import S3Path
@@ -69,7 +69,8 @@ class Reporter(Observer):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self._about is not None:
-            self._writer.end(_status(error))
+            with _told("the end of the training could not be written into its journal"):
+                self._writer.end(_status(error))
         assert self._tracker is not None
         assert self._tracker.stdin is not None
         self._tracker.stdin.close()
@@ -88,9 +89,10 @@ class Reporter(Observer):
             self._tracker.wait()
             log.warning("MLflow took longer than %.0f s at the end; the stage evaluate logs what is missing", _PATIENCE)
         if self._kept is not None:
-            for path in (self._folder / JOURNAL, *self._folder.glob("tensorboard/*")):
-                if path.exists():
-                    write_bytes(self._kept / path.relative_to(self._folder).as_posix(), path.read_bytes())
+            with _told("the last points of its journal could not be kept, so MLflow may lack them"):
+                for path in (self._folder / JOURNAL, *self._folder.glob("tensorboard/*")):
+                    if path.exists():
+                        write_bytes(self._kept / path.relative_to(self._folder).as_posix(), path.read_bytes())
 
     def describe(
         self,
@@ -119,9 +121,12 @@ class Reporter(Observer):
     def started(self, progress: Progress, step: int) -> None:  # noqa: ARG002 - the signature of an observer
         """Begin the journal, or go on with it."""
         assert self._about is not None
-        if self._kept is not None and not self._writer.path.exists():
+        if self._kept is not None:
             with suppress(FileNotFoundError):
-                write_bytes(self._writer.path, (self._kept / JOURNAL).read_bytes())
+                kept, path = (self._kept / JOURNAL).read_bytes(), self._writer.path
+                # It only grows: a longer one is of another machine, which went on meanwhile.
+                if not path.exists() or path.stat().st_size < len(kept):
+                    write_bytes(path, kept)
         self._writer.start(self._about)
         self._told = time.monotonic()
 
@@ -139,6 +144,15 @@ class Reporter(Observer):
         if self._pace is not None:
             values |= {"rows_per_second": self._pace.rows_per_second, "learning_rate": self._pace.learning_rate}
         self._writer.figures(int(entry["epoch"]), values)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Go on where the disk or the store refuses: how a training ended, well or not, is worth more than its record."""
+    try:
+        yield
+    except (OSError, SluiceError) as error:
+        log.warning("%s (%s)", what, error)
 
 
 def _status(error: BaseException | None) -> Status:
