@@ -3,11 +3,9 @@
 Every step looks for what is done already, so that a second run starts where the first ended.
 """
 
-import json
 import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 from rich.table import Table
@@ -19,6 +17,7 @@ from pipelines_lib.local.airflow_api import AirflowApi
 from pipelines_lib.local.progress import Progress
 from pipelines_lib.local.services import check_alive, up
 from pipelines_lib.local.settings_file import load_settings
+from pipelines_lib.store import StorePath, opened, read_json, store_of
 from pipelines_lib.use_case import UseCase
 
 USE_CASES = ("recommendation", "diagnosis")
@@ -202,13 +201,13 @@ class Demo:
         if done.returncode != 0:
             raise DemoFailed(f"the requests of {day} for {use_case.name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
-    def _store(self, use_case: UseCase) -> Path:
-        return Path(self._profile.store) / use_case.name
+    def _store(self, use_case: UseCase) -> StorePath:
+        return store_of(self._profile) / use_case.name
 
     def _decision(self, use_case: UseCase, day: str) -> dict[str, Any]:
-        path = Path(run_dir(self._profile.store, use_case.name, Pipeline.MONITORING, f"demo__{day}")) / "decide" / "result.json"
-        outputs: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["outputs"]
-        return outputs
+        folder = opened(run_dir(self._profile.store, use_case.name, Pipeline.MONITORING, f"demo__{day}"), self._project)
+        decided: Any = read_json(folder / "decide" / "result.json")
+        return dict(decided["outputs"])
 
     # --- the end ---
 
@@ -250,13 +249,13 @@ class Demo:
         return rows
 
     def _day(self, use_case: UseCase, run: dict[str, Any]) -> dict[str, Any]:
-        folder = run_dir(self._profile.store, use_case.name, Pipeline.DATA, run["dag_run_id"])
-        figures: dict[str, Any] = json.loads((Path(folder) / "validate" / "result.json").read_text(encoding="utf-8"))["figures"]
-        return figures
+        folder = opened(run_dir(self._profile.store, use_case.name, Pipeline.DATA, run["dag_run_id"]), self._project)
+        result: Any = read_json(folder / "validate" / "result.json")
+        return dict(result["figures"])
 
     def _status(self, use_case: UseCase, name: str) -> dict[str, Any]:
-        status: dict[str, Any] = json.loads((self._store(use_case) / "status" / f"{name}.json").read_text(encoding="utf-8"))
-        return status
+        status: Any = read_json(self._store(use_case) / "status" / f"{name}.json")
+        return dict(status)
 
     def _answer(self, use_case: UseCase) -> str:
         command = [sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", use_case.name, "--partition", DRIFTED[-1], "--one"]

@@ -1,4 +1,5 @@
-"""`sluice doctor`: what would keep Sluice from running here, each with its remedy. Looks only; changes nothing."""
+"""`sluice doctor`: what would keep Sluice from running here, each with its remedy. Looks only; in a bucket it writes an object to see
+what becomes of it, and removes it."""
 
 import os
 import platform
@@ -17,6 +18,7 @@ from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import SluiceError
 from pipelines_lib.local.services import running
 from pipelines_lib.serving.local import PREFIX
+from pipelines_lib.store import store_of
 
 KEY_PACKAGES = (
     "apache-airflow",
@@ -63,7 +65,7 @@ def examine(project: Project) -> list[Finding]:
     except SluiceError as error:
         findings.append(Finding(False, f"the profile {project.profile_name!r} is not right", str(error)))
     else:
-        findings += [*ports(project, profile), *services(project), *databases(project, profile)]
+        findings += [*store(profile), *ports(project, profile), *services(project), *databases(project, profile)]
     return [*findings, *use_cases(project)]
 
 
@@ -122,6 +124,19 @@ def cores(n_cores: int) -> Finding:
 def git(path: str | None) -> Finding:
     """Nothing needs it at run time."""
     return Finding(True, "git is there" if path else "git is not there; only work on Sluice itself needs it")
+
+
+def store(profile: Profile) -> Iterator[Finding]:
+    """A store in a bucket: it can be reached, written to, and refuses one of two writers that meet."""
+    try:
+        place = store_of(profile)
+        if isinstance(place, Path):
+            return
+        place.require_conditional_writes()
+    except (SluiceError, FileNotFoundError) as error:
+        yield Finding(False, f"the store {profile.store} can't be used", str(error))
+    else:
+        yield Finding(True, f"the store {profile.store} can be written to, and refuses one of two writers that meet")
 
 
 def ports(project: Project, profile: Profile) -> Iterator[Finding]:

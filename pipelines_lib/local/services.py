@@ -25,7 +25,7 @@ from pipelines_lib.errors import BadInput, Unavailable
 from pipelines_lib.launcher import warm_socket
 from pipelines_lib.serving import local
 from pipelines_lib.serving.pointer import pointer_path
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import read_json, store_of, write_json
 
 Say = Callable[[str], None]
 
@@ -266,7 +266,7 @@ def _wait(project: Project, profile: Profile, say: Say) -> None:
 def _serve_champions(project: Project, profile: Profile, say: Say) -> None:
     """What was deployed before the services were stopped, or the machine restarted, serves again."""
     for use_case in project.use_cases_or_errors()[0]:
-        root = Path(profile.store) / use_case.name
+        root = store_of(profile) / use_case.name
         if pointer_path(root).exists():
             say(f"{use_case.name} answers at {local.ensure(use_case, project, root).url}")
 

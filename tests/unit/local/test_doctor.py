@@ -129,6 +129,23 @@ def test_a_broken_record_is_told_and_hides_nothing(project):
     assert len(bad(examine(project))) >= 2
 
 
+def test_a_store_in_a_bucket_is_tried(project, bucket, troubled, troubled_bucket):
+    def findings():
+        return [f"{finding.what} -> {finding.remedy}" for finding in doctor.store(profile)]
+
+    assert not list(doctor.store(project.profile()))
+    profile = Profile(name="local", store=str(bucket), store_connection="troubled", tracking_uri="")
+    assert findings() == [f"the store {bucket} can be written to, and refuses one of two writers that meet -> "]
+    assert not list(bucket.objects())
+    troubled.fail("deaf", methods="PUT", times=3)
+    assert "conditional writes" in findings()[0]
+    troubled.heal()
+    troubled.fail("answer", methods="PUT", status=403, code="AccessDenied")
+    [said] = findings()
+    assert said.startswith(f"the store {bucket} can't be used -> {bucket}")
+    assert "refused access (AccessDenied)" in said
+
+
 def test_databases(project):
     profile = project.profile()
     assert list(doctor.databases(project, profile)) == []
