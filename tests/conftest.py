@@ -18,6 +18,7 @@ from pipelines_lib.jobs.stage import Stage
 from pipelines_lib.store import StorePath, at, write_json
 from pipelines_lib.use_case import UseCase
 from tests.kube_api.server import ApiServer
+from tests.troubled import Troubled
 
 # How long a draw takes says more about this machine, and about the modules that earlier tests have loaded, than about a test.
 settings.register_profile("sluice", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -122,6 +123,26 @@ def kube_api() -> Iterator[ApiServer]:
     """A Kubernetes API server with the namespaces `default` and `sluice`, without a node."""
     with ApiServer() as api:
         yield api
+
+
+@pytest.fixture
+def troubled(cloud: str) -> Iterator[Troubled]:
+    """The same store behind a proxy that gives trouble when it is told to."""
+    with Troubled(cloud) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """boto3 does not wait between attempts."""
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0)
+
+
+@pytest.fixture
+def troubled_bucket(bucket: StorePath, troubled: Troubled, monkeypatch: pytest.MonkeyPatch) -> StorePath:
+    """`bucket` as one comes to it through that proxy; the connection is `troubled`."""
+    connect(monkeypatch, troubled.address, "troubled")
+    return at(str(bucket), connection("troubled"))
 
 
 @pytest.fixture(params=["folder", "bucket"])

@@ -85,7 +85,9 @@ class Stage:
         folder = self.scratch(tempfile.gettempdir())
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if folder.is_symlink() or folder.stat().st_uid != os.getuid():
-            raise ConfigError(f"{folder} is another user's, and rows would lie there; have it removed, or set TMPDIR to a folder of your own")
+            raise ConfigError(
+                f"{folder} is another user's, and rows would lie there; have it removed, or set TMPDIR to a folder of your own"
+            )
         folder.chmod(0o700)
         return folder
 

@@ -3,8 +3,10 @@
 import errno
 import re
 import sys
+import tempfile
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -212,3 +214,17 @@ def test_by_hand_the_trials_come_before_the_training(project, monkeypatch, make_
     seen.clear()
     cli.run("credit", "training", "2026-01-01")
     assert seen[:5] == [("snapshot", None, 1, 1), ("tune", 0, 2, 3), ("tune", 1, 2, 3), ("tune", None, 2, 1), ("train", None, 1, 3)]
+
+
+def test_where_the_store_is_a_bucket_work_is_closed_to_others(sandbox, make_use_case, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    stage = sandbox.stage("train", make_use_case(), "2026-01-01")
+    assert stage.work == stage.folder
+    in_bucket = replace(stage, spec=stage.spec.model_copy(update={"store": "s3://bucket/prefix"}))
+    assert in_bucket.work == tmp_path / "tmp" / in_bucket.spec.work_name
+    assert in_bucket.work.stat().st_mode & 0o777 == 0o700
+
+    again = replace(in_bucket, spec=in_bucket.spec.model_copy(update={"run_id": "another"}))
+    (tmp_path / "tmp" / again.spec.work_name).symlink_to(tmp_path)
+    with pytest.raises(ConfigError, match="is another user's, and rows would lie there; have it removed, or set TMPDIR"):
+        _ = again.work
