@@ -11,6 +11,7 @@ import json
 import os
 import posixpath
 import re
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -24,13 +25,40 @@ from pipelines_lib.errors import ConfigError, SluiceError, Unavailable
 
 PREFIX = "s3://"
 """What the address of a bucket begins with."""
-ATTEMPTS = 4
+ATTEMPTS = 5
 """Of each request; between them boto3 waits longer and longer."""
-REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken", "403", "401")
+SECONDS_TO_CONNECT, SECONDS_TO_ANSWER = 10, 60
+"""How long a store may take before it is asked again."""
+REFUSED = ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "403", "401")
 """A store's words for: your keys do not open this."""
 _PASSING = ("SlowDown", "RequestTimeout", "Throttling", "429", "BadDigest", "IncompleteBody")
 """Its words for: not now."""
 
+_SKEWED = ("RequestTimeTooSkewed", "RequestExpired")
+_NO_BUCKET = "there is no such bucket; make it, or correct the address or the connection's endpoint_url"
+_NO_ACCESS = (
+    "the store refused access ({code}); correct the connection's login and password, or let it list, get, put and delete these objects"
+)
+_EXPIRED = (
+    "the token has expired ({code}); renew the connection's login, password and aws_session_token, or leave them out and give the machine or the "
+    "pod a role, whose tokens are renewed by themselves"
+)
+_ELSEWHERE = (
+    "the bucket is in {region} ({code}, status {status}); set the connection's region_name (AWS_DEFAULT_REGION where there is none), and its "
+    "endpoint_url where it names a region"
+)
+_LACKS = (
+    "the store lacks what is asked of it ({code}, status {status}); it needs conditional writes (If-None-Match and If-Match of PutObject), which "
+    "Amazon S3, MinIO and R2 have, and OSS and COS do not: docs/store.md says what to do"
+)
+_RULES: dict[str | int, str] = {
+    "NoSuchBucket": _NO_BUCKET,
+    **dict.fromkeys((*REFUSED, 401, 403), _NO_ACCESS),
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"), _EXPIRED),
+    **dict.fromkeys(("PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException", 301, 307), _ELSEWHERE),
+    **dict.fromkeys(("NotImplemented", 501), _LACKS),
+}
+"""Code or status of an answer to what is wrong and what to do about it."""
 _CHUNK = 1 << 23
 _PIECE = 1 << 26
 """Bytes of one request of a multipart upload; a store takes 10,000 of them."""
@@ -246,11 +274,12 @@ class S3Path:
             try:
                 self.access.client.put_object(Bucket=self.bucket, Key=self.key, Body=data, **condition)
             except ClientError as error:
+                about = error.response["ResponseMetadata"]
                 # 409: somebody else is at it at this very moment.
-                changed = error.response["ResponseMetadata"]["HTTPStatusCode"] in (409, 412)
-                if not changed and error.response["Error"].get("Code") != "NoSuchKey":
+                if about["HTTPStatusCode"] not in (409, 412) and error.response["Error"].get("Code") != "NoSuchKey":
                     raise
-                return False
+                # Where the answer to a first try was lost, what stands in the way of the second may be what the first has written.
+                return bool(about.get("RetryAttempts")) and self._holds(data)
         return True
 
     def copy_to(self, target: "S3Path") -> None:
@@ -265,6 +294,14 @@ class S3Path:
         with self._errors():
             self.access.client.delete_object(Bucket=self.bucket, Key=self.key)
 
+    def abort_uploads(self) -> None:
+        """End the uploads in pieces below this path that somebody has begun and not ended."""
+        pages = self.access.client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=self._below)
+        with self._errors():
+            for page in pages:
+                for upload in page.get("Uploads", []):
+                    self.access.client.abort_multipart_upload(Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
     @contextmanager
     def local(self) -> Iterator[Path]:
         """A copy of the object on this machine, for as long as it is read."""
@@ -273,6 +310,34 @@ class S3Path:
             with path.open("wb") as file:
                 self.fetch(file)
             yield path
+
+    def require_conditional_writes(self) -> None:
+        """Try, with an object of a name that nobody has, that the store writes one on condition. Raises `ConfigError` where it does not.
+
+        A store that passes over the condition would let one of two commits that meet overwrite the other, and nobody would be told.
+        """
+        probe = self / f"_{secrets.token_hex(8)}.tried"
+        try:
+            is_new = probe.replace(b"one", None)
+            is_deaf = is_new and (probe.replace(b"two", None) or probe.replace(b"two", f'"{"0" * 32}"'))
+        finally:
+            probe.unlink(missing_ok=True)
+        if is_deaf or not is_new:
+            raise ConfigError(f"{self}: {_LACKS.format(code='condition passed over', status=200)}")
+
+    def answers(self) -> None:
+        """Ask the store for what lies at or below this path. Raises as any request does."""
+        with explained(str(self), self.access.given):
+            self._ask()
+
+    def _ask(self) -> None:
+        self.access.client.list_objects_v2(Bucket=self.bucket, Prefix=self.key, MaxKeys=1)
+
+    def _holds(self, data: bytes) -> bool:
+        try:
+            return self.read_bytes() == data
+        except FileNotFoundError:
+            return False
 
     @property
     def _below(self) -> str:
@@ -297,8 +362,16 @@ class S3Path:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        from botocore.exceptions import ClientError  # noqa: PLC0415
+
         with explained(str(self), self.access.given):
-            yield
+            try:
+                yield
+            except ClientError as error:
+                if str(error.response["Error"].get("Code")).isdigit():
+                    # The answer to HEAD has no body that says why: without this, an object of no bucket would only be missing.
+                    self._ask()
+                raise
 
 
 class Access:
@@ -368,9 +441,9 @@ def _client_and_session(given: Connection | None) -> tuple[Any, Any]:
             # Newer clients send and ask for checksums that stores other than Amazon's don't know.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            retries={"mode": "standard", "max_attempts": ATTEMPTS},
-            connect_timeout=10,
-            read_timeout=60,
+            retries={"mode": "standard", "total_max_attempts": ATTEMPTS},
+            connect_timeout=SECONDS_TO_CONNECT,
+            read_timeout=SECONDS_TO_ANSWER,
             s3={"addressing_style": extra.get("addressing_style", "auto")},
         )
         session = boto3.Session(region_name=extra.get("region_name"), **keys)
@@ -402,7 +475,9 @@ def explained(address: str, given: Connection | None = None) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        raise _explained(where, error) from error
+        about = error.response["ResponseMetadata"]
+        region = about.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.response["Error"].get("Region")
+        raise of_answer(where, str(error.response["Error"].get("Code")), about["HTTPStatusCode"], region) from error
     except NoCredentialsError as error:
         raise ConfigError(
             f"{where}: there are no credentials; give the connection a login and a password, or the machine a role"
@@ -413,20 +488,20 @@ def explained(address: str, given: Connection | None = None) -> Iterator[None]:
         raise Unavailable(f"{where}: the store does not answer ({type(error).__name__}); it is tried again") from error
 
 
-def _explained(where: str, error: Any) -> SluiceError | OSError:
-    code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if code == "NoSuchBucket":
-        return ConfigError(f"{where}: there is no such bucket; make it, or correct the address or the connection's endpoint_url")
-    if code in REFUSED or status in (401, 403):
+def of_answer(where: str, code: str, status: int, region: str | None = None) -> SluiceError | OSError:
+    """What a store's answer means that was none: its code and status, and the region that it names, about the place `where`."""
+    rule = _RULES.get(code) or _RULES.get(status)
+    if rule is not None and code not in _SKEWED:
         return ConfigError(
-            f"{where}: the store refused access ({code}); correct the connection's login and password, "
-            "or let it list, get, put and delete these objects"
+            f"{where}: {rule.format(code=code, status=status, region=f'the region {region}' if region else 'another region')}"
         )
     if status == 404:
         return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
+    if code in _SKEWED:
+        return Unavailable(f"{where}: the store finds this machine's clock wrong ({code}); have it set (NTP), it is tried again")
     if status in (409, 412):
         return Unavailable(f"{where}: it was changed or removed meanwhile; it is tried again")
-    if (status >= 500 and status != 501) or code in _PASSING:
+    if status >= 500 or code in _PASSING:
         return Unavailable(f"{where}: the store does not answer ({code}, status {status}); it is tried again")
     return ConfigError(f"{where}: the store refused the request ({code}, status {status}); correct the address or the connection")
 

@@ -1,5 +1,6 @@
 """How Delta and Arrow reach the store that a table lies in: the way that boto3 takes, so that one connection opens all."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -9,14 +10,14 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 from deltalake.exceptions import DeltaError
 
-from pipelines_lib.errors import ConfigError, Unavailable
-from pipelines_lib.s3 import ATTEMPTS, REFUSED, Access, S3Path
+from pipelines_lib.errors import Unavailable
+from pipelines_lib.s3 import ATTEMPTS, SECONDS_TO_ANSWER, SECONDS_TO_CONNECT, Access, S3Path, of_answer
 from pipelines_lib.store import StorePath
 
-_SECONDS_TO_CONNECT, _SECONDS_TO_ANSWER = 10, 60
-_FROM_THE_STORE = ("Generic S3 error", "AWS Error", "Object at location")
+_FROM_THE_STORE = ("Generic S3 error", "Object at location", "The operation lacked", "AWS Error")
 """What errors say that come from a request: Delta's, Arrow's."""
-_NO_ACCESS = (*REFUSED, "ACCESS_DENIED", "lacked the necessary privileges", "403 Forbidden", "401 Unauthorized")
+_ANSWER = re.compile(r"\b([1-5]\d\d) [A-Z][a-z]+.*?<Code>(\w+)</Code>", re.DOTALL)
+"""How Delta quotes a store's answer."""
 
 
 def delta_options(table: StorePath) -> dict[str, str] | None:
@@ -29,8 +30,8 @@ def delta_options(table: StorePath) -> dict[str, str] | None:
         # Of two commits of one version, the second must not overwrite the first: it is refused.
         "conditional_put": "etag",
         "max_retries": str(ATTEMPTS),
-        "connect_timeout": f"{_SECONDS_TO_CONNECT}s",
-        "timeout": f"{_SECONDS_TO_ANSWER}s",
+        "connect_timeout": f"{SECONDS_TO_CONNECT}s",
+        "timeout": f"{SECONDS_TO_ANSWER}s",
     }
     if access.endpoint is not None:
         parts = urlsplit(access.endpoint)
@@ -76,14 +77,12 @@ def reached(path: StorePath) -> Iterator[None]:
         if not isinstance(path, S3Path) or isinstance(error, FileNotFoundError) or not any(words in said for words in _FROM_THE_STORE):
             raise
         where = f"{path}{f' (connection {path.access.given.name!r})' if path.access.given else ''}"
-        if any(words in said for words in _NO_ACCESS):
-            raise ConfigError(
-                f"{where}: the store refused access; correct the connection's login and password, or let it list, get, put and delete these objects"
-            ) from error
-        if "NoSuchBucket" in said:
-            raise ConfigError(
-                f"{where}: there is no such bucket; make it, or correct the address or the connection's endpoint_url"
-            ) from error
+        if "incorrectly configured region" in said:
+            raise of_answer(where, "PermanentRedirect", 301) from error
+        if (answer := _ANSWER.search(said)) is not None and answer[2] != "NoSuchKey":
+            raise of_answer(where, answer[2], int(answer[1])) from error
+        # Arrow has seen no reason, or Delta tells none: boto3 is told it, where there is one.
+        path.answers()
         raise Unavailable(f"{where}: the store does not answer ({said.splitlines()[0][:300]}); it is tried again") from error
 
 
@@ -103,7 +102,7 @@ def _opened(endpoint: str | None, region: str, style: str, keys: tuple[str, str,
         endpoint_override=None if parts is None else parts.netloc,
         scheme="https" if parts is None else parts.scheme,
         force_virtual_addressing=style == "virtual",
-        connect_timeout=_SECONDS_TO_CONNECT,
-        request_timeout=_SECONDS_TO_ANSWER,
+        connect_timeout=SECONDS_TO_CONNECT,
+        request_timeout=SECONDS_TO_ANSWER,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )

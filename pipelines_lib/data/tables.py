@@ -25,6 +25,7 @@ from pipelines_lib.data.stored_rows import StoredRows
 from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, opened, picked, read_file, told
 from pipelines_lib.data.table_store import delta_options, reached
 from pipelines_lib.errors import DataError
+from pipelines_lib.s3 import S3Path
 from pipelines_lib.store import StorePath
 
 Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
@@ -106,15 +107,21 @@ class Tables:
                     raise
         raise AssertionError("unreachable")
 
-    def append(self, layer: Layer, rows: pa.Table) -> None:
+    def append(self, layer: Layer, rows: pa.Table, *, batch: tuple[str, int] | None = None) -> None:
         """Add rows (with `partition_key`) in one commit; for what has no natural whole, such as answers of a service.
 
-        Raises `DataError` as `write` does.
+        `batch` is the writer and its number of the batch, counted from 1 on: one that is appended again, since it was not known to have landed,
+        lands once. Raises `DataError` as `write` does.
         """
+        once = None if batch is None else CommitProperties(app_transactions=[Transaction(app_id=batch[0], version=batch[1])])
         for attempt in range(_ATTEMPTS):
             try:
                 table = self._open(layer)
-                if table is not None:
+                if table is None:
+                    _check_store(self.path(layer))
+                else:
+                    if batch is not None and (table.transaction_version(batch[0]) or 0) >= batch[1]:
+                        return
                     _check_columns(self.path(layer), pa.schema(table.schema().to_arrow()), rows.schema)
                 with reached(self.path(layer)):
                     write_deltalake(
@@ -125,6 +132,7 @@ class Tables:
                         schema_mode="merge",
                         configuration=_CONFIGURATION if table is None else None,
                         storage_options=delta_options(self.path(layer)),
+                        commit_properties=once,
                         post_commithook_properties=_KEEP_THE_LOG,
                     )
                 return
@@ -286,6 +294,7 @@ class Tables:
             ) from error
 
     def _create(self, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+        _check_store(folder)
         create_table_with_add_actions(
             str(folder),
             Schema.from_arrow(_with_partition_key(columns)),
@@ -299,6 +308,12 @@ class Tables:
             commit_properties=CommitProperties(max_commit_retries=0),
         )
         return 0
+
+
+def _check_store(folder: StorePath) -> None:
+    """Before a table is made: of two commits that meet, the store must refuse one."""
+    if isinstance(folder, S3Path):
+        folder.require_conditional_writes()
 
 
 def _overwrite(table: DeltaTable, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:

@@ -5,6 +5,8 @@ find no place (or no store) are counted as lost.
 """
 
 import logging
+import secrets
+import socket
 import threading
 import time
 from collections import deque
@@ -103,6 +105,8 @@ class PredictionLog:
         self._flush_seconds = flush_seconds
         self._max_rows = max_rows
         self._queue: deque[Answers] = deque()
+        self._name = f"{socket.gethostname()}-{secrets.token_hex(8)}"
+        self._n_batches = 0
         self._changed = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="prediction-log", daemon=True)
@@ -154,10 +158,11 @@ class PredictionLog:
 
     def _write(self, batch: Sequence[Answers]) -> int:
         """Append the batch, one commit; returns the rows that got there."""
+        self._n_batches += 1
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 rows = as_table(batch)
-                self._tables.append("predictions", rows)
+                self._tables.append("predictions", rows, batch=(self._name, self._n_batches))
                 return int(rows.num_rows)
             except Exception:  # whatever the store says, the service goes on answering
                 log.exception("predictions could not be written (attempt %d of %d)", attempt, ATTEMPTS)

@@ -6,24 +6,19 @@ that is written last never stands for parts that are not there.
 
 import contextlib
 import errno
-import io
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import IO, Any, Protocol
+from typing import Protocol
 
 from pipelines_lib.connections import connection
-from pipelines_lib.errors import ConfigError, Unavailable
-from pipelines_lib.s3 import REFUSED, client_of
+from pipelines_lib.s3 import PREFIX, S3Path
 
 Piece = bytes | memoryview
 
 _NEW = ".new"
 """What a file's name ends with until it is whole."""
-_PIECE_OF_UPLOAD = 1 << 26
-"""Bytes of one request of a multipart upload; a store takes 10,000 of them."""
 
 
 class Place(Protocol):
@@ -106,115 +101,36 @@ class Bucket:
     """Objects below s3://bucket/prefix. `pipelines_lib/s3.py` lists the connection's fields."""
 
     def __init__(self, address: str, connection_name: str | None) -> None:
-        self._address = address.rstrip("/")
-        self._bucket, _, prefix = self._address.removeprefix("s3://").partition("/")
-        self._prefix = f"{prefix}/" if prefix else ""
-        self._connection = connection_name
-        self._client = client_of(None if connection_name is None else connection(connection_name))
+        self._path = S3Path.at(address, None if connection_name is None else connection(connection_name))
 
     def files(self) -> dict[str, int]:
         """Every object below the prefix and its size in bytes."""
-        found: dict[str, int] = {}
-        with self._errors(""):
-            for page in self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix):
-                found |= {each["Key"].removeprefix(self._prefix): each["Size"] for each in page.get("Contents", [])}
-        return found
+        return {path.relative_to(self._path).as_posix(): path.stat().st_size for path in self._path.objects()}
 
     def write(self, name: str, pieces: Iterable[Piece]) -> None:
         """In one request, or in several where it is big. Nobody sees the object before it is whole."""
-        from boto3.s3.transfer import TransferConfig  # noqa: PLC0415 - half a second that only buckets need
+        (self._path / name).write(pieces)
 
-        config = TransferConfig(multipart_threshold=_PIECE_OF_UPLOAD, multipart_chunksize=_PIECE_OF_UPLOAD, max_concurrency=4)
-        stream = io.BufferedReader(_Stream(pieces), 1 << 20)
-        with self._errors(name):
-            self._client.upload_fileobj(stream, self._bucket, self._prefix + name, Config=config)
-
-    @contextmanager
-    def opened(self, name: str) -> Iterator[Path]:
+    def opened(self, name: str) -> AbstractContextManager[Path]:
         """A copy, in a temporary folder."""
-        with TemporaryDirectory(prefix="sluice-") as folder:
-            path = Path(folder) / "object"
-            with path.open("wb") as file, self._errors(name):
-                self._fetch(name, file)
-            yield path
+        return (self._path / name).local()
 
     def remove(self, names: Iterable[str]) -> None:
         """One by one: stores other than Amazon's differ in how they take a list."""
         for name in names:
-            with self._errors(name):
-                self._client.delete_object(Bucket=self._bucket, Key=self._prefix + name)
+            (self._path / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Uploads that were begun and never ended: nobody sees them, and their bytes are paid for."""
-        with self._errors(""):
-            for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=self._prefix):
-                for upload in page.get("Uploads", []):
-                    self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+        self._path.abort_uploads()
 
     def __str__(self) -> str:
-        return self._address
-
-    def _fetch(self, name: str, file: IO[bytes]) -> None:
-        self._client.download_fileobj(self._bucket, self._prefix + name, file)
-
-    @contextmanager
-    def _errors(self, name: str) -> Iterator[None]:
-        from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ParamValidationError  # noqa: PLC0415
-
-        where = f"{self._address}/{name}{f' (connection {self._connection!r})' if self._connection else ''}"
-        try:
-            yield
-        except ClientError as error:
-            raise _explained(where, error) from error
-        except NoCredentialsError as error:
-            raise ConfigError(
-                f"{where}: there are no credentials; give the connection a login and a password, or the machine a role"
-            ) from error
-        except ParamValidationError as error:
-            raise ConfigError(f"{where}: is no address that a store can have; write s3://bucket/prefix") from error
-        except BotoCoreError as error:
-            raise Unavailable(f"{where}: the store does not answer ({type(error).__name__}); try again when it does") from error
+        return str(self._path)
 
 
 def place_of(address: str, connection_name: str | None = None) -> Place:
     """Where checkpoints at `address` lie: s3://bucket/prefix, or a folder."""
-    return Bucket(address, connection_name) if address.startswith("s3://") else Folder(Path(address))
-
-
-def _explained(where: str, error: Any) -> Exception:
-    code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
-    if code == "NoSuchBucket":
-        return ConfigError(f"{where}: there is no such bucket; make it, or correct the address of the checkpoints")
-    if code in REFUSED or status in (401, 403):
-        return ConfigError(
-            f"{where}: the store refused access ({code}); correct the connection's login and password, "
-            "or let it list, get, put and delete these objects"
-        )
-    if status == 404:
-        return FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), where)
-    return Unavailable(f"{where}: the store does not take the request ({code}, status {status}); try again when it does")
-
-
-class _Stream(io.RawIOBase):
-    """Pieces as a file to read from."""
-
-    def __init__(self, pieces: Iterable[Piece]) -> None:
-        self._pieces = iter(pieces)
-        self._rest = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return 0
-            self._rest = memoryview(piece)
-        n = min(len(buffer), len(self._rest))
-        buffer[:n] = self._rest[:n]
-        self._rest = self._rest[n:]
-        return n
+    return Bucket(address, connection_name) if address.startswith(PREFIX) else Folder(Path(address))
 
 
 def _to_disk(folder: Path) -> None:
