@@ -136,9 +136,11 @@ class _Kept:
 
 
 def _sinks(task: Task) -> list[Patient]:
-    sinks = [Patient("MLflow", lambda: _mlflow(task), later="the stage evaluate logs it")]
+    sinks = []
     if (kept := task.kept) is not None:
+        # First, since the launcher gives what is left of a killed try a few seconds.
         sinks.append(Patient(f"the copy of the journal, {kept},", lambda: _Kept(Path(task.journal), kept)))
+    sinks.append(Patient("MLflow", lambda: _mlflow(task), later="the stage evaluate logs it"))
     if task.tensorboard is not None:
         folder = Path(task.tensorboard)
         sinks.append(Patient(f"TensorBoard's files in {folder}", lambda: _event_files(folder)))
