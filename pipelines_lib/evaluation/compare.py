@@ -14,8 +14,8 @@ from pipelines_lib.contracts import Contract
 from pipelines_lib.evaluation.metrics import Floats, Truth, prepare
 from pipelines_lib.use_case import HIGHER_IS_BETTER
 
-_BLOCK = 4_000_000
-"""Weights held at once (float64: 32 MB)."""
+_BLOCK = 1 << 17
+"""Weights held at once (float64: 1 MB): what a core's own cache takes, in which sums are four times as fast."""
 _DEFINED = 0.9
 """Share of the resamples in which the metric must be defined for the interval to be one."""
 

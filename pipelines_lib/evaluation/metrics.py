@@ -80,10 +80,12 @@ def _roc_auc(truth: Truth, scores: Floats) -> Weighted:
     ranked = _Ranked(truth, scores)
 
     def auc(weights: Floats) -> Floats:
-        positive, negative = ranked.by_score(weights)
-        below = np.cumsum(negative, axis=1) - negative
-        pairs = (positive * (below + 0.5 * negative)).sum(axis=1)
-        return _ratio(pairs, positive.sum(axis=1) * negative.sum(axis=1))
+        positive, negative = weights[:, ranked.positives], _sums(weights[:, ranked.negatives])
+        beaten = negative[:, ranked.negatives_above]
+        if ranked.has_ties:
+            beaten = (beaten + negative[:, ranked.negatives_not_below]) / 2
+        pairs = np.einsum("bn,bn->b", positive, negative[:, -1:] - beaten)
+        return _ratio(pairs, positive.sum(axis=1) * negative[:, -1])
 
     return auc
 
@@ -96,10 +98,12 @@ def _average_precision(truth: Truth, scores: Floats) -> Weighted:
     ranked = _Ranked(truth, scores)
 
     def average_precision(weights: Floats) -> Floats:
-        positive, negative = (part[:, ::-1] for part in ranked.by_score(weights))
-        true, false = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
-        precision = np.divide(true, true + false, out=np.zeros_like(true), where=true + false > 0)
-        return _ratio((positive * precision).sum(axis=1), true[:, -1])
+        positive = weights[:, ranked.positives]
+        true = _sums(positive)[:, ranked.positives_not_below]
+        false = _sums(weights[:, ranked.negatives])[:, ranked.negatives_not_below]
+        # Where nothing was drawn down to here, what stands here was not drawn either: its precision counts 0 times.
+        precision = true / np.maximum(true + false, 1e-300)
+        return _ratio(np.einsum("bn,bn->b", positive, precision), positive.sum(axis=1))
 
     return average_precision
 
@@ -117,21 +121,33 @@ def _mean_of_defined(figures: Floats) -> Floats:
 
 
 class _Ranked:
-    """Rows sorted by the positive class's score, rows of equal score together."""
+    """Rows by the positive class's score, the highest first; for each positive row, how many rows stand above it.
+
+    The sorting is done once: what a resample needs of it are sums over the two classes in this order.
+    """
 
     def __init__(self, truth: Truth, scores: Floats) -> None:
         assert truth.positive is not None
-        column = scores[:, truth.positive]
-        self._order = np.argsort(column, kind="stable")
-        ranked = column[self._order]
-        self._starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-        self._is_positive = (truth.labels == truth.positive)[self._order]
+        column = -scores[:, truth.positive]
+        order = np.argsort(column, kind="stable")
+        is_positive = (truth.labels == truth.positive)[order]
+        self.positives, self.negatives = order[is_positive], order[~is_positive]
+        high, low = column[self.positives], column[self.negatives]
+        self.negatives_above = np.searchsorted(low, high, side="left")
+        self.negatives_not_below = np.searchsorted(low, high, side="right")
+        self.positives_not_below = np.searchsorted(high, high, side="right")
 
-    def by_score(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Weight of the positives and of the negatives at each distinct score, ascending: two arrays [b, distinct]."""
-        ranked = weights[:, self._order]
-        positive = np.add.reduceat(ranked * self._is_positive, self._starts, axis=1)
-        return positive, np.add.reduceat(ranked * ~self._is_positive, self._starts, axis=1)
+    @property
+    def has_ties(self) -> bool:
+        """Whether a positive and a negative row have the same score."""
+        return not np.array_equal(self.negatives_above, self.negatives_not_below)
+
+
+def _sums(weights: Floats) -> Floats:
+    """Sums of the first 0, 1, … n weights [b, n + 1]."""
+    out = np.zeros((len(weights), weights.shape[1] + 1))
+    np.cumsum(weights, axis=1, out=out[:, 1:])
+    return out
 
 
 def _accuracy(truth: Truth, scores: Floats) -> Weighted:
