@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned, several
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
-from pipelines_lib.use_case import ColumnType, Split, UseCase
+from pipelines_lib.use_case import LIKELY, ColumnType, Split, UseCase
 
 SAMPLE_ROWS = 200
 _PIECE_ROWS = 1 << 16
@@ -46,10 +46,33 @@ def truth_of(use_case: UseCase, rows: pa.Table, classes: tuple[str, ...]) -> Tru
     assert not found.null_count, "the classes are those of the snapshot that the rows are of"
     labels = found.to_numpy().astype(np.int64)
     positive = use_case.label.positive
-    return Truth(labels, classes, None if positive is None else places[positive])
+    lists = _places(rows, [use_case.entity]) if use_case.ranks_lists and use_case.entity is not None else None
+    return Truth(labels, classes, None if positive is None else places[positive], lists, use_case.gate.k)
 
 
-def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: tuple[str, ...], scores: NDArray[np.float32]) -> Comparison:
+def items_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64]:
+    """Place of the item that each row offers [n]: items are told apart by `training.model.item`."""
+    return _places(rows, use_case.training.model.item)
+
+
+def _places(rows: pa.Table, columns: Sequence[str]) -> NDArray[np.int64]:
+    """Place of each row's values of `columns` [n], equal where they are."""
+    places = np.zeros(rows.num_rows, np.int64)
+    for name in columns:
+        own = rows[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        places = np.unique(places * max(1, len(own.dictionary)) + np.asarray(own.indices, np.int64), return_inverse=True)[1]
+    return places
+
+
+def compare_with(
+    champion: Package,
+    use_case: UseCase,
+    test: pa.Table,
+    classes: tuple[str, ...],
+    scores: NDArray[np.float32],
+    *,
+    operating_point: float | None = None,
+) -> Comparison:
     """Score `champion` on the rows of `test` and compare the challenger's `scores` [n, C], C in the order of `classes`, with it.
 
     Rows that the champion learned from are left out. Raises `DataError` where too few others are left, and where the champion
@@ -84,10 +107,15 @@ def compare_with(champion: Package, use_case: UseCase, test: pa.Table, classes: 
         resamples=gate.resamples,
         seed=use_case.training.seed,
         groups=entities_of(use_case, test),
+        operating_points=(_or_likely(operating_point), _or_likely(theirs.operating_point)),
     )
     if not math.isfinite(found.difference):
         raise DataError(f"{gate.metric} is undefined on the {n_fair} rows of the hold-out that it did not learn from")
     return found
+
+
+def _or_likely(point: float | None) -> float:
+    return LIKELY if point is None else point
 
 
 def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.bool_]:
@@ -183,7 +211,7 @@ def entities_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
     owner = use_case.owner_column or use_case.entity
     if owner is None:
         return None
-    return np.asarray(rows[owner].combine_chunks().dictionary_encode(null_encoding="encode").indices, np.int64)
+    return _places(rows, [owner])
 
 
 def _json_value(value: Any) -> Any:

@@ -22,6 +22,9 @@ Weighted = Callable[[Floats], Floats]
 SMALLEST = 1e-15
 """A probability in a logarithm is at least this; a certain, wrong answer costs 34.5, not infinity."""
 
+_BINS, _ROWS_OF_BIN = 15, 50
+"""Bins of a calibration error, at most, and the rows that each should have."""
+
 
 @dataclass(frozen=True)
 class Truth:
@@ -33,6 +36,10 @@ class Truth:
     """Empty for a regression."""
     positive: int | None = None
     """Place of the positive class; binary tasks only."""
+    lists: NDArray[np.int64] | None = None
+    """Place of the list [n] that each row is of (what one entity was offered), where the order within lists counts."""
+    k: int = 10
+    """How many places of a list count."""
 
     @property
     def has_several(self) -> bool:
@@ -50,20 +57,35 @@ def several(labels: Any, classes: Sequence[str], separator: str) -> NDArray[np.b
     return found
 
 
-def prepare(metric: str, truth: Truth, scores: NDArray[np.float32]) -> Weighted:
-    """The metric of `scores` [n, C] against `truth`, ready to be weighted."""
-    return _METRICS[metric](truth, scores.astype(np.float64))
+def prepare(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> Weighted:
+    """The metric of `scores` [n, C] against `truth`, ready to be weighted. `f1` says yes from `operating_point` on."""
+    wide = scores.astype(np.float64)
+    if metric == "f1":
+        return _f1(truth, wide, operating_point)
+    return _METRICS[metric](truth, wide)
 
 
-def value(metric: str, truth: Truth, scores: NDArray[np.float32]) -> float:
+def value(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> float:
     """The metric of all rows, each counted once; NaN where it is undefined."""
-    return float(prepare(metric, truth, scores)(np.ones((1, len(scores))))[0])
+    return float(prepare(metric, truth, scores, operating_point)(np.ones((1, len(scores))))[0])
 
 
-def values(metrics: Sequence[str], truth: Truth, scores: NDArray[np.float32]) -> dict[str, float | None]:
+def values(metrics: Sequence[str], truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> dict[str, float | None]:
     """Several metrics; None where one is undefined."""
-    found = {metric: value(metric, truth, scores) for metric in metrics}
+    found = {metric: value(metric, truth, scores, operating_point) for metric in metrics}
     return {metric: figure if np.isfinite(figure) else None for metric, figure in found.items()}
+
+
+def operating_point(truth: Truth, scores: NDArray[np.float32]) -> float:
+    """The score of the positive class from which on a yes gives the best F1; of rows that are not the hold-out's, or it flatters itself."""
+    assert truth.positive is not None
+    column = scores[:, truth.positive].astype(np.float64)
+    order = np.argsort(-column, kind="stable")
+    ranked, right = column[order], np.cumsum(truth.labels[order] == truth.positive)
+    if not len(right) or not right[-1]:
+        return LIKELY
+    f1 = np.where(np.r_[ranked[1:] != ranked[:-1], True], 2 * right / (np.arange(1, len(right) + 1) + right[-1]), 0.0)
+    return float(ranked[f1.argmax()])
 
 
 def aligned(scores: NDArray[np.float32], classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float32]:
@@ -161,6 +183,47 @@ def _log_loss(truth: Truth, scores: Floats) -> Weighted:
     return _mean(-np.log(np.clip(of_truth, SMALLEST, 1.0)))
 
 
+def _brier(truth: Truth, scores: Floats) -> Weighted:
+    """Mean squared distance of the chances from what happened; of two classes the positive one's, of more the sum over all."""
+    if truth.positive is not None:
+        return _mean((scores[:, truth.positive] - (truth.labels == truth.positive)) ** 2)
+    happened = np.arange(scores.shape[1]) == truth.labels[:, None]
+    return _mean(((scores - happened) ** 2).sum(axis=1))
+
+
+def _calibration_error(truth: Truth, scores: Floats) -> Weighted:
+    """How far chances are from frequencies, over bins of equally many rows (adaptive calibration error; Nixon et al. 2019).
+
+    With bins of equal width, as they are common too, nearly all rows of a rare class lie in the first one, and say nothing of the others.
+    """
+    chances, came = confidence(truth, scores)
+    bins = equal_bins(chances)
+    marks = (np.arange(bins.max(initial=0) + 1) == bins[:, None]).astype(np.float64)
+    gaps = marks * (chances - came)[:, None]
+    return lambda weights: _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
+
+
+def confidence(truth: Truth, scores: Floats) -> tuple[Floats, Floats]:
+    """The chance that the model gave, and whether (1, 0) it came so, of each row [n]: of the positive class, or of the likeliest one."""
+    if truth.positive is not None:
+        return scores[:, truth.positive], (truth.labels == truth.positive).astype(np.float64)
+    return scores.max(axis=1), (scores.argmax(axis=1) == truth.labels).astype(np.float64)
+
+
+def equal_bins(chances: Floats) -> NDArray[np.int64]:
+    """Place of the bin of each row [n]: about equally many rows in each, equal chances in one; fewer bins of few rows."""
+    n_bins = int(np.clip(len(chances) // _ROWS_OF_BIN, 2, _BINS))
+    edges = np.unique(np.quantile(chances, np.arange(1, n_bins) / n_bins)) if len(chances) else np.zeros(0)
+    return np.searchsorted(edges, chances, side="left").astype(np.int64)
+
+
+def _f1(truth: Truth, scores: Floats, operating_point: float) -> Weighted:
+    said = scores[:, truth.positive] >= operating_point if truth.positive is not None else np.zeros(len(scores), bool)
+    true = truth.labels == truth.positive
+    right, total = 2.0 * (said & true), said.astype(np.float64) + true
+    return lambda weights: _ratio(weights @ right, weights @ total)
+
+
 def _macro_f1(truth: Truth, scores: Floats) -> Weighted:
     """Mean over the classes that occur in labels or predictions; a class never found right counts 0."""
     said, true = _said_and_true(truth, scores)
@@ -200,6 +263,74 @@ def _mae(truth: Truth, scores: Floats) -> Weighted:
     return _mean(np.abs(scores[:, 0] - truth.labels))
 
 
+def _pinball(quantile: float) -> Callable[[Truth, Floats], Weighted]:
+    """Mean cost of a forecast where a unit too little costs `quantile`, and one too much the rest of 1 (Koenker and Bassett 1978)."""
+
+    def prepared(truth: Truth, scores: Floats) -> Weighted:
+        missing = truth.labels - scores[:, 0]
+        return _mean(np.maximum(quantile * missing, (quantile - 1) * missing))
+
+    return prepared
+
+
+def _of_lists(figure: Callable[[NDArray[np.bool_], int, int], float]) -> Callable[[Truth, Floats], Weighted]:
+    """Mean over the lists with something that is wanted in them. A row of equal score comes after those that stood before it.
+
+    `figure` takes whether the rows of the first k places are wanted, best score first, how many of all rows are, and k. A list counts by its rows' weights,
+    which are equal where whole entities are drawn.
+    """
+
+    def prepared(truth: Truth, scores: Floats) -> Weighted:
+        assert truth.positive is not None
+        assert truth.lists is not None
+        order = np.lexsort((-scores[:, truth.positive], truth.lists))
+        wanted, lists = (truth.labels == truth.positive)[order], truth.lists[order]
+        starts = np.flatnonzero(np.r_[True, lists[1:] != lists[:-1]][: len(lists)])
+        parts = np.split(wanted, starts[1:]) if len(lists) else []
+        counted = np.array([bool(part.any()) for part in parts], bool)
+        of_list = np.array([figure(part[: truth.k], int(part.sum()), truth.k) if part.any() else 0.0 for part in parts])
+        sizes = np.array([len(part) for part in parts], np.float64)
+
+        def mean(weights: Floats) -> Floats:
+            if not len(starts):
+                return np.full(len(weights), np.nan)
+            of_lists = np.add.reduceat(weights[:, order], starts, axis=1) / sizes
+            return _ratio(of_lists @ of_list, of_lists @ counted)
+
+        return mean
+
+    return prepared
+
+
+def _ndcg(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:
+    """Gain falls with the logarithm of the place; over that of the best order (Järvelin and Kekäläinen 2002)."""
+    discounts = 1 / np.log2(np.arange(2, k + 2))
+    return float(discounts[: len(first)][first].sum() / discounts[:n_wanted].sum())
+
+
+def _recall(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:  # noqa: ARG001 - the first k are given
+    return float(first.sum() / n_wanted)
+
+
+def _average_of_list(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:
+    """Mean of the precision at each wanted row, over as many as k places have room for."""
+    precision = np.cumsum(first) / np.arange(1, len(first) + 1)
+    return float(precision[first].sum() / min(n_wanted, k))
+
+
+def coverage(items: NDArray[np.int64], truth: Truth, scores: NDArray[np.float32]) -> float:
+    """Share of the items (`items` [n] names each row's) that are among the first k of somebody's list; NaN of no rows."""
+    assert truth.positive is not None
+    assert truth.lists is not None
+    if not len(items):
+        return float("nan")
+    order = np.lexsort((-scores[:, truth.positive], truth.lists))
+    lists = truth.lists[order]
+    starts = np.flatnonzero(np.r_[True, lists[1:] != lists[:-1]])
+    place = np.arange(len(lists)) - np.repeat(starts, np.diff(np.r_[starts, len(lists)]))
+    return len(np.unique(items[order][place < truth.k])) / len(np.unique(items))
+
+
 def _mean(of_row: Floats) -> Weighted:
     return lambda weights: _ratio(weights @ of_row, weights.sum(axis=1))
 
@@ -217,4 +348,11 @@ _METRICS: Mapping[str, Callable[[Truth, Floats], Weighted]] = {
     "log_loss": _log_loss,
     "rmse": _rmse,
     "mae": _mae,
+    "brier": _brier,
+    "calibration_error": _calibration_error,
+    "pinball_10": _pinball(0.1),
+    "pinball_90": _pinball(0.9),
+    "ndcg": _of_lists(_ndcg),
+    "recall": _of_lists(_recall),
+    "map": _of_lists(_average_of_list),
 }

@@ -8,6 +8,7 @@ Rows are ranked by predicted uplift, the highest first (Radcliffe, Using control
 
 - `qini`: the area between the curve of what treating the first so many rows brings, per row of the hold-out and in the outcome's units, and
   the line that treating as many at random follows. 0 is a ranking that says nothing; `qini_lower` and `qini_upper` bound it.
+- `auuc`: the whole area under that curve: what the ranking brings, and what treating anybody brings, together.
 - `uplift_at_30`: the difference between the arms' mean outcomes among the first 30 % of the rows.
 - `average_uplift`: the same among all rows, whatever the model says.
 """
@@ -92,6 +93,7 @@ def of_treatment(
         lower, upper = interval(np.concatenate([ranked.qini(w) for w in draws(len(outcome), groups, resamples, seed)]), confidence)
     values: Mapping[str, float] = {
         "qini": float(ranked.qini(once)[0]),
+        "auuc": float(ranked.auuc(once)[0]),
         "uplift_at_30": float(ranked.uplift_of_first(once, _FIRST)[0]),
         "average_uplift": float(ranked.uplift_of_first(once, 1.0)[0]),
     }
@@ -110,8 +112,17 @@ class _Ranked:
 
     def qini(self, weights: Floats) -> Floats:
         """[b]; NaN without a row of each arm."""
+        area, whole = self._curve(weights)
+        return area - whole / 2
+
+    def auuc(self, weights: Floats) -> Floats:
+        """[b]; NaN without a row of each arm."""
+        return self._curve(weights)[0]
+
+    def _curve(self, weights: Floats) -> tuple[Floats, Floats]:
+        """The area under the curve of gains, and its end: two arrays [b], NaN without a row of each arm."""
         if not len(self._starts):
-            return np.full(len(weights), np.nan)
+            return np.full(len(weights), np.nan), np.full(len(weights), np.nan)
         weights = weights[:, self._order]
         total, n_treated = weights.sum(axis=1, keepdims=True), (weights * self._treated).sum(axis=1, keepdims=True)
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -122,8 +133,8 @@ class _Ranked:
         gain = _from_zero(np.add.reduceat(weights * signed, self._starts, axis=1) / total)
         share = _from_zero(np.add.reduceat(weights, self._starts, axis=1) / total)
         area = (np.diff(share, axis=1) * (gain[:, 1:] + gain[:, :-1]) / 2).sum(axis=1)
-        found: Floats = area - gain[:, -1] / 2
-        return np.where(((n_treated > 0) & (n_treated < total))[:, 0], found, np.nan)
+        defined = ((n_treated > 0) & (n_treated < total))[:, 0]
+        return np.where(defined, area, np.nan), np.where(defined, gain[:, -1], np.nan)
 
     def uplift_of_first(self, weights: Floats, share: float) -> Floats:
         """[b]: mean outcome of the treated less that of the control among the first `share` of the rows; NaN where one has no row there.

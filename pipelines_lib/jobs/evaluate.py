@@ -24,7 +24,8 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import metrics, uplift
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.evaluation.gates import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, known_split, sample, scores_of, truth_of
+from pipelines_lib.evaluation.holdout import compare_with, items_of, known_split, sample, scores_of, truth_of
+from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.features.arrow import Features
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -34,7 +35,7 @@ from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, ident
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
 from pipelines_lib.store import StorePath, read_json, write_json, write_text
-from pipelines_lib.use_case import METRICS, Split
+from pipelines_lib.use_case import LIKELY, Split, UseCase
 
 log = logging.getLogger("sluice")
 
@@ -69,8 +70,12 @@ class Challenger:
     test: pa.Table
     scores: NDArray[np.float32]
     """Of the rows of `test` [n, C]."""
+    truth: Truth
+    """Of the rows of `test`."""
+    operating_point: float | None
+    """Score from which on a yes gives the best F1 of the validation rows; binary tasks only."""
     figures: dict[str, float | None]
-    """Every metric of the task, and of a treatment's uplift; None where the hold-out leaves it undefined."""
+    """Every metric of the task, of lists and of a treatment's uplift; None where the hold-out leaves it undefined."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -85,9 +90,23 @@ def _challenger(stage: Stage) -> Challenger:
     scorer = Scorer.open(folder)
     test = snapshot.side(TEST)
     scores = scores_of(scorer, test, stage.use_case.feature_types)
-    truth = truth_of(stage.use_case, test, tuple(training["classes"]))
-    figures = metrics.values(METRICS[stage.use_case.task], truth, scores) | uplift.figures(stage.use_case, test, truth, scorer)
-    return Challenger(folder, snapshot, scorer, training, test, scores, figures)
+    classes = tuple(training["classes"])
+    truth = truth_of(stage.use_case, test, classes)
+    point = _operating_point(stage.use_case, snapshot, scorer, classes)
+    figures = metrics.values(stage.use_case.metrics, truth, scores, LIKELY if point is None else point)
+    if stage.use_case.ranks_lists:
+        figures["coverage"] = metrics.coverage(items_of(stage.use_case, test), truth, scores)
+    figures |= uplift.figures(stage.use_case, test, truth, scorer)
+    return Challenger(folder, snapshot, scorer, training, test, scores, truth, point, figures)
+
+
+def _operating_point(use_case: UseCase, snapshot: Snapshot, scorer: Scorer, classes: tuple[str, ...]) -> float | None:
+    """Of the validation rows: chosen on the hold-out, it would make the F1 there look better than it is."""
+    if use_case.task != "binary":
+        return None
+    types = use_case.feature_types
+    rows = snapshot.select(list(dict.fromkeys([*types, "label", *filter(None, [use_case.entity])])), VALIDATION)
+    return metrics.operating_point(truth_of(use_case, rows, classes), scores_of(scorer, rows, types))
 
 
 def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -> Evidence:
@@ -100,7 +119,14 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
             end = package.manifest.snapshot.partitions[-1]
             if metric is None:
                 raise DataError(f"{stage.use_case.gate.metric} is undefined on this hold-out")
-            comparison = compare_with(package, stage.use_case, challenger.test, challenger.classes, challenger.scores)
+            comparison = compare_with(
+                package,
+                stage.use_case,
+                challenger.test,
+                challenger.classes,
+                challenger.scores,
+                operating_point=challenger.operating_point,
+            )
         except DataError as error:
             # A champion that can't be scored must not keep every model after it from being judged: the gate decides.
             incomparable = str(error)
@@ -158,6 +184,7 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
         snapshot=snapshot.ref,
         split=_split(stage, snapshot),
         entity=use_case.entity,
+        operating_point=challenger.operating_point,
         mlflow_run_id=run.info.run_id,
     )
     write_json(stage.folder / "manifest.json", manifest)

@@ -82,7 +82,8 @@ def _performance(stage: Stage, tables: Tables, model: ModelRef) -> dict[str, Any
     assert rows is not None
     mine = rows.filter(pc.equal(rows["model_version"], model.version))
     manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
-    found = realised(mine, tables.read("labelled", [key]), stage.use_case, manifest.classes, manifest.positive)
+    labelled = tables.read("labelled", [key])
+    found = realised(mine, labelled, stage.use_case, manifest.classes, manifest.positive, operating_point=manifest.operating_point)
     return None if found is None else asdict(found)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
-from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
+from pipelines_lib.use_case import LIKELY, METRICS, Task, UseCase, classes_in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,15 @@ class Performance:
     """None where these rows leave one undefined."""
 
 
-def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: Sequence[str], positive: str | None) -> Performance | None:
+def realised(
+    answers: pa.Table,
+    labelled: pa.Table,
+    use_case: UseCase,
+    classes: Sequence[str],
+    positive: str | None,
+    *,
+    operating_point: float | None = None,
+) -> Performance | None:
     """Performance of `answers` (one version's), or None where no key tells which label belongs to which answer."""
     keys = use_case.columns_with("key")
     if not keys or not all(key in answers.column_names and key in labelled.column_names for key in keys):
@@ -43,7 +51,9 @@ def realised(answers: pa.Table, labelled: pa.Table, use_case: UseCase, classes: 
         known, scores = _known(labels, classes, positive), _scores(rows, use_case.task, classes, positive)
     else:
         known, scores = _of_several(rows, labels, classes, use_case.label.separator)
-    return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=metrics.values(_computable(use_case.task), known, scores))
+    point = LIKELY if operating_point is None else operating_point
+    figures = metrics.values(_computable(use_case.task), known, scores, point)
+    return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures)
 
 
 def _known(labels: list[Any], classes: Sequence[str], positive: str | None) -> metrics.Truth:
@@ -60,8 +70,8 @@ def _of_several(rows: pa.Table, labels: list[str], classes: Sequence[str], separ
 
 def _computable(task: Task) -> list[str]:
     # Of many classes the log keeps one probability alone: the predicted one's, or the largest.
-    lost = {"multiclass": "log_loss", "multilabel": "average_precision"}.get(task)
-    return [metric for metric in METRICS[task] if metric != lost]
+    lost = {"multiclass": ("log_loss", "brier", "calibration_error"), "multilabel": ("average_precision",)}.get(task, ())
+    return [metric for metric in METRICS[task] if metric not in lost]
 
 
 def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | None) -> NDArray[np.float32]:

@@ -81,6 +81,8 @@ class Manifest(Contract):
     """What decided which rows of the snapshot were learned from; None where nobody can say (rows prepared under other settings)."""
     entity: str | None = None
     """The column that says whose row it is, where `split` goes by entity."""
+    operating_point: float | None = None
+    """Score of the positive class from which on a yes gave the best F1 of the validation rows; binary tasks only."""
     mlflow_run_id: str
     files: dict[str, str] = Field(default_factory=dict)
     """File name to SHA-256."""

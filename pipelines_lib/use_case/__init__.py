@@ -4,7 +4,7 @@ Read at every DAG parse, so it imports pydantic and croniter alone.
 """
 
 from pipelines_lib.use_case.base import ConnectionName, Settings
-from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, Task, UseCase
+from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, OF_LISTS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers, Statistic
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
 from pipelines_lib.use_case.joins import Join
@@ -25,6 +25,7 @@ __all__ = [
     "HIGHER_IS_BETTER",
     "LIKELY",
     "METRICS",
+    "OF_LISTS",
     "RESERVED_COLUMNS",
     "CleaningStep",
     "Column",

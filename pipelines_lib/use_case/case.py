@@ -31,19 +31,29 @@ Task = Literal["binary", "multiclass", "multilabel", "regression"]
 HIGHER_IS_BETTER = {
     "roc_auc": True,
     "average_precision": True,
+    "f1": True,
     "accuracy": True,
     "macro_f1": True,
     "micro_f1": True,
     "log_loss": False,
+    "brier": False,
+    "calibration_error": False,
     "rmse": False,
     "mae": False,
+    "pinball_10": False,
+    "pinball_90": False,
+    "ndcg": True,
+    "recall": True,
+    "map": True,
 }
 METRICS: dict[Task, tuple[str, ...]] = {
-    "binary": ("roc_auc", "average_precision", "log_loss", "accuracy"),
-    "multiclass": ("accuracy", "macro_f1", "log_loss"),
+    "binary": ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error", "f1", "accuracy"),
+    "multiclass": ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error"),
     "multilabel": ("micro_f1", "macro_f1", "average_precision"),
-    "regression": ("rmse", "mae"),
+    "regression": ("rmse", "mae", "pinball_10", "pinball_90"),
 }
+OF_LISTS = ("ndcg", "recall", "map")
+"""Metrics of lists, for a model with `type: ranking` whose rows belong to entities."""
 
 
 class UseCase(Settings):
@@ -147,7 +157,12 @@ class UseCase(Settings):
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that fit its task."""
-        return METRICS[self.task]
+        return METRICS[self.task] + (OF_LISTS if self.ranks_lists else ())
+
+    @property
+    def ranks_lists(self) -> bool:
+        """Whether what is offered to one entity is a list, whose order counts."""
+        return self.training.model.type == "ranking" and self.entity is not None
 
     @property
     def entity(self) -> str | None:

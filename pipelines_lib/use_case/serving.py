@@ -9,7 +9,7 @@ class Gate(Settings):
     """What a challenger must show before it serves."""
 
     metric: str
-    """The one number that decides: roc_auc, average_precision, accuracy, macro_f1, log_loss, rmse, mae."""
+    """The one number that decides; which fit a task is in docs/evaluation.md."""
     floor: float
     """The worst value of `metric` that may serve (a ceiling for losses and errors)."""
     margin: float = Field(default=0.0, ge=0)
@@ -19,6 +19,8 @@ class Gate(Settings):
     """Paired bootstrap resamples."""
     min_rows: int = Field(default=50, ge=1)
     """Rows the hold-out must have for a verdict."""
+    k: int = Field(default=10, ge=1)
+    """How many places of a list count, for `ndcg`, `recall` and `map`."""
 
 
 class Deployment(Settings):

@@ -6,9 +6,10 @@ import pytest
 import sklearn.metrics as sk
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.calibration import calibration_curve
 
-from pipelines_lib.evaluation.metrics import Truth, aligned, prepare, several, value, values
-from pipelines_lib.use_case import HIGHER_IS_BETTER, METRICS
+from pipelines_lib.evaluation.metrics import Truth, aligned, coverage, operating_point, prepare, several, value, values
+from pipelines_lib.use_case import HIGHER_IS_BETTER, METRICS, OF_LISTS
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c", "d"), "multilabel": ("a", "b", "c")}
 SKLEARN = {
@@ -18,6 +19,12 @@ SKLEARN = {
     "macro_f1": lambda y, p: sk.f1_score(y, p.argmax(axis=1), average="macro", zero_division=0),
     "log_loss": lambda y, p: sk.log_loss(y, p, labels=list(range(p.shape[1]))),
     "micro_f1": lambda y, p: sk.f1_score(y, p >= 0.5, average="micro"),
+    "brier": lambda y, p: sk.brier_score_loss(
+        y, p[:, 1] if p.shape[1] == 2 else p, labels=range(p.shape[1]), scale_by_half=p.shape[1] == 2
+    ),
+    "f1": lambda y, p: sk.f1_score(y == 1, p[:, 1] >= 0.5, zero_division=0),
+    "pinball_10": lambda y, p: sk.mean_pinball_loss(y, p[:, 0], alpha=0.1),
+    "pinball_90": lambda y, p: sk.mean_pinball_loss(y, p[:, 0], alpha=0.9),
     "rmse": lambda y, p: sk.root_mean_squared_error(y, p[:, 0]),
     "mae": lambda y, p: sk.mean_absolute_error(y, p[:, 0]),
 }
@@ -27,6 +34,7 @@ SEVERAL = {
     "average_precision": lambda y, p: np.mean([sk.average_precision_score(y[:, c], p[:, c]) for c in range(y.shape[1]) if y[:, c].any()]),
 }
 EACH = [(task, metric) for task, metrics in METRICS.items() for metric in metrics]
+SKLEARNS = [(task, metric) for task, metric in EACH if metric != "calibration_error"]
 
 
 def problem(task, n, seed):
@@ -47,7 +55,7 @@ def problem(task, n, seed):
     return Truth(labels, CLASSES[task], 1 if task == "binary" else None), scores.astype(np.float32)
 
 
-@pytest.mark.parametrize(("task", "metric"), EACH)
+@pytest.mark.parametrize(("task", "metric"), SKLEARNS)
 @given(n=st.integers(4, 60), seed=st.integers(0, 10**6))
 def test_a_metric_is_scikit_learns(task, metric, n, seed):
     truth, scores = problem(task, n, seed)
@@ -55,7 +63,7 @@ def test_a_metric_is_scikit_learns(task, metric, n, seed):
     assert value(metric, truth, scores) == pytest.approx(known(truth.labels, scores.astype(np.float64)), abs=1e-6)
 
 
-@pytest.mark.parametrize(("task", "metric"), EACH)
+@pytest.mark.parametrize(("task", "metric"), SKLEARNS)
 @given(seed=st.integers(0, 10**6))
 def test_a_weight_is_a_number_of_copies(task, metric, seed):
     truth, scores = problem(task, 30, seed)
@@ -86,10 +94,91 @@ def test_scores_are_put_into_the_wanted_order():
 
 
 def test_every_metric_says_which_way_is_better():
-    assert {metric for _, metric in EACH} == set(HIGHER_IS_BETTER)
+    assert {metric for _, metric in EACH} | set(OF_LISTS) == set(HIGHER_IS_BETTER)
 
 
 def test_labels_of_several_classes_are_marks():
     found = several(pa.chunked_array([["b;a", ""], ["c", "x; a"]]), ("a", "b", "c"), ";")
     assert found.tolist() == [[True, True, False], [False, False, False], [False, False, True], [True, False, False]]
     assert several(pa.array([], pa.string()), ("a", "b"), ";").shape == (0, 2)
+
+
+def chances_of(positive):
+    return np.stack([1 - positive, positive], axis=1).astype(np.float32)
+
+
+@given(n=st.integers(100, 2000), seed=st.integers(0, 10**6))
+def test_the_calibration_error_is_that_of_scikit_learns_curve(n, seed):
+    random = np.random.default_rng(seed)
+    chance = np.unique(random.random(n)).astype(np.float32)
+    labels = (random.random(len(chance)) < chance**2).astype(int)
+    n_bins = int(np.clip(len(chance) // 50, 2, 15))
+    came, said = calibration_curve(labels, chance.astype(np.float64), n_bins=n_bins, strategy="quantile")
+    sizes = np.histogram(chance.astype(np.float64), np.quantile(chance.astype(np.float64), np.linspace(0, 1, n_bins + 1)))[0]
+    found = value("calibration_error", Truth(labels, ("no", "yes"), 1), chances_of(chance))
+    # Which bin takes a row that lies on an edge is a convention: at most one row a bin.
+    assert found == pytest.approx((np.abs(came - said) * sizes).sum() / len(chance), abs=2 * n_bins / len(chance))
+
+
+def test_chances_that_come_true_are_calibrated_and_sure_ones_are_not():
+    random = np.random.default_rng(0)
+    chance = random.random(20_000)
+    truth = Truth((random.random(20_000) < chance).astype(int), ("no", "yes"), 1)
+    assert value("calibration_error", truth, chances_of(chance)) < 0.015
+    assert value("calibration_error", truth, chances_of((chance > 0.5).astype(float))) == pytest.approx(0.25, abs=0.015)
+
+
+def test_a_calibration_error_of_several_classes_is_of_the_likeliest():
+    truth = Truth(np.array([0] * 60 + [1] * 40), ("a", "b", "c"))
+    assert value("calibration_error", truth, np.tile(np.array([0.6, 0.3, 0.1], np.float32), (100, 1))) == pytest.approx(0, abs=1e-6)
+    assert value("calibration_error", truth, np.tile(np.array([0.9, 0.1, 0.0], np.float32), (100, 1))) == pytest.approx(0.3, abs=1e-6)
+
+
+@given(n=st.integers(5, 60), seed=st.integers(0, 10**6))
+def test_no_other_operating_point_has_a_better_f1(n, seed):
+    truth, scores = problem("binary", n, seed)
+    best = value("f1", truth, scores, operating_point(truth, scores))
+    assert best >= max(value("f1", truth, scores, float(point)) for point in scores[:, 1]) - 1e-12
+
+
+def test_without_a_yes_the_operating_point_is_the_likelier_class():
+    assert operating_point(Truth(np.zeros(3, int), ("no", "yes"), 1), chances_of(np.array([0.1, 0.2, 0.3]))) == 0.5
+
+
+@given(n_lists=st.integers(1, 8), k=st.integers(1, 12), seed=st.integers(0, 10**6))
+def test_metrics_of_lists_are_those_of_each_list(n_lists, k, seed):
+    random = np.random.default_rng(seed)
+    lists = np.sort(random.integers(0, n_lists, 60))
+    labels, chance = random.integers(0, 2, 60), random.permutation(60) / 64
+    truth = Truth(labels, ("no", "yes"), 1, np.unique(lists, return_inverse=True)[1], k)
+    expected = {name: [] for name in OF_LISTS}
+    for place in np.unique(lists):
+        wanted, score = labels[lists == place], chance[lists == place]
+        if not wanted.any():
+            continue
+        first = wanted[np.argsort(-score)][:k]
+        expected["recall"].append(first.sum() / wanted.sum())
+        # scikit-learn wants two rows or more: one that is unwanted and comes last changes nothing.
+        expected["ndcg"].append(sk.ndcg_score([[*wanted, 0]], [[*score, -1]], k=k))
+        hits = [first[: i + 1].mean() for i in range(len(first)) if first[i]]
+        expected["map"].append(sum(hits) / min(wanted.sum(), k))
+    shuffled = random.permutation(60)
+    mixed = Truth(labels[shuffled], truth.classes, 1, truth.lists[shuffled], k)
+    for name, figures in expected.items():
+        found = value(name, mixed, chances_of(chance[shuffled]))
+        assert found == pytest.approx(np.mean(figures) if figures else np.nan, nan_ok=True, abs=1e-6)
+
+
+def test_drawing_a_list_twice_counts_it_twice():
+    truth = Truth(np.array([1, 0, 0, 1]), ("no", "yes"), 1, np.array([0, 0, 1, 1]), 1)
+    recall = prepare("recall", truth, chances_of(np.array([0.9, 0.1, 0.8, 0.2])))  # list 0 is right, list 1 wrong
+    assert recall(np.array([[1.0, 1, 1, 1], [2, 2, 1, 1], [0, 0, 1, 1], [0, 0, 0, 0]])) == pytest.approx(
+        [1 / 2, 2 / 3, 0, np.nan], nan_ok=True
+    )
+
+
+def test_coverage_is_the_share_of_items_that_somebody_is_shown():
+    truth = Truth(np.array([1, 0, 0, 1]), ("no", "yes"), 1, np.array([0, 0, 1, 1]), 1)
+    scores = chances_of(np.array([0.9, 0.1, 0.8, 0.2]))
+    assert coverage(np.array([0, 1, 0, 2]), truth, scores) == pytest.approx(1 / 3)
+    assert coverage(np.array([0, 1, 2, 0]), truth, scores) == pytest.approx(2 / 3)
