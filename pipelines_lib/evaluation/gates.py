@@ -1,13 +1,20 @@
 """The gates between a trained model and service: pure functions from figures to verdicts with reasons.
 
-The comparison with the champion passes a challenger that
+The comparison with the champion ends in one of three verdicts (`standing`):
 
-- is at least as good as the champion on the hold-out (difference ≥ 0): of two that look equal, the one with the fresher
-  data serves; or
-- looks worse, but provably by no more than `gate.margin`: the lower end of the interval of the difference is ≥ -margin
-  (a test of non-inferiority).
+- *better*: proven. The whole interval of the difference lies above 0.
+- *not worse*: it looks at least as good on the hold-out (difference ≥ 0), or it looks worse, but provably by no more than `gate.margin`: the
+  lower end of the interval is ≥ -margin (a test of non-inferiority).
+- *worse*: it looks worse, and may be so by more than the margin.
 
-What errors this makes, with S the standard error of the difference, and confidence 0.95:
+`gate.promote: not_worse` lets the first two serve: of two that look equal, the one with the fresher data. `promote: better` asks for the first.
+
+What errors this makes, with S the standard error of the difference, and confidence 0.95. For `better`:
+
+- A challenger exactly as good as the champion is called better with chance 2.5 %, whatever the margin; a worse one less often.
+- One better by 2.8 S is called so with chance 80 %, one better by 4 S with 98 %.
+
+For `not_worse`:
 
 - A challenger exactly as good as the champion is held with chance 1/2 at margin 0, and with less than 2.5 % once the
   margin is above 4 S. Holding it costs nothing: the champion, as good, goes on serving.
@@ -18,9 +25,13 @@ What errors this makes, with S the standard error of the difference, and confide
 - A challenger worse by three S or more passes with chance 0.1 % at margin 0.
 """
 
+from typing import Literal
+
 from pipelines_lib.contracts import Contract, GateResult
 from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.use_case import HIGHER_IS_BETTER, Gate
+
+Standing = Literal["better", "not worse", "worse"]
 
 
 class Evidence(Contract):
@@ -78,26 +89,40 @@ def _floor(settings: Gate, evidence: Evidence) -> GateResult:
 
 
 def _champion(settings: Gate, evidence: Evidence, force: bool) -> GateResult:
-    bound = -settings.margin
+    bound = -settings.margin if settings.promote == "not_worse" else 0.0
     if evidence.champion is None:
         return _result("champion", True, None, bound, "no champion serves yet")
     if evidence.comparison is None:
         why = f"version {evidence.champion} can't be compared: {evidence.incomparable}"
         return _result("champion", force, None, bound, f"{why}; {'forced' if force else 'run again with `force` to replace it'}")
-    difference, lower = evidence.comparison.difference, evidence.comparison.lower
-    passes = difference >= 0 or (lower is not None and lower >= bound)
-    return _result("champion", passes, difference, bound, _compared(settings, evidence, evidence.comparison))
+    verdict = standing(evidence.comparison, settings.margin)
+    passes = verdict == "better" or (verdict == "not worse" and settings.promote == "not_worse")
+    return _result("champion", passes, evidence.comparison.difference, bound, _compared(settings, evidence, evidence.comparison))
+
+
+def standing(comparison: Comparison, margin: float) -> Standing:
+    """What the comparison says of the challenger; the module's text has the error rates."""
+    if comparison.lower is not None and comparison.lower > 0:
+        return "better"
+    if comparison.difference >= 0 or (comparison.lower is not None and comparison.lower >= -margin):
+        return "not worse"
+    return "worse"
 
 
 def _compared(settings: Gate, evidence: Evidence, comparison: Comparison) -> str:
-    size = f"{abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {evidence.champion}"
+    size = f"{standing(comparison, settings.margin)}: {abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {evidence.champion}"
     figures = f"{settings.metric} {comparison.challenger:.4f} against {comparison.champion:.4f}"
     if comparison.n_rows < evidence.n_rows:
         figures += f" on the {comparison.n_rows} rows that it did not learn from"
     if comparison.lower is None or comparison.upper is None:
         return f"{size} ({figures}; too few rows of one class for an interval)"
     interval = f"{comparison.confidence:.0%} interval {comparison.lower:+.4f} … {comparison.upper:+.4f}"
-    return f"{size} ({figures}; {interval}; up to {settings.margin:g} worse is let through)"
+    asked = (
+        f"up to {settings.margin:g} worse is let through"
+        if settings.promote == "not_worse"
+        else "only what is proven better is let through"
+    )
+    return f"{size} ({figures}; {interval}; {asked})"
 
 
 def _old_partition(evidence: Evidence, partition_key: str, force: bool) -> GateResult:

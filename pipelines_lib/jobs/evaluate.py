@@ -52,7 +52,7 @@ def main(stage: Stage) -> JobResult:
         stage="evaluate",
         reason=_sentence(stage.use_case.gate.metric, evidence),
         figures={"holdout_rows": evidence.n_rows, **challenger.figures, **_against(evidence.comparison)},
-        outputs={"folder": stage.below(stage.folder), "mlflow_run_id": run.info.run_id},
+        outputs={"folder": stage.below(stage.folder), "mlflow_run_id": run.info.run_id, "champion": evidence.champion},
         links=tracking.page(stage.profile.mlflow_url, run),
     )
 

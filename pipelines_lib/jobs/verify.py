@@ -37,6 +37,7 @@ def main(stage: Stage) -> JobResult:
         package = Package.open(package_folder(stage.root, model))
         figures = _compare(package, model, service.port, stage.use_case.name)
         _hold_if_wrong(stage, model, figures)
+        _hold_if_overtaken(stage, model)
         _promote(stage, model)
     except Held:
         raise
@@ -116,6 +117,28 @@ def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> No
     now = f"version {before} serves again" if before is not None else "nothing serves"
     raise Held(
         f"version {model.version} is not promoted: {why}; {now}", {**figures, "model_version": model.version, "serving_version": before}
+    )
+
+
+def _hold_if_overtaken(stage: Stage, model: ModelRef) -> None:
+    """Roll back and raise `Held` where the champion of now is not the one that the gate compared with.
+
+    Of two trainings at once the first to end becomes champion; the second must be compared with it before it may take its place.
+    """
+    champion = ModelRegistry(connect(stage.profile.tracking_uri), model.name).champion()
+    compared = stage.result_of("evaluate").outputs.get("champion")
+    if champion is None or champion.version in (compared, model.version) or stage.spec.params.get("force"):
+        return
+    roll_back(stage, model)
+    remedy = (
+        "clear `evaluate` and what follows it in this run, and it is compared again"
+        if model.version > champion.version
+        else "start the training again, and its model is compared with the champion of now"
+    )
+    raise Held(
+        f"version {model.version} is not promoted: version {champion.version} became the champion while this training ran, and the gate compared with "
+        f"{'none' if compared is None else f'version {compared}'}; {remedy}",
+        {"model_version": model.version, "compared_with": compared, "champion_version": champion.version},
     )
 
 

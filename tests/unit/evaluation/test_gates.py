@@ -6,7 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipelines_lib.evaluation.compare import Comparison
-from pipelines_lib.evaluation.gates import Evidence, held, judge
+from pipelines_lib.evaluation.gates import Evidence, held, judge, standing
 from pipelines_lib.use_case import Gate
 
 GATE = Gate(metric="roc_auc", floor=0.7, margin=0.01, min_rows=50)
@@ -77,7 +77,7 @@ def test_the_reason_has_the_figures():
     [result] = [r for r in judge(GATE, against(-0.02, -0.03, -0.005), partition_key="2026-01-14", force=False) if r.gate == "champion"]
     assert (result.figure, result.bound) == (-0.02, -0.01)
     assert result.reason == (
-        "0.0200 worse than version 3 (roc_auc 0.8000 against 0.8200; 95% interval -0.0300 … -0.0050; up to 0.01 worse is let through)"
+        "worse: 0.0200 worse than version 3 (roc_auc 0.8000 against 0.8200; 95% interval -0.0300 … -0.0050; up to 0.01 worse is let through)"
     )
 
 
@@ -85,6 +85,18 @@ def test_the_reason_says_where_part_of_the_hold_out_was_compared_on():
     evidence = against(-0.02, -0.03, -0.005)
     fewer = evidence.model_copy(update={"comparison": evidence.comparison.model_copy(update={"n_rows": 60})})
     assert "0.8000 against 0.8200 on the 60 rows that it did not learn from;" in reason(fewer)
+
+
+@pytest.mark.parametrize(
+    ("difference", "lower", "verdict"),
+    [(0.02, 0.001, "better"), (0.02, 0.0, "not worse"), (0.02, None, "not worse"), (-0.005, -0.01, "not worse"), (-0.005, -0.011, "worse")],
+)
+def test_what_is_called_better_is_proven(difference, lower, verdict):
+    assert standing(against(difference, lower).comparison, 0.01) == verdict
+    strict = GATE.model_copy(update={"promote": "better"})
+    assert verdicts(against(difference, lower), strict)["champion"] == ("pass" if verdict == "better" else "hold")
+    if verdict == "not worse" and lower is not None:
+        assert "only what is proven better is let through" in reason(against(difference, lower), strict)
 
 
 @given(st.floats(-1, 1), st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5))
@@ -103,6 +115,8 @@ def test_the_error_rates_are_those_the_docstring_states():
         draws = truth + random.normal(size=n)
         return np.mean([verdicts(against(d, d - 1.96), settings)["champion"] == "pass" for d in draws])
 
+    better = [standing(against(d, d - 1.96).comparison, 4.0) for d in random.normal(size=4000)].count("better")
+    assert better / 4000 == pytest.approx(0.025, abs=0.008)
     assert passes(0, margin=0) == pytest.approx(0.5, abs=0.03)
     assert passes(0, margin=4) >= 0.97
     assert passes(-2, margin=2) == pytest.approx(0.025, abs=0.01)
@@ -133,7 +147,7 @@ def test_a_champion_whose_package_does_not_open_is_not_taken_for_none():
 
 
 def test_force_does_not_excuse_a_worse_model():
-    assert reason(against(-0.1, -0.2), force=True).startswith("champion: 0.1000 worse")
+    assert reason(against(-0.1, -0.2), force=True).startswith("champion: worse: 0.1000 worse")
     assert reason(against(0.1, 0.05, metric=0.6), force=True).startswith("floor:")
 
 

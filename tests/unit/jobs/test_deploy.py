@@ -21,6 +21,9 @@ class FakeRegistry:
     def __init__(self, client, name):
         assert name == "shop"
 
+    def champion(self):
+        return ModelRef(name="shop", version=self.promoted[-1], package="", run_id="mlflow") if self.promoted else None
+
     def promote(self, version):
         type(self).promoted.append(version)
 
@@ -51,6 +54,8 @@ def release(sandbox, shop, root, promoted):
             stage = type(stage)(spec, stage.use_case, stage.profile, stage.project)
             register = JobResult(stage="register", outputs={"model": model.model_dump(mode="json")})
             write_json(Path(f"{spec.run_dir}/register/result.json"), register)
+            evaluated = JobResult(stage="evaluate", outputs={"champion": promoted[-1] if promoted else None})
+            write_json(Path(f"{spec.run_dir}/evaluate/result.json"), evaluated)
             result = {"deploy": deploy_job, "verify": verify_job}[name].main(stage)
             write_json(stage.folder / "result.json", result)
         return result

@@ -79,6 +79,8 @@ class Outside:
     def __init__(self) -> None:
         self.broken: dict[str, Exception] = {}
         self.promoted: list[int] = []
+        self.champion: ModelRef | None = None
+        """The registry's of now."""
 
     def does(self, what, answer):
         """A stand-in for `what` that gives `answer(...)`, or raises what is set for it."""
@@ -99,6 +101,7 @@ def outside(monkeypatch, package):
     monkeypatch.setattr(local, "stop", lambda *_: True)
     monkeypatch.setattr(deploy, "_wait_for", made.does("wait", lambda *_: None))
     monkeypatch.setattr(verify, "connect", made.does("connect", lambda uri: None))
+    monkeypatch.setattr(verify.ModelRegistry, "champion", lambda _: made.champion)
     monkeypatch.setattr(verify.ModelRegistry, "promote", lambda _, version: made.promoted.append(version))
     answers(package, monkeypatch)
     monkeypatch.setattr(local, "ask", made.does("ask", local.ask))
@@ -117,6 +120,8 @@ def put_up(package, sandbox, make_use_case):
         write_pointer(stage.root, Deployment.candidate(model, stage.use_case, served))
         result = JobResult(stage="deploy", outputs={"model": model.model_dump(mode="json")})
         write_json(Path(f"{stage.spec.run_dir}/deploy/result.json"), result)
+        evaluated = JobResult(stage="evaluate", outputs={"champion": 1 if before else None})
+        write_json(Path(f"{stage.spec.run_dir}/evaluate/result.json"), evaluated)
         return stage
 
     return make
@@ -146,6 +151,29 @@ def test_a_failure_leaves_no_candidate_and_a_retry_puts_it_up_again(outside, put
     outside.broken.clear()
     verify.main(stage)
     assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (2, "serving")
+    assert outside.promoted == [2]
+
+
+@pytest.mark.parametrize(("before", "compared"), [(True, "version 1"), (False, "none")])
+@pytest.mark.parametrize(("winner", "remedy"), [(3, "start the training again"), (1, "clear `evaluate`")])
+def test_of_two_trainings_at_once_the_second_must_be_compared_with_the_first(outside, put_up, before, compared, winner, remedy):  # noqa: PLR0917
+    stage = put_up(before)
+    outside.champion = MODEL.model_copy(update={"version": winner})
+    if before and winner == 1:  # the champion that it was compared with
+        verify.main(stage)
+        assert outside.promoted == [2]
+        return
+    with pytest.raises(Held, match=f"version {winner} became the champion .* compared with {compared}; {remedy}") as held:
+        verify.main(stage)
+    assert held.value.figures["champion_version"] == winner
+    assert outside.promoted == []
+    assert (read_pointer(stage.root) and read_pointer(stage.root).model.version) == (1 if before else None)
+
+
+def test_a_champion_that_is_verified_again_stays_it(outside, put_up):
+    stage = put_up(True)
+    outside.champion = MODEL
+    verify.main(stage)
     assert outside.promoted == [2]
 
 
