@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines_lib.errors import DataError, SluiceError, Unavailable
+from pipelines_lib.errors import DataError, SluiceError
 from pipelines_lib.registry.package import Package
 from pipelines_lib.s3 import Stat
 from pipelines_lib.serving.guard import Guard
@@ -62,19 +62,21 @@ class Slot:
 
     def look(self) -> None:
         """Take over what the pointer names, if it changed since the last look."""
-        mark = _mark(pointer_path(self._root))
-        if mark == self._seen:
-            return
         try:
+            mark = _mark(pointer_path(self._root))
+            if mark == self._seen:
+                return
+            # What stands in the way may pass while the pointer stays: it is looked at again until it was taken over.
+            self._seen = None
             self._take(read_pointer(self._root))
             self.error = None
             self._seen = mark
-        except (OSError, Unavailable) as error:
-            # The store did not answer: look again.
-            self._report(error)
-        except SluiceError as error:
+        except DataError as error:
             # Looking again at the same bytes can't help; the next deployment may.
             self._seen = mark
+            self._report(error)
+        except (OSError, SluiceError) as error:
+            self._seen = None
             self._report(error)
 
     def _take(self, deployment: Deployment | None) -> None:
@@ -97,6 +99,8 @@ class Slot:
         return Served(deployment, package, _shape(deployment, package), guard)
 
     def _report(self, error: Exception) -> None:
+        if str(error) == self.error:
+            return  # said once until it changes, however often it is looked at
         self.error = str(error)
         log.error("version %s goes on serving: %s", self.served and self.served.version, error)
 
