@@ -44,7 +44,7 @@ def test_the_linters_find_nothing() -> None:
 def test_the_base_image_has_an_exact_version() -> None:
     [default] = [line.split("=", 1)[1] for line in LINES if line.startswith("ARG PYTHON_IMAGE=")]
     assert re.fullmatch(r"\S+:3\.\d+\.\d+-slim-\w+(@sha256:[0-9a-f]{64})?", default)
-    assert {base for base, _ in stages().values()} <= {"${PYTHON_IMAGE}", *stages()}
+    assert {base for base, _ in stages().values()} <= {"${PYTHON_IMAGE}", "scratch", *stages()}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -66,6 +66,12 @@ def test_an_environment_is_made_from_its_list_alone(role: str) -> None:
     own = stages()[f"build-{role}"][1]
     assert f"COPY docker/requirements/{role}.txt ./" in own
     assert [line for line in own if f"uv pip install --no-deps -r {role}.txt" in line]
+
+
+def test_a_build_of_torch_that_does_not_import_ends_the_build() -> None:
+    for role in ("job", "job-cuda"):
+        [installs] = [line for line in stages()[f"build-{role}"][1] if line.startswith("RUN")]
+        assert "&& /opt/venv/bin/python -c 'import torch" in installs
 
 
 def test_what_is_copied_exists_and_is_let_through() -> None:
