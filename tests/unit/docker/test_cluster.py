@@ -99,6 +99,33 @@ def test_nobody_talks_but_by_rule(folder: str) -> None:
     assert set(re.findall(r"component': '(\w+)'", str(list(policies.values())))) <= known
 
 
+def _opened(rules: list[Manifest], other: dict[str, str]) -> list[Any]:
+    """The ports, or None for all of them, that these rules open to or from a pod of the same namespace with the labels `other`."""
+    found = []
+    for rule in rules:
+        for peer in [*rule.get("from", ()), *rule.get("to", ())]:
+            wanted = peer.get("podSelector", {}).get("matchLabels", {})
+            if "podSelector" in peer and "matchExpressions" not in peer["podSelector"] and wanted.items() <= other.items():
+                found.append([port["port"] for port in rule["ports"]] if "ports" in rule else None)
+    return found
+
+
+@needs_kustomize
+@pytest.mark.parametrize("direction", ["ingress", "egress"])
+def test_of_the_jobs_only_ranks_of_a_training_reach_one_another(direction: str) -> None:
+    """The labels are those that orchestration/pods/manifest.py gives."""
+    job = {"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "job"}
+    rank, other = job | {"stage": "train"}, job | {"stage": "ingest"}
+
+    def between(one: dict[str, str], peer: dict[str, str]) -> list[Any]:
+        policies = [policy["spec"] for policy in of_kind("overlays/cloud", "NetworkPolicy")]
+        selected = [spec for spec in policies if spec["podSelector"].get("matchLabels", {}).items() <= one.items()]
+        return [ports for spec in selected for ports in _opened(spec.get(direction, []), peer)]
+
+    assert between(rank, rank) == [None]
+    assert between(other, other) == between(rank, other) == between(other, rank) == []
+
+
 @needs_kustomize
 def test_airflow_may_start_pods_and_read_no_secret() -> None:
     [role] = of_kind("overlays/kind", "Role")
