@@ -33,9 +33,11 @@ def earlier(context: Mapping[str, Any], use_case_name: str, pipeline: Pipeline, 
     try:
         use_case = project.use_case(use_case_name)
         profile = project.profile()
-        store = open_store(profile)
+        store, key = open_store(profile), partition_of(context, use_case)
+        spec = JobSpec(
+            stage=stage, pipeline=pipeline, use_case=use_case.name, partition_key=key, run_id=context["run_id"], store=profile.store
+        )
+        result = JobResult.model_validate(read_json(beside(store, f"{spec.stage_dir}/result.json")))
     except ConfigError as error:
         raise AirflowFailException(str(error)) from error
-    key = partition_of(context, use_case)
-    spec = JobSpec(stage=stage, pipeline=pipeline, use_case=use_case.name, partition_key=key, run_id=context["run_id"], store=profile.store)
-    return Earlier(use_case, store, key, JobResult.model_validate(read_json(beside(store, f"{spec.stage_dir}/result.json"))).outputs)
+    return Earlier(use_case, store, key, result.outputs)

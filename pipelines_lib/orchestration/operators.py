@@ -161,10 +161,13 @@ class LocalJobOperator(StageOperator):
         self._job: Job | None = None
 
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
-        """Run the stage to its end and return its figures."""
+        """Run the stage to its end and return its figures. Raises `AirflowFailException` where the store refuses its spec, or its result."""
         asked = self.asked(context)
-        self._job = Job(asked.spec, asked.project, asked.profile.grace_seconds, secrets=asked.secrets())
-        return self.outcome(asked, self._job.run(self.log.info), context)
+        try:
+            self._job = Job(asked.spec, asked.project, asked.profile.grace_seconds, secrets=asked.secrets())
+            return self.outcome(asked, self._job.run(self.log.info), context)
+        except ConfigError as error:
+            raise AirflowFailException(str(error)) from error
 
     def on_kill(self) -> None:
         """End every process of the stage."""

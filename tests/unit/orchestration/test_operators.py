@@ -1,6 +1,7 @@
 """The task around a stage: exit codes become Airflow's outcomes, and one function says which partition a run is for."""
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from pipelines_lib import failures
 from pipelines_lib.config import CheckpointStore, Project
 from pipelines_lib.contracts import JobResult, Pipeline
+from pipelines_lib.errors import Unavailable
 from pipelines_lib.failures import Failure
 from pipelines_lib.orchestration import operators
 from pipelines_lib.orchestration.operators import run_job
@@ -141,6 +143,28 @@ def test_a_training_gets_the_connection_to_its_checkpoints(project: Project, mon
     assert json.loads(FakeJob.secrets["SLUICE_CONN_OSS"])["password"] == "s3cret"
     execute(monkeypatch, project, 0, stage="evaluate")
     assert FakeJob.secrets == {}
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("fault", "outcome", "says"),
+    [
+        ({"status": 403, "code": "AccessDenied"}, AirflowFailException, "the store refused access"),
+        ({"status": 503, "code": "SlowDown"}, Unavailable, "the store does not answer"),
+    ],
+)
+def test_a_store_that_refuses_fails_for_good_and_one_that_does_not_answer_is_tried_again(
+    project: Project, monkeypatch: pytest.MonkeyPatch, *, troubled: Any, bucket: Any, fault: dict, outcome: type, says: str
+) -> None:
+    connection = os.environ["SLUICE_CONN_BUCKET"].replace(bucket.access.endpoint, troubled.address)
+    monkeypatch.setenv("AIRFLOW_CONN_TROUBLED", connection)
+    profile = project.profile().model_copy(update={"store": str(bucket), "store_connection": "troubled"})
+    monkeypatch.setattr(Project, "profile", lambda *_: profile)
+    troubled.fail("answer", methods="GET PUT HEAD", times=1000, **fault)
+    task = run_job(project.use_case("shop"), Pipeline.TRAINING, "gate")
+    with pytest.raises(outcome, match=says) as raised:
+        task.execute({"partition_key": "2026-01-02", "params": {}, "run_id": "r", "ti": TaskInstance(), "outlet_events": {}})
+    assert type(raised.value) is outcome
 
 
 @pytest.mark.usefixtures("named_connection")
