@@ -140,7 +140,7 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
         table="labelled",
         version=version,
         partitions=tuple(partitions),
-        columns=tuple(dict.fromkeys([*use_case.features(), *owners, "label", "split"])),
+        columns=tuple(dict.fromkeys([*use_case.features(), *owners, "label", "split", *use_case.gate.columns()])),
         sides=sides_of_partitions(partitions, use_case.split, use_case.gap) if use_case.split.by == "time" else None,
         n_rows=0,
         config_hash=use_case.data_hash(),

@@ -25,30 +25,15 @@ For `not_worse`:
 - A challenger worse by three S or more passes with chance 0.1 % at margin 0.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from pipelines_lib.contracts import Contract, GateResult
+from pipelines_lib.contracts import GateResult
 from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.evaluation.evidence import Evidence, Measured
 from pipelines_lib.use_case import HIGHER_IS_BETTER, Gate
 
 Standing = Literal["better", "not worse", "worse"]
-
-
-class Evidence(Contract):
-    """What the gates look at; an evaluation leaves it behind as JSON."""
-
-    n_rows: int
-    """Rows of the hold-out."""
-    metric: float | None
-    """The challenger's; None where the hold-out leaves it undefined."""
-    comparison: Comparison | None
-    """None without a champion, or with one that can't be compared."""
-    champion: int | None
-    """The champion's version; None where there is none."""
-    incomparable: str | None
-    """Why the champion can't be scored on this hold-out, where it can't."""
-    champion_end: str | None
-    """The newest partition that the champion was trained on; None where its package does not open."""
 
 
 def judge(settings: Gate, evidence: Evidence, *, partition_key: str, force: bool) -> list[GateResult]:
@@ -56,11 +41,14 @@ def judge(settings: Gate, evidence: Evidence, *, partition_key: str, force: bool
 
     `force`: a person lets the run replace a champion that it can't be compared with, or that saw newer data.
     """
+    asked = [_slices, _calibration, _robustness, _impact, _opportunity, _latency, _size, _cost]
     return [
         _enough_rows(settings, evidence),
+        _unseen_rows(evidence),
         _floor(settings, evidence),
         _champion(settings, evidence, force),
         _old_partition(evidence, partition_key, force),
+        *(result for gate in asked if (result := gate(settings, evidence)) is not None),
     ]
 
 
@@ -74,6 +62,16 @@ def _enough_rows(settings: Gate, evidence: Evidence) -> GateResult:
     enough = evidence.n_rows >= settings.min_rows
     return _result(
         "rows", enough, evidence.n_rows, settings.min_rows, f"{evidence.n_rows} rows in the hold-out, {settings.min_rows} needed"
+    )
+
+
+def _unseen_rows(evidence: Evidence) -> GateResult:
+    n_known = evidence.known_rows
+    if not n_known:
+        return _result("unseen rows", True, 0, 0, "no row of the hold-out belongs to an entity, a group or a row that was learned from")
+    remedy = "prepare the window's partitions again under one `split`, then train again"
+    return _result(
+        "unseen rows", False, n_known, 0, f"{n_known} of {evidence.n_rows} rows of the hold-out belong to who was learned from; {remedy}"
     )
 
 
@@ -135,6 +133,152 @@ def _old_partition(evidence: Evidence, partition_key: str, force: bool) -> GateR
         return _result("old partition", True, None, None, f"the champion saw data up to {evidence.champion_end}, this run is no older")
     reason = f"a run for {partition_key} can't replace a champion that saw {evidence.champion_end}"
     return _result("old partition", force, None, None, f"{reason}, but for `force`" + (", which is set" if force else ""))
+
+
+# The gates that a use case asks for; None where it does not. Of figures with an interval those hold that are proven: with many parts, some look bad by luck.
+
+
+def _slices(settings: Gate, evidence: Evidence) -> GateResult | None:
+    if not settings.slices:
+        return None
+    floors = {asked.column: settings.floor if asked.floor is None else asked.floor for asked in settings.slices}
+    higher = HIGHER_IS_BETTER[settings.metric]
+    judged = [part for part in evidence.slices if part.figure is not None and part.of in floors]
+    if not judged:
+        return _result("slices", True, None, None, "no part has the rows to be judged (gate.slices, min_rows)")
+
+    def room(part: Measured) -> float:
+        """How far the interval's better end is from the floor; negative where the part is proven to miss it."""
+        end = part.upper if higher else part.lower
+        return float("inf") if end is None else (end - floors[part.of]) * (1 if higher else -1)
+
+    worst = min(judged, key=room)
+    failed = [part for part in judged if room(part) < 0]
+    bound = floors[worst.of]
+    said = [f"{_shown(part)}, and it must be at {'least' if higher else 'most'} {floors[part.of]:g}" for part in failed]
+    few = len(evidence.slices) - len(judged)
+    reason = (
+        "; ".join(said)
+        or f"no part of {len(judged)} is proven to miss its floor{f', {few} have too few rows' if few else ''}; nearest: {_shown(worst)}"
+    )
+    return _result("slices", not failed, worst.figure, bound, reason)
+
+
+def _calibration(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bound, found, chance = settings.calibration, evidence.calibration, evidence.calibration_by_chance
+    if bound is None:
+        return None
+    if found is None or chance is None:
+        return _result(
+            "calibration", False, None, bound, "the calibration error is undefined; widen training.window, so that there is a hold-out"
+        )
+    figures = f"calibration error {found:.4f}, at most {bound:g} asked; a perfect model of so many rows stays below {chance:.4f} in 19 of 20 cases"
+    return _result("calibration", found <= max(bound, chance), found, bound, figures)
+
+
+def _robustness(settings: Gate, evidence: Evidence) -> GateResult | None:
+    if settings.robustness is None:
+        return None
+    bound, lost = settings.robustness.loss, [(kind.figure, kind) for kind in evidence.robustness if kind.figure is not None]
+    if not lost:
+        return _result(
+            "robustness",
+            False,
+            None,
+            bound,
+            f"{settings.metric} is undefined on worse inputs, or no feature can become worse; mend or remove gate.robustness",
+        )
+    worst, _ = max(lost, key=lambda pair: pair[0])
+    figures = ", ".join(f"{kind.name} {loss:+.4f}" for loss, kind in lost)
+    return _result("robustness", worst <= bound, worst, bound, f"{settings.metric} loses by {figures}; at most {bound:g} asked")
+
+
+def _impact(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bounds = {asked.column: asked.impact for asked in settings.fairness}
+    return _fair("disparate impact", bounds, evidence.impact, lower_is_worse=True)
+
+
+def _opportunity(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bounds = {asked.column: asked.opportunity for asked in settings.fairness}
+    return _fair("equal opportunity", bounds, evidence.opportunity, lower_is_worse=False)
+
+
+def _fair(gate: str, bounds: Mapping[str, float], groups: Sequence[Measured], *, lower_is_worse: bool) -> GateResult | None:
+    if not bounds:
+        return None
+    known = [(group.figure, group) for group in groups if group.figure is not None and group.of in bounds]
+    if not known:
+        return _result(
+            gate,
+            False,
+            None,
+            None,
+            "no two groups have the rows, or the yeses, to be compared; lower min_rows or threshold in gate.fairness, or widen training.window",
+        )
+
+    def proven(group: Measured) -> bool:
+        end = group.upper if lower_is_worse else group.lower
+        return end is not None and (end < bounds[group.of] if lower_is_worse else end > bounds[group.of])
+
+    failed = [group for _, group in known if proven(group)]
+    figure, worst = (min if lower_is_worse else max)(known, key=lambda pair: pair[0])
+    asked = f"at {'least' if lower_is_worse else 'most'} {bounds[worst.of]:g} asked"
+    shown = "; ".join(map(_shown, failed)) or f"no gap beyond the bound is proven; widest: {_shown(worst)}"
+    return _result(gate, not failed, figure, bounds[worst.of], f"{shown}; {asked}")
+
+
+def _latency(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bound, found = settings.milliseconds, evidence.milliseconds
+    if bound is None:
+        return None
+    said = "undefined, without a row" if found is None else f"{found:.3f} ms a row"
+    return _result("latency", found is not None and found <= bound, found, bound, f"{said}, at most {bound:g} ms asked")
+
+
+def _size(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bound, found = settings.max_bytes, evidence.n_bytes
+    if bound is None or found is None:
+        return None
+    return _result("size", found <= bound, found, bound, f"graph and transform have {found:,} bytes, at most {bound:,} asked")
+
+
+def _cost(settings: Gate, evidence: Evidence) -> GateResult | None:
+    bound, comparison = settings.cost_per_point, evidence.comparison
+    if bound is None:
+        return None
+    if comparison is None:
+        return _result("cost", True, None, bound, "nothing to gain over: there is no champion, or it can't be compared")
+    if evidence.cost is None:
+        return _result(
+            "cost",
+            False,
+            None,
+            bound,
+            "nobody knows what the run cost; give the profile `prices` and `cloud`, or remove gate.cost_per_point",
+        )
+    paid = f"{evidence.cost:.4g} {evidence.currency}"
+    points = gained_points(comparison)
+    if points <= 0:
+        return _result("cost", False, None, bound, f"{paid} brought no gain, and at most {bound:g} a point is asked")
+    return _result(
+        "cost",
+        evidence.cost / points <= bound,
+        evidence.cost / points,
+        bound,
+        f"{paid} for {points:.2f} points; at most {bound:g} a point asked",
+    )
+
+
+def gained_points(comparison: Comparison) -> float:
+    """The difference in points: of 0.01 where the metric lies between 0 and 1, of 1 % of the champion's where it is a loss or an error."""
+    if HIGHER_IS_BETTER[comparison.metric] or comparison.metric in ("brier", "calibration_error"):
+        return 100 * comparison.difference
+    return 100 * comparison.difference / comparison.champion if comparison.champion else 0.0
+
+
+def _shown(part: Measured) -> str:
+    interval = "" if part.lower is None or part.upper is None else f", {part.lower:.4f} … {part.upper:.4f}"
+    return f"{part.name} {part.figure:.4f} ({part.n_rows} rows{interval})"
 
 
 def _result(gate: str, passes: bool, figure: float | None, bound: float | None, reason: str) -> GateResult:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION, sides_of_partitions
+from pipelines_lib.data.snapshot import Snapshot
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.compare import Comparison, compare
@@ -112,6 +113,17 @@ def compare_with(
     if not math.isfinite(found.difference):
         raise DataError(f"{gate.metric} is undefined on the {n_fair} rows of the hold-out that it did not learn from")
     return found
+
+
+def known_rows(use_case: UseCase, snapshot: Snapshot) -> int:
+    """How many rows of the hold-out belong to an owner (entity, group, or the row itself) of training or validation rows: there should be none."""
+    owner = use_case.owner_column or "row_id"
+    judges = snapshot.column(owner, TEST)
+    known = pc.unique(judges.drop_null())
+    for rows in snapshot.batches([owner, "split"]):
+        learned = rows[owner].filter(pc.is_in(rows["split"], pa.array([TRAIN, VALIDATION])))
+        known = known.filter(pc.invert(pc.is_in(known, value_set=pc.unique(learned).drop_null())))
+    return len(judges.drop_null()) - int(pc.sum(pc.is_in(judges.drop_null(), value_set=known)).as_py() or 0)
 
 
 def _or_likely(point: float | None) -> float:

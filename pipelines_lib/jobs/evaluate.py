@@ -21,10 +21,10 @@ from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.evaluation import metrics, uplift
+from pipelines_lib.evaluation import groups, metrics, probes, uplift
 from pipelines_lib.evaluation.compare import Comparison
-from pipelines_lib.evaluation.gates import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, items_of, known_split, sample, scores_of, truth_of
+from pipelines_lib.evaluation.evidence import Evidence
+from pipelines_lib.evaluation.holdout import compare_with, items_of, known_rows, known_split, sample, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.features.arrow import Features
 from pipelines_lib.jobs.snapshot import snapshot_of
@@ -33,7 +33,7 @@ from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, identity, parameters
 from pipelines_lib.registry.models import ModelRegistry
-from pipelines_lib.registry.package import Feature, Manifest, Package, Scorer, predicted
+from pipelines_lib.registry.package import MODEL, TRANSFORM, Feature, Manifest, Package, Scorer, predicted
 from pipelines_lib.store import StorePath, read_json, write_json, write_text
 from pipelines_lib.use_case import LIKELY, Split, UseCase
 
@@ -137,7 +137,43 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
         champion=champion.version if champion else None,
         incomparable=incomparable,
         champion_end=end,
+        known_rows=known_rows(stage.use_case, challenger.snapshot),
+        **_asked(stage.use_case, challenger),
+        milliseconds=probes.milliseconds(stage.use_case, challenger.test, challenger.scorer),
+        n_bytes=sum((challenger.folder / name).stat().st_size for name in (MODEL, TRANSFORM)),
+        **_price(stage),
     )
+
+
+def _asked(use_case: UseCase, challenger: Challenger) -> dict[str, Any]:
+    """What the gates that a use case may ask for look at."""
+    test, truth, scores, point = challenger.test, challenger.truth, challenger.scores, challenger.operating_point
+    impact, opportunity = groups.fairness(use_case, test, truth, scores, point)
+    error = challenger.figures.get("calibration_error")
+    asked = use_case.gate.robustness
+    worse = [] if asked is None else probes.robustness(_probe(use_case, challenger, asked.rows), asked)
+    return {
+        "slices": groups.slices(use_case, test, truth, scores, point),
+        "calibration": error,
+        "calibration_by_chance": None if error is None else metrics.calibration_by_chance(truth, scores),
+        "robustness": worse,
+        "impact": impact,
+        "opportunity": opportunity,
+    }
+
+
+def _probe(use_case: UseCase, challenger: Challenger, rows: int) -> probes.Probe:
+    return probes.Probe(
+        use_case, challenger.test, challenger.scorer, challenger.classes, operating_point=challenger.operating_point, rows=rows
+    )
+
+
+def _price(stage: Stage) -> dict[str, Any]:
+    """What the run has cost in the profile's cloud until here."""
+    cloud = stage.profile.cloud
+    if cloud is None:
+        return {}
+    return {"cost": _cost(stage)[f"cost_{cloud}"], "currency": stage.profile.prices[cloud].currency}
 
 
 def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence: Evidence) -> Run:

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import Held
-from pipelines_lib.evaluation.gates import Evidence, held, judge
+from pipelines_lib.evaluation.evidence import Evidence
+from pipelines_lib.evaluation.gates import held, judge
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.store import read_json, write_json
 
@@ -37,7 +38,7 @@ def main(stage: Stage) -> JobResult:
 
 def _print(results: Sequence[GateResult]) -> None:
     for result in results:
-        log.info("%-4s  %-13s  %s", result.verdict, result.gate, result.reason)
+        log.info("%-4s  %-17s  %s", result.verdict, result.gate, result.reason)
 
 
 def _figures(stage: Stage, evidence: Evidence, results: Sequence[GateResult]) -> dict[str, JsonValue]:

@@ -7,6 +7,7 @@ from pipelines_lib.use_case.base import ConnectionName, Settings
 from pipelines_lib.use_case.case import HIGHER_IS_BETTER, METRICS, OF_LISTS, Task, UseCase
 from pipelines_lib.use_case.cleaning import CleaningStep, FillForward, Outliers, Statistic
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Protect, Role
+from pipelines_lib.use_case.gate import Gate
 from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import LIKELY, Label, classes_in
 from pipelines_lib.use_case.monitoring import Monitoring
@@ -15,7 +16,7 @@ from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
-from pipelines_lib.use_case.serving import Deployment, Gate
+from pipelines_lib.use_case.serving import Deployment
 from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Model, Shuffle, Training

@@ -13,6 +13,7 @@ from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case.base import Settings, connections_in
 from pipelines_lib.use_case.cleaning import CleaningStep
 from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType, PrivacyRole, Role
+from pipelines_lib.use_case.gate import Gate
 from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import Label
 from pipelines_lib.use_case.monitoring import Monitoring
@@ -20,7 +21,7 @@ from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality
 from pipelines_lib.use_case.rules import FieldErrors, disagreements
 from pipelines_lib.use_case.schedule import Schedule
-from pipelines_lib.use_case.serving import Deployment, Gate
+from pipelines_lib.use_case.serving import Deployment
 from pipelines_lib.use_case.source import Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Training

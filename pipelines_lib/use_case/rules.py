@@ -69,6 +69,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             ("gate", "metric"),
             f"metric {use_case.gate.metric!r} does not fit a {use_case.task} task; use one of {', '.join(use_case.metrics)}",
         )
+    yield from _gate(use_case, unknown)
     for index, step in enumerate(use_case.clean):
         for name in step.columns():
             if name not in columns:
@@ -82,6 +83,27 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
     yield from _protected_away(use_case)
     yield from _strategy(use_case)
     yield from tuning_problems(use_case)
+
+
+def _gate(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What the gates look at is there in the labelled rows, and fits the task."""
+    gate = use_case.gate
+    asked = {"slices": [part.column for part in gate.slices], "fairness": [part.column for part in gate.fairness]}
+    for setting, names in asked.items():
+        for index, name in enumerate(names):
+            where = ("gate", setting, index, "column")
+            if name not in use_case.columns:
+                yield where, unknown(name)
+            elif name not in use_case.written or use_case.columns[name].role == "label":
+                yield where, f"column {name!r} is not among the labelled rows' (it is dropped, or the label); name another"
+            elif use_case.columns[name].type == "timestamp":
+                yield where, f"column {name!r} is a timestamp, which makes no groups; name a column of another type"
+            elif names.index(name) != index:
+                yield where, f"column {name!r} stands here twice; say all that is asked of it in one place"
+    if gate.fairness and use_case.task != "binary":
+        yield ("gate", "fairness"), f"fairness is about a yes or no, and this task is {use_case.task}; remove it"
+    if gate.calibration is not None and "calibration_error" not in use_case.metrics:
+        yield ("gate", "calibration"), f"a {use_case.task} task answers with no chance of one class; remove `calibration`"
 
 
 def _series(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:

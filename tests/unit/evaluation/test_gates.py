@@ -6,7 +6,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from pipelines_lib.evaluation.compare import Comparison
-from pipelines_lib.evaluation.gates import Evidence, held, judge, standing
+from pipelines_lib.evaluation.evidence import Evidence, Measured
+from pipelines_lib.evaluation.gates import gained_points, held, judge, standing
 from pipelines_lib.use_case import Gate
 
 GATE = Gate(metric="roc_auc", floor=0.7, margin=0.01, min_rows=50)
@@ -159,3 +160,102 @@ def test_all_reasons_are_named():
         "champion",
         "old partition",
     ]
+
+
+# --- gates that a use case asks for -----------------------------------------------------------------------------------
+
+
+def asked(settings, **evidence):
+    """The results of the gates beyond those that each use case has."""
+    gate = Gate.model_validate({"metric": "roc_auc", "floor": 0.7, **settings})
+    return {r.gate: r for r in judge(gate, FIRST.model_copy(update=evidence), partition_key="2026-01-14", force=False)[5:]}
+
+
+def part(name, figure, lower=None, upper=None, *, of="town", n_rows=100):
+    return Measured(of=of, name=name, n_rows=n_rows, figure=figure, lower=lower, upper=upper)
+
+
+def test_nothing_more_is_judged_than_is_asked():
+    assert (
+        asked({}, slices=(part("town Bonn", 0.1, 0.1, 0.1),), calibration=0.9, calibration_by_chance=0.1, milliseconds=1e6, n_bytes=10**9)
+        == {}
+    )
+
+
+def test_rows_that_were_learned_from_hold():
+    known = FIRST.model_copy(update={"known_rows": 3})
+    assert verdicts(known)["unseen rows"] == "hold"
+    assert "3 of 100 rows of the hold-out belong to who was learned from; prepare" in reason(known)
+
+
+def test_a_part_holds_where_it_is_proven_to_miss_its_floor():
+    slices = {"slices": [{"column": "town", "floor": 0.6}]}
+    bad, unlucky, small = part("town Bonn", 0.5, 0.45, 0.59), part("town Köln", 0.5, 0.3, 0.7), part("town Ulm", None, n_rows=3)
+    result = asked(slices, slices=(bad, unlucky, small))["slices"]
+    assert (result.verdict, result.figure, result.bound) == ("hold", 0.5, 0.6)
+    assert result.reason == "town Bonn 0.5000 (100 rows, 0.4500 … 0.5900), and it must be at least 0.6"
+    result = asked(slices, slices=(unlucky, small))["slices"]
+    assert (result.verdict, result.reason) == (
+        "pass",
+        "no part of 1 is proven to miss its floor, 1 have too few rows; nearest: town Köln 0.5000 (100 rows, 0.3000 … 0.7000)",
+    )
+    assert asked(slices, slices=(small,))["slices"].verdict == "pass"
+
+
+def test_the_floor_of_a_part_is_a_ceiling_for_losses_and_the_gates_own_when_absent():
+    settings = {"metric": "rmse", "floor": 4, "slices": [{"column": "town"}]}
+    assert asked(settings, slices=(part("town Bonn", 5, 4.1, 6),))["slices"].verdict == "hold"
+    assert asked(settings, slices=(part("town Bonn", 5, 3.9, 6),))["slices"].verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    ("found", "chance", "verdict"), [(0.04, 0.01, "pass"), (0.06, 0.01, "hold"), (0.06, 0.07, "pass"), (None, None, "hold")]
+)
+def test_calibration_holds_beyond_the_bound_and_beyond_chance(found, chance, verdict):
+    assert asked({"calibration": 0.05}, calibration=found, calibration_by_chance=chance)["calibration"].verdict == verdict
+
+
+def test_robustness_judges_the_worst_kind():
+    kinds = (part("noise (0.1)", 0.01, of="noise"), part("missing values (0.1)", 0.03, of="missing values"))
+    settings = {"robustness": {"loss": 0.02}}
+    result = asked(settings, robustness=kinds)["robustness"]
+    assert (result.verdict, result.figure) == ("hold", 0.03)
+    assert result.reason == "roc_auc loses by noise (0.1) +0.0100, missing values (0.1) +0.0300; at most 0.02 asked"
+    assert asked(settings, robustness=kinds[:1])["robustness"].verdict == "pass"
+    assert asked(settings, robustness=())["robustness"].verdict == "hold"
+
+
+def test_unfairness_holds_where_it_is_proven():
+    settings = {"fairness": [{"column": "sex"}]}
+    groups = {"impact": (part("f against m", 0.5, 0.4, 0.6, of="sex"),), "opportunity": (part("f against m", 0.15, 0.05, 0.25, of="sex"),)}
+    found = asked(settings, **groups)
+    assert (found["disparate impact"].verdict, found["equal opportunity"].verdict) == ("hold", "pass")
+    assert found["disparate impact"].reason == "f against m 0.5000 (100 rows, 0.4000 … 0.6000); at least 0.8 asked"
+    assert found["equal opportunity"].reason.startswith("no gap beyond the bound is proven; widest: f against m 0.1500")
+    surely = {**groups, "opportunity": (part("f against m", 0.15, 0.11, 0.25, of="sex"),)}
+    assert asked(settings, **surely)["equal opportunity"].verdict == "hold"
+    assert asked(settings)["disparate impact"].verdict == "hold", "groups that can't be compared are no proof of fairness"
+
+
+def test_latency_and_size_have_ceilings():
+    settings = {"milliseconds": 2, "max_bytes": 1000}
+    assert {g: r.verdict for g, r in asked(settings, milliseconds=1.5, n_bytes=1000).items()} == {"latency": "pass", "size": "pass"}
+    assert {g: r.verdict for g, r in asked(settings, milliseconds=2.5, n_bytes=1001).items()} == {"latency": "hold", "size": "hold"}
+
+
+def test_the_cost_is_judged_by_the_point_of_gain():
+    def cost(difference, paid=3.0, bound=2.0):
+        evidence = against(difference, -1).model_copy(update={"cost": paid, "currency": "EUR"})
+        settings = GATE.model_copy(update={"cost_per_point": bound})
+        return next(r for r in judge(settings, evidence, partition_key="2026-01-14", force=False) if r.gate == "cost")
+
+    assert (cost(0.02).verdict, cost(0.02).figure) == ("pass", pytest.approx(1.5))
+    assert cost(0.01).verdict == "hold"
+    assert cost(0.0).reason == "3 EUR brought no gain, and at most 2 a point is asked"
+    assert "give the profile `prices`" in cost(0.02, paid=None).reason
+    assert asked({"cost_per_point": 1})["cost"].verdict == "pass", "a first model has nothing to gain over"
+
+
+def test_a_point_of_an_error_is_one_per_cent_of_the_champions():
+    comparison = against(0.05, 0).comparison.model_copy(update={"metric": "rmse", "champion": 2.0})
+    assert gained_points(comparison) == pytest.approx(2.5)

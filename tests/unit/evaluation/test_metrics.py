@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
-from pipelines_lib.evaluation.metrics import Truth, aligned, coverage, operating_point, prepare, several, value, values
+from pipelines_lib.evaluation.metrics import (
+    Truth,
+    aligned,
+    calibration_by_chance,
+    coverage,
+    operating_point,
+    prepare,
+    several,
+    value,
+    values,
+)
 from pipelines_lib.use_case import HIGHER_IS_BETTER, METRICS, OF_LISTS
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c", "d"), "multilabel": ("a", "b", "c")}
@@ -126,6 +136,16 @@ def test_chances_that_come_true_are_calibrated_and_sure_ones_are_not():
     truth = Truth((random.random(20_000) < chance).astype(int), ("no", "yes"), 1)
     assert value("calibration_error", truth, chances_of(chance)) < 0.015
     assert value("calibration_error", truth, chances_of((chance > 0.5).astype(float))) == pytest.approx(0.25, abs=0.015)
+
+
+def test_what_chance_makes_of_a_calibrated_model_is_passed_once_in_twenty():
+    beyond = 0
+    for seed in range(200):
+        random = np.random.default_rng(seed)
+        chance = random.random(400)
+        truth = Truth((random.random(400) < chance).astype(int), ("no", "yes"), 1)
+        beyond += value("calibration_error", truth, chances_of(chance)) > calibration_by_chance(truth, chances_of(chance))
+    assert 2 <= beyond <= 19  # 10, give or take 3.1
 
 
 def test_a_calibration_error_of_several_classes_is_of_the_likeliest():

@@ -35,14 +35,19 @@ def test_the_first_model_is_measured_on_the_test_rows(trained):
     assert result.figures["holdout_rows"] == n_test
     assert 0.75 < result.figures["roc_auc"] < 1
     assert result.reason.endswith(f"on {n_test:,} rows; no champion yet")
-    assert evidence(trained) == {
+    found = evidence(trained)
+    assert {name: found[name] for name in ("n_rows", "metric", "comparison", "champion", "incomparable", "champion_end", "known_rows")} == {
         "n_rows": n_test,
         "metric": result.figures["roc_auc"],
         "comparison": None,
         "champion": None,
         "incomparable": None,
         "champion_end": None,
+        "known_rows": 0,
     }
+    assert found["milliseconds"] > 0
+    assert found["n_bytes"] > 1000
+    assert found["calibration"] == result.figures["calibration_error"]
 
 
 def test_the_recorded_rows_get_the_recorded_scores(trained):

@@ -1,7 +1,9 @@
 """The stage gate: a verdict with its reasons, and what the page shows of it."""
 
+import pyarrow.compute as pc
 import pytest
 
+from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
 from pipelines_lib.store import read_json
 
@@ -18,8 +20,8 @@ def status(house):
 
 def test_a_good_model_passes(evaluated):
     result = evaluated.run("gate")
-    assert result.reason == "all 4 gates pass"
-    assert [gate["verdict"] for gate in result.figures["gates"]] == ["pass"] * 4
+    assert result.reason == "all 5 gates pass"
+    assert [gate["verdict"] for gate in result.figures["gates"]] == ["pass"] * 5
     assert status(evaluated) == {
         "partition_key": "2026-01-04",
         "run_id": "run",
@@ -52,4 +54,36 @@ def test_an_old_partition_is_held_unless_forced(evaluated):
     with pytest.raises(Held, match="can't replace a champion that saw 2026-01-04"):
         evaluated.run("gate", key="2026-01-03", run_id="backfill")
     result = evaluated.run("gate", key="2026-01-03", run_id="backfill", force=True)
-    assert "which is set" in result.figures["gates"][-1]["reason"]
+    assert "which is set" in next(gate for gate in result.figures["gates"] if gate["gate"] == "old partition")["reason"]
+
+
+def test_a_use_case_that_asks_for_every_gate_gets_a_row_for_each(trained, make_credit):
+    gate = {
+        "metric": "roc_auc",
+        "floor": 0.6,
+        "resamples": 100,
+        "slices": [{"column": "town", "floor": 0.5}, {"column": "income", "bins": 2, "floor": 0.4}],
+        "calibration": 0.3,
+        "robustness": {"loss": 0.3},
+        "fairness": [{"column": "member", "impact": 0.1, "opportunity": 0.9, "min_rows": 20}],
+        "milliseconds": 1000,
+        "max_bytes": 10_000_000,
+    }
+    strict = make_credit(gate=gate)
+    trained.run("snapshot", "train", "evaluate", use_case=strict, run_id="strict")
+    result = trained.run("gate", use_case=strict, run_id="strict")
+    rows = {gate["gate"]: gate for gate in result.figures["gates"]}
+    asked = ["slices", "calibration", "robustness", "disparate impact", "equal opportunity", "latency", "size"]
+    assert list(rows)[5:] == asked
+    assert all(row["figure"] is not None and row["bound"] is not None for name, row in rows.items() if name in asked)
+
+
+def test_a_hold_out_that_was_learned_from_is_held(trained):
+    tables = Tables(trained.root)
+    day = tables.read("labelled", ["2026-01-01"]).drop(["partition_key"])
+    test = pc.equal(day["split"], "test")
+    moved = pc.if_else(test, "train", day["split"])  # the other days still judge by these entities
+    tables.write("labelled", "2026-01-01", day.set_column(day.column_names.index("split"), "split", moved))
+    trained.run("snapshot", "train", "evaluate", run_id="mixed")
+    with pytest.raises(Held, match=r"unseen rows: \d+ of \d+ rows of the hold-out belong to who was learned from; prepare the window"):
+        trained.run("gate", run_id="mixed")
