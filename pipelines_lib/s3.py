@@ -475,9 +475,8 @@ def explained(address: str, given: Connection | None = None) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        about = error.response["ResponseMetadata"]
-        region = about.get("HTTPHeaders", {}).get("x-amz-bucket-region") or error.response["Error"].get("Region")
-        raise of_answer(where, str(error.response["Error"].get("Code")), about["HTTPStatusCode"], region) from error
+        code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
+        raise of_answer(where, code, status, region_in(error)) from error
     except NoCredentialsError as error:
         raise ConfigError(
             f"{where}: there are no credentials; give the connection a login and a password, or the machine a role"
@@ -486,6 +485,13 @@ def explained(address: str, given: Connection | None = None) -> Iterator[None]:
         raise ConfigError(f"{where}: is no address that a store can have; write s3://bucket/prefix") from error
     except BotoCoreError as error:
         raise Unavailable(f"{where}: the store does not answer ({type(error).__name__}); it is tried again") from error
+
+
+def region_in(error: Any) -> str | None:
+    """The bucket's region, where boto3's `ClientError` names it."""
+    headers = error.response["ResponseMetadata"].get("HTTPHeaders", {})
+    named = headers.get("x-amz-bucket-region") or error.response["Error"].get("Region")
+    return None if named is None else str(named)
 
 
 def of_answer(where: str, code: str, status: int, region: str | None = None) -> SluiceError | OSError:

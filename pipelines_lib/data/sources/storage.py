@@ -13,7 +13,7 @@ from typing import IO, Any, NoReturn
 
 from pipelines_lib.connections import connection
 from pipelines_lib.errors import ConfigError, DataError, Unavailable
-from pipelines_lib.s3 import ATTEMPTS, REFUSED, client_of
+from pipelines_lib.s3 import ATTEMPTS, REFUSED, client_of, of_answer, region_in
 
 _CHUNK = 1 << 23
 _GLOB = re.compile(r"[*?]")
@@ -140,12 +140,11 @@ def _explain(where: str, error: Any) -> NoReturn:
     code, status = str(error.response["Error"].get("Code")), error.response["ResponseMetadata"]["HTTPStatusCode"]
     if code == "NoSuchBucket":
         raise DataError(f"{where}: there is no such bucket; correct source.path, or the connection's endpoint_url") from error
-    if code in REFUSED or status in (401, 403):
+    if code in REFUSED:
         raise DataError(
             f"{where}: the store refused access ({code}); correct the connection's login and password, or let it list and get these objects"
         ) from error
     if status == 412 or code in ("PreconditionFailed", "NoSuchKey"):
         raise Unavailable(f"{where}: it was changed or removed while it was read; it is tried again") from error
-    if status >= 500 or code in ("SlowDown", "RequestTimeout", "Throttling", "429"):
-        raise Unavailable(f"{where}: the store does not answer ({code}, status {status}); it is tried again") from error
-    raise DataError(f"{where}: the store refused the request ({code}, status {status}); correct source.path or the connection") from error
+    told = of_answer(where, code, status, region_in(error))
+    raise told if isinstance(told, Unavailable) else DataError(str(told)) from error

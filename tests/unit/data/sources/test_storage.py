@@ -244,3 +244,21 @@ def test_a_packed_object_is_unpacked(sandbox, make_use_case, clouds, connect):
     connect("store", clouds[1])
     use_case = make_use_case(source={"path": "s3://packed/{partition}.csv.gz", "connection": "store"})
     assert [who for _, who in rows_of(sandbox, use_case)] == ["gz"]
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(
+    ("status", "code", "error", "says"),
+    [
+        (400, "ExpiredToken", DataError, "the token has expired"),
+        (400, "AuthorizationHeaderMalformed", DataError, "the bucket is in the region eu-west-1 .*; set the connection's region_name"),
+        (403, "RequestTimeTooSkewed", Unavailable, "finds this machine's clock wrong"),
+        (400, "Odd", DataError, r"the store refused the request \(Odd, status 400\)"),
+    ],
+)
+def test_a_source_tells_what_the_store_answers(troubled, monkeypatch, *, status, code, error, says):
+    extra = {"endpoint_url": troubled.address, "region_name": "us-east-1", "addressing_style": "path"}
+    monkeypatch.setenv("SLUICE_CONN_LAKE", json.dumps({"conn_type": "aws", "login": "k", "password": "s", "extra": extra}))
+    troubled.fail("answer", times=10, status=status, code=code, headers={"x-amz-bucket-region": "eu-west-1"})
+    with pytest.raises(error, match=rf"s3://sluice/\*\.csv \(connection 'lake'\): .*{says}"):
+        Bucket("lake").find("s3://sluice/*.csv")
