@@ -76,6 +76,17 @@ def test_answers_are_appended(place):
     assert tables.read("predictions", ["d1"]).num_rows == 2000
 
 
+def test_old_versions_are_removed_but_those_that_a_model_needs(place):
+    tables = Tables(place)
+    for name in ("a", "b", "c"):
+        tables.write("labelled", "d1", rows(name))
+    removed = tables.vacuum("labelled", hours=0, keep_versions=[1])
+    assert len(removed) == 1
+    assert not (place / "tables" / "labelled" / removed[0].replace("%3D", "=")).exists()
+    for version in (1, 2):
+        assert tables.read("labelled", version=version).num_rows == 1000
+
+
 KILLED = """
 import os, signal, sys
 import pyarrow as pa
