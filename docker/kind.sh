@@ -54,6 +54,7 @@ api-secret-key=$AIRFLOW_API_SECRET_KEY
 jwt-secret=$AIRFLOW_JWT_SECRET
 END
   secret airflow airflow-connections <<END
+AIRFLOW_CONN_SLUICE_PRIVACY={"conn_type": "generic", "password": "$PRIVACY_KEY"}
 AIRFLOW_CONN_STORE={"conn_type": "aws", "login": "$STORE_ACCESS_KEY", "password": "$STORE_SECRET_KEY", "extra": {"endpoint_url": "$store", "region_name": "us-east-1"}}
 END
 }

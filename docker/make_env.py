@@ -1,4 +1,4 @@
-"""Makes docker/.env: the passwords and keys of the compose file and of `make kind-up`, drawn by chance. It stays as it is where it is there already.
+"""Makes docker/.env: the passwords and keys of the compose file and of `make kind-up`, drawn by chance. What is there already stays.
 
     python3 docker/make_env.py
 
@@ -20,26 +20,25 @@ PASSWORDS = (
     "AIRFLOW_API_SECRET_KEY",
     "AIRFLOW_JWT_SECRET",
     "STORE_SECRET_KEY",
+    "PRIVACY_KEY",
 )
 """Hexadecimal: they stand in URLs as they are."""
 
 
-def content() -> str:
-    """New secrets, a line each."""
-    drawn = {name: secrets.token_hex(32) for name in PASSWORDS}
-    drawn["STORE_ACCESS_KEY"] = secrets.token_hex(10)
-    drawn["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
-    return "".join(f"{name}={value}\n" for name, value in drawn.items())
+def drawn() -> dict[str, str]:
+    """A new value for each name."""
+    values = {name: secrets.token_hex(32) for name in PASSWORDS}
+    values["STORE_ACCESS_KEY"] = secrets.token_hex(10)
+    values["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return values
 
 
 def main() -> None:
-    """Write the file unless there is one: databases keep the passwords that they were made with."""
-    try:
-        descriptor = os.open(PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(content())
+    """Add what is missing and change nothing: databases keep the passwords that they were made with."""
+    descriptor = os.open(PATH, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+    with os.fdopen(descriptor, "r+", encoding="utf-8") as file:
+        known = {line.split("=", 1)[0] for line in file}
+        file.writelines(f"{name}={value}\n" for name, value in drawn().items() if name not in known)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The compose file and its passwords."""
 
 import re
-import runpy
 import stat
 import subprocess
 import sys
@@ -68,8 +67,23 @@ def test_every_password_is_drawn_and_none_stands_in_the_file(tmp_path: Path) -> 
     assert "/docker/.env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
-def test_passwords_that_are_there_stay(tmp_path: Path) -> None:
-    before = make_env(tmp_path).read_bytes()
-    assert make_env(tmp_path).read_bytes() == before
-    content = runpy.run_path(str(ROOT / "docker" / "make_env.py"))["content"]
-    assert content() != content()
+def test_passwords_that_are_there_stay_and_a_new_one_is_added(tmp_path: Path) -> None:
+    path = make_env(tmp_path)
+    before = path.read_text(encoding="utf-8")
+    make_env(tmp_path)
+    assert path.read_text(encoding="utf-8") == before
+    lines = before.splitlines(keepends=True)
+    path.write_text("".join(lines[1:]), encoding="utf-8")
+    make_env(tmp_path)
+    *kept, added = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    assert kept == lines[1:]
+    assert added != lines[0]
+    assert added.split("=")[0] == lines[0].split("=")[0]
+
+
+def test_a_worker_has_each_connection_that_a_shipped_use_case_needs() -> None:
+    """The store of the profile, and the key of the columns that are hashed."""
+    given = {
+        name.removeprefix("AIRFLOW_CONN_").lower() for name in SERVICES["airflow-worker"]["environment"] if name.startswith("AIRFLOW_CONN_")
+    }
+    assert given == {"store", "sluice_privacy"}
