@@ -26,6 +26,9 @@ from pipelines_lib.evaluation.compare import Comparison
 from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.evaluation.holdout import compare_with, items_of, known_rows, known_split, sample, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import Truth
+from pipelines_lib.evaluation.page import evaluation_page
+from pipelines_lib.evaluation.pictures import bars, losses
+from pipelines_lib.evaluation.pictures import of_answers as pictures_of
 from pipelines_lib.features.arrow import Features
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
@@ -47,13 +50,17 @@ def main(stage: Stage) -> JobResult:
     champion = ModelRegistry(client, stage.use_case.name).champion()
     evidence = _evidence(stage, challenger, champion)
     run = _logged(client, stage, challenger, evidence)
-    _write(stage, challenger, evidence, run)
+    pictures = _pictures(stage.use_case, challenger)
+    page = _page(stage, challenger, evidence, pictures)
+    tracking.log_texts(client, run, {"evaluation/report.html": page, **{f"evaluation/{name}.svg": svg for name, svg in pictures.items()}})
+    write_text(stage.folder / "report.html", page)
+    _write(stage, challenger, evidence, run, pictures)
     return JobResult(
         stage="evaluate",
         reason=_sentence(stage.use_case.gate.metric, evidence),
         figures={"holdout_rows": evidence.n_rows, **challenger.figures, **_against(evidence.comparison)},
         outputs={"folder": stage.below(stage.folder), "mlflow_run_id": run.info.run_id, "champion": evidence.champion},
-        links=tracking.page(stage.profile.mlflow_url, run),
+        links={**tracking.page(stage.profile.mlflow_url, run), "Evaluation": stage.below(stage.folder / "report.html")},
     )
 
 
@@ -206,7 +213,23 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
     return run
 
 
-def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -> None:
+def _pictures(use_case: UseCase, challenger: Challenger) -> dict[str, str]:
+    """Name → SVG."""
+    private = use_case.label.column in use_case.private()
+    found = pictures_of(challenger.truth, challenger.scores, challenger.operating_point, private=private)
+    found["losses"] = losses(challenger.training["history"])
+    probe = _probe(use_case, challenger, probes.importance_rows(challenger.test))
+    found["importance"] = bars(probes.importance(probe), f"loss of {use_case.gate.metric}")
+    return found
+
+
+def _page(stage: Stage, challenger: Challenger, evidence: Evidence, pictures: dict[str, str]) -> str:
+    title = f"{stage.use_case.title}: evaluation of {stage.spec.partition_key}"
+    metric = stage.use_case.gate.metric
+    return evaluation_page(title, metric=metric, evidence=evidence, figures=challenger.figures, pictures=pictures)
+
+
+def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, pictures: dict[str, str]) -> None:
     """The parts of the package that come from here, and the evidence for the gate."""
     use_case, snapshot = stage.use_case, challenger.snapshot
     manifest = Manifest(
@@ -226,7 +249,13 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run) -
     write_json(stage.folder / "manifest.json", manifest)
     write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scorer))
     write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
-    write_json(stage.folder / "evaluation.json", {"evidence": evidence.model_dump(mode="json"), "sizes": dict(snapshot.sizes())})
+    document: dict[str, Any] = {
+        "evidence": evidence.model_dump(mode="json"),
+        "sizes": dict(snapshot.sizes()),
+        "figures": challenger.figures,
+        "pictures": pictures,
+    }
+    write_json(stage.folder / "evaluation.json", document)
 
 
 def _split(stage: Stage, snapshot: Snapshot) -> Split | None:

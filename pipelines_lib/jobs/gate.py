@@ -13,8 +13,9 @@ from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import Held
 from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.evaluation.gates import held, judge
+from pipelines_lib.evaluation.page import evaluation_page
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import read_json, write_json, write_text
 
 log = logging.getLogger("sluice")
 
@@ -29,11 +30,16 @@ def main(stage: Stage) -> JobResult:
     _print(results)
     reason = held(results)
     figures = _figures(stage, evidence, results)
+    page = stage.folder / "report.html"
+    title = f"{stage.use_case.title}: evaluation of {stage.spec.partition_key}"
+    shown = {name: document[name] for name in ("figures", "pictures")}
+    write_text(page, evaluation_page(title, metric=stage.use_case.gate.metric, evidence=evidence, gates=results, **shown))
+    links = {"Evaluation": stage.below(page)}
     write_json(stage.folder / "gate.json", {"gates": [result.model_dump(mode="json") for result in results]})
-    write_json(stage.root / "status" / "training.json", _status(stage, figures, reason))
+    write_json(stage.root / "status" / "training.json", {**_status(stage, figures, reason), "report": links["Evaluation"]})
     if reason is not None:
-        raise Held(reason, figures)
-    return JobResult(stage="gate", reason=f"all {len(results)} gates pass", figures=figures)
+        raise Held(reason, figures, links)
+    return JobResult(stage="gate", reason=f"all {len(results)} gates pass", figures=figures, links=links)
 
 
 def _print(results: Sequence[GateResult]) -> None:

@@ -38,4 +38,6 @@ def page_url(path: str) -> str:
     return f"{base.rstrip('/')}/sluice/{path}"
 
 
-LINKS = tuple(ResultLink(text=text) for text in ("Data quality", "Data Docs", "MLflow run", "Drift report", "Service", "Trials"))
+LINKS = tuple(
+    ResultLink(text=text) for text in ("Data quality", "Data Docs", "MLflow run", "Evaluation", "Drift report", "Service", "Trials")
+)

@@ -207,6 +207,12 @@ def _log_points(client: MlflowClient, run: Run, curves: Mapping[str, Mapping[int
         retried(lambda batch=batch: client.log_batch(run.info.run_id, metrics=batch))  # type: ignore[misc]
 
 
+def log_texts(client: MlflowClient, run: Run, texts: Mapping[str, str]) -> None:
+    """Artefacts of a run: path → text. Logging the same again changes nothing."""
+    for path, text in texts.items():
+        retried(lambda path=path, text=text: client.log_text(run.info.run_id, text, path))  # type: ignore[misc]
+
+
 def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of the MLflow run `run_id`."""
     retried(lambda: client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()]))

@@ -82,7 +82,15 @@ def test_mlflow_has_one_run_with_settings_curves_and_figures(trained):
     assert run.data.metrics["holdout_roc_auc"] == pytest.approx(result.figures["roc_auc"])
     assert run.data.tags["sluice.partition"] == "2026-01-04"
     assert len(client(trained).get_metric_history(run.info.run_id, "validation_loss")) == 2
-    assert result.links == {"MLflow run": f"http://mlflow/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"}
+    assert result.links == {
+        "MLflow run": f"http://mlflow/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}",
+        "Evaluation": "credit/runs/training/run/evaluate/report.html",
+    }
+    logged = {file.path for file in client(trained).list_artifacts(run.info.run_id, "evaluation")}
+    assert logged == {
+        f"evaluation/{name}"
+        for name in ("report.html", "roc.svg", "precision_recall.svg", "calibration.svg", "confusion.svg", "losses.svg", "importance.svg")
+    }
     assert Manifest.model_validate_json(left(trained, "manifest.json")).mlflow_run_id == run.info.run_id
 
 
@@ -122,6 +130,7 @@ def test_nothing_in_the_store_names_a_row_outside_the_holdout_sample(trained):
         "holdout.json",
         "manifest.json",
         "profile.json",
+        "report.html",
         "result.json",
     ]
     assert "2026-01-01:0" not in left(trained, "evaluation.json") + left(trained, "manifest.json") + left(trained, "result.json")

@@ -31,7 +31,11 @@ def test_a_good_model_passes(evaluated):
         "metric": "roc_auc",
         "challenger": result.figures["challenger"],
         "champion": None,
+        "report": "credit/runs/training/run/gate/report.html",
     }
+    page = (evaluated.root / "runs" / "training" / "run" / "gate" / "report.html").read_text()
+    assert "All 5 gates pass" in page
+    assert page.count("<svg") == 6
 
 
 def test_why_the_training_ran_is_kept(evaluated):
@@ -46,6 +50,8 @@ def test_a_model_below_the_floor_is_held_with_the_figures(evaluated, make_credit
     assert {gate["gate"]: gate["verdict"] for gate in held.value.figures["gates"]}["floor"] == "hold"
     assert status(evaluated)["verdict"] == "hold"
     assert status(evaluated)["reason"] == held.value.reason
+    assert held.value.links == {"Evaluation": "credit/runs/training/run/gate/report.html"}
+    assert "1 of 5 gates hold" in (evaluated.home / "store" / held.value.links["Evaluation"]).read_text()
 
 
 def test_an_old_partition_is_held_unless_forced(evaluated):
