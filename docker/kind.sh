@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# A cluster on this machine with all of Sluice: `docker/kind.sh up`, `docker/kind.sh down`. `make kind-up` and `make kind-down` call it.
+# A cluster on this machine with all of Sluice: `docker/kind.sh up [kubernetes|celery]` (Airflow's executor), `docker/kind.sh down`.
+# `make kind-up` and `make kind-down` call it.
 # Running `up` again brings what changed: images, manifests, Airflow's settings. Its passwords are those of docker/.env.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -60,6 +61,7 @@ END
 }
 
 up() {
+  local executor=$1
   need docker https://docs.docker.com/engine/install kind https://kind.sigs.k8s.io/docs/user/quick-start \
     kubectl https://kubernetes.io/docs/tasks/tools helm https://helm.sh/docs/intro/install python3 https://www.python.org/downloads
   docker info >/dev/null 2>&1 || { say "Docker's engine does not answer; start it, or add yourself to its group, and try again"; exit 1; }
@@ -77,7 +79,7 @@ up() {
     "${kubectl[@]}" rollout status --namespace sluice "deployment/$name" --timeout 300s
   done
   helm upgrade --install airflow airflow --repo https://airflow.apache.org --version "$chart" --kube-context "kind-$cluster" \
-    --namespace airflow --values docker/cluster/airflow/values.yaml --values docker/cluster/airflow/kubernetes-executor.yaml \
+    --namespace airflow --values docker/cluster/airflow/values.yaml --values "docker/cluster/airflow/$executor-executor.yaml" \
     --set "defaultAirflowTag=$tag" --timeout 15m
   # Pods with a new image of the same tag start again.
   "${kubectl[@]}" rollout restart --namespace airflow deployment >/dev/null
@@ -94,8 +96,9 @@ down() {
   kind delete cluster --name "$cluster"
 }
 
-case "${1:-}" in
-  up) up ;;
+case "$*" in
+  up) up kubernetes ;;
+  "up kubernetes" | "up celery") up "$2" ;;
   down) down ;;
-  *) say "usage: docker/kind.sh up|down"; exit 2 ;;
+  *) say "usage: docker/kind.sh up [kubernetes|celery] | down"; exit 2 ;;
 esac

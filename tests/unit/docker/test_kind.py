@@ -32,11 +32,11 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(checkout: Path, verb: str) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
+def run(checkout: Path, *words: str) -> tuple["subprocess.CompletedProcess[str]", list[str]]:
     calls = checkout / "calls"
     calls.touch()
     environment = {"PATH": str(checkout / "bin"), "CALLS": str(calls), "HOME": os.environ["HOME"]}
-    done = subprocess.run([checkout / "docker" / "kind.sh", verb], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([checkout / "docker" / "kind.sh", *words], env=environment, capture_output=True, text=True, check=False)
     return done, calls.read_text(encoding="utf-8").splitlines()
 
 
@@ -56,6 +56,22 @@ def test_up_builds_loads_applies_and_installs_in_this_order(checkout: Path) -> N
     places = [next(i for i, call in enumerate(calls) if part in call) for part in wanted]
     assert places == sorted(places)
     assert all("--context kind-sluice" in call for call in calls if call.startswith("kubectl"))  # never another cluster
+
+
+@pytest.mark.parametrize(
+    ("words", "executor"), [(["up"], "kubernetes"), (["up", "kubernetes"], "kubernetes"), (["up", "celery"], "celery")]
+)
+def test_the_executor_is_a_word_of_up(checkout: Path, words: list[str], executor: str) -> None:
+    _, calls = run(checkout, *words)
+    [helm] = [call for call in calls if call.startswith("helm upgrade")]
+    assert re.findall(r"(\w+)-executor.yaml", helm) == [executor]
+
+
+@pytest.mark.parametrize("words", [[], ["up", "local"], ["up", "celery", "x"], ["down", "celery"]])
+def test_other_words_do_nothing(checkout: Path, words: list[str]) -> None:
+    done, calls = run(checkout, *words)
+    assert (done.returncode, calls) == (2, [])
+    assert "usage: docker/kind.sh" in done.stderr
 
 
 def test_no_password_stands_on_a_command_line(checkout: Path) -> None:
@@ -108,4 +124,6 @@ def test_airflow_is_given_the_version_that_is_locked_and_no_secret(executor: str
     lock = (ROOT / "docker" / "requirements" / "airflow.txt").read_text(encoding="utf-8").splitlines()
     assert f"apache-airflow=={values['airflowVersion']}" in lock
     assert yaml.safe_load((folder / f"{executor}-executor.yaml").read_text(encoding="utf-8"))["executor"].lower() == f"{executor}executor"
+    workers = yaml.safe_load((folder / f"{executor}-executor.yaml").read_text(encoding="utf-8"))["workers"]
+    assert list(workers) == [executor]  # since 1.20 the chart has each executor's settings apart, and warns of the rest
     assert not re.search(r"(?i)password\w*: *\S", (folder / "values.yaml").read_text(encoding="utf-8"))
