@@ -61,6 +61,12 @@ def test_only_the_service_says_how_it_is() -> None:
     assert {name for name in TARGETS if any(line.startswith("HEALTHCHECK") for line in instructions(name))} == {"serving"}
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_change_to_the_code_leaves_the_environment_s_layer_as_it_is(target: str) -> None:
+    copies = [line for line in instructions(target) if line.startswith("COPY --from=")]
+    assert copies == [f"COPY --from=build-{target} /opt/venv /opt/venv", "COPY --from=code /opt/sluice /opt/sluice"]
+
+
 @pytest.mark.parametrize("role", ["airflow", "job", "serving"])
 def test_an_environment_is_made_from_its_list_alone(role: str) -> None:
     own = stages()[f"build-{role}"][1]
