@@ -7,6 +7,7 @@ A training is logged while it runs; what the tracking server missed, because it 
 
 import logging
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from mlflow.entities import Run
 from numpy.typing import NDArray
 
 from pipelines_lib import cost
-from pipelines_lib.contracts import JobResult, ModelRef
+from pipelines_lib.contracts import STAGES, JobResult, ModelRef, Pipeline
 from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
@@ -295,7 +296,9 @@ def _against(comparison: Comparison | None) -> dict[str, float | None]:
 
 def _cost(stage: Stage) -> dict[str, float | None]:
     """What the stages before this one used and cost, all tries; of that, what was lost."""
-    before = [bill for name, bill in cost.of_run(stage.run_folder, stage.profile.prices).items() if name != stage.spec.stage]
+    # Not those after it, which have run where this one runs again: the same model would have another cost each time.
+    earlier = list(takewhile(lambda name: name != stage.spec.stage, STAGES[Pipeline.TRAINING]))
+    before = [bill for name, bill in cost.of_run(stage.run_folder, stage.profile.prices).items() if name in earlier]
     together = sum(before, cost.Bill())
     used = ("seconds", "cpu_seconds", "gpu_seconds", "memory_gib_seconds", "wasted_seconds")
     return {

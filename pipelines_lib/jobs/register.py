@@ -7,6 +7,7 @@ from typing import Any
 
 from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import DataError
+from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.card import model_card
@@ -61,7 +62,14 @@ def _verdicts(judged: JobResult) -> dict[str, str]:
 def _card(stage: Stage, manifest: Manifest, trained: StorePath, evaluated: StorePath) -> str:
     training: Any = read_json(trained / "training.json")
     evaluation: Any = read_json(evaluated / "evaluation.json")
-    return model_card(stage.use_case, manifest, sizes=evaluation["sizes"], settings=training["settings"], best_epoch=training["best_epoch"])
+    return model_card(
+        stage.use_case,
+        manifest,
+        sizes=evaluation["sizes"],
+        settings=training["settings"],
+        best_epoch=training["best_epoch"],
+        evidence=Evidence.model_validate(evaluation["evidence"]),
+    )
 
 
 if __name__ == "__main__":

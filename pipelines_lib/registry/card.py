@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping
 
+from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.registry.package import Manifest
 from pipelines_lib.use_case import Label, UseCase
 from pipelines_lib.use_case.base import duration_text
+
+_FEW_ROWS = 1000
 
 
 def model_card(
@@ -14,8 +17,9 @@ def model_card(
     sizes: Mapping[str, int],
     settings: Mapping[str, object],
     best_epoch: int,
+    evidence: Evidence,
 ) -> str:
-    """Markdown; `sizes` are the rows on each side of the split.
+    """Markdown; `sizes` are the rows on each side of the split, `evidence` what its evaluation found.
 
     It says nothing of other versions, so that registering the same model again, later, gives the same card.
     """
@@ -46,11 +50,68 @@ def model_card(
         "| metric | value |",
         "|---|---|",
         *(f"| {name} | {value:.4f} |" for name, value in sorted(manifest.metrics.items())),
+        *_served(manifest, evidence),
+        *_parts(evidence),
         "",
-        "Not examined: subgroups of the rows, and what happens to people who are predicted wrongly.",
+        "## Limits",
+        "",
+        *_limits(use_case, manifest, evidence),
         "",
     ]
     return "\n".join(lines)
+
+
+def _served(manifest: Manifest, evidence: Evidence) -> list[str]:
+    """From where on a yes is one, how large the model is, and what it cost."""
+    said = []
+    if manifest.operating_point is not None:
+        said.append(f"- Operating point: a score of {manifest.operating_point:.4f} (the best F1 of the validation rows)")
+    if evidence.n_bytes is not None:  # not the milliseconds: measured again, they would make another package of the same model
+        said.append(f"- Graph and transform: {evidence.n_bytes:,} bytes")
+    if evidence.cost is not None:
+        said.append(f"- Cost of the run until its evaluation: {evidence.cost:.4g} {evidence.currency}")
+    return ["", *said] if said else []
+
+
+def _parts(evidence: Evidence) -> list[str]:
+    """The slices, worse inputs and groups that the use case asks about."""
+    asked = {
+        "slice": evidence.slices,
+        "loss by worse input": evidence.robustness,
+        "disparate impact": evidence.impact,
+        "equal opportunity": evidence.opportunity,
+    }
+    rows = [
+        f"| {kind} | {part.name.replace('|', '/')} | {part.n_rows:,} | {_number(part.figure)} | {_number(part.lower)} … {_number(part.upper)} |"
+        for kind, parts in asked.items()
+        for part in parts
+    ]
+    head = ["", "## Parts, worse inputs and groups", "", "| asked | part | rows | figure | interval |", "|---|---|---|---|---|"]
+    return [*head, *rows] if rows else []
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _limits(use_case: UseCase, manifest: Manifest, evidence: Evidence) -> list[str]:
+    """What nobody has looked at, and where it surely is not good."""
+    snapshot = manifest.snapshot
+    said = [
+        f"- It knows rows like those of {snapshot.partitions[0]} … {snapshot.partitions[-1]}; monitoring tells when they are no longer alike."
+    ]
+    if evidence.n_rows < _FEW_ROWS:
+        said.append(f"- The hold-out has {evidence.n_rows} rows, so every figure above is uncertain.")
+    for parts, name in ((evidence.slices, "parts of the rows (`gate.slices`)"), (evidence.robustness, "worse inputs (`gate.robustness`)")):
+        if not parts:
+            said.append(f"- Not examined: {name}.")
+    if use_case.task == "binary" and not evidence.impact:
+        said.append("- Not examined: whether groups of people are treated alike (`gate.fairness`).")
+    small = [part.name for part in evidence.slices if part.figure is None]
+    if small:
+        said.append(f"- Too few rows to be judged: {', '.join(small)}.")
+    said.append("- Not examined: what happens to people who are predicted wrongly.")
+    return said
 
 
 def _predicted(label: Label) -> str:
