@@ -232,3 +232,19 @@ def test_a_champion_of_rows_with_mixed_sides_is_not_compared_with(trained, make_
     trained.run("snapshot", "train", "evaluate", use_case=larger)
     assert Manifest.model_validate_json(left(trained, "manifest.json")).split is None
     assert "run credit__data again for 2026-01-01 … 2026-01-04" in caplog.text
+
+
+def test_a_ranking_is_judged_by_its_lists(trained, make_credit):
+    model = {"type": "ranking", "user": ["age", "member"], "item": ["income", "town"], "hidden": [8], "crosses": 1}
+    training = {**trained.use_case.training.model_dump(mode="json"), "model": model}
+    ranking = make_credit(training=training, gate={"metric": "ndcg", "floor": 0.3, "k": 3, "resamples": 100})
+    trained.run("snapshot", "train", use_case=ranking)
+    trained.promote(use_case=ranking)
+    result = trained.run("evaluate", use_case=ranking)
+    figures = result.figures
+    assert figures["recall"] <= 1
+    assert 0.5 < figures["ndcg"] <= 1, "bad ones come first"
+    assert 0 < figures["map"] <= 1
+    assert 0 < figures["coverage"] < 1, "of all items, those in the first three places of somebody's list"
+    assert evidence(trained)["comparison"]["metric"] == "ndcg"
+    assert evidence(trained)["comparison"]["difference"] == 0
