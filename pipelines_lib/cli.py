@@ -187,24 +187,27 @@ def label_import(use_case: UseCaseName, answers: Annotated[Path, typer.Argument(
 
 @app.command()
 def serve(use_case: UseCaseName) -> None:
-    """Start the local service of a use case's champion, for instance after the machine was restarted."""
-    from pipelines_lib.serving import local  # noqa: PLC0415
+    """See that the service of a use case's champion runs, for instance after the machine was restarted."""
+    from pipelines_lib.serving.place import place_of  # noqa: PLC0415
     from pipelines_lib.serving.pointer import pointer_path  # noqa: PLC0415
 
     project = Project.from_environment()
     settings, root = project.use_case(use_case), store_of(project.profile()) / use_case
     if not pointer_path(root).exists():
         raise BadInput(f"nothing of {use_case} is deployed yet, so there is nothing to serve; run its training first")
-    service = local.ensure(settings, project, root)
-    typer.echo(f"{use_case} answers at {service.url}")
+    typer.echo(f"{use_case} answers at {place_of(settings, project, project.profile(), root).put_up(candidate=False)}")
 
 
 @app.command()
-def replay(use_case: UseCaseName, partition: PartitionKey) -> None:
-    """Send a partition's rows to the local service, as its users would have, and let it log the answers under that partition."""
+def replay(
+    use_case: UseCaseName,
+    partition: PartitionKey,
+    url: Annotated[str | None, typer.Option(help="Address of the service, where the profile's own is not reached from here.")] = None,
+) -> None:
+    """Send a partition's rows to the service, as its users would have, and let it log the answers under that partition."""
     from pipelines_lib.serving.replay import replay as send  # noqa: PLC0415
 
-    typer.echo(send(use_case, partition))
+    typer.echo(send(use_case, partition, url))
 
 
 @app.command()

@@ -49,6 +49,12 @@ ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61
 TemplateName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+$")]
 
 
+SERVING = "serving"
+"""What `resources` calls the pods of the model service, beside the stages."""
+DEPLOYING = frozenset({"deploy", "verify"})
+"""The stages that bring up the model service on the cluster."""
+
+
 class Images(Settings):
     """What pods run. Each has a digest, or a tag other than `latest`; the environment variable SLUICE_IMAGE takes the place of them all."""
 
@@ -80,6 +86,25 @@ class Templates(Settings):
     """Of the stages without a GPU."""
     gpu: TemplateName = "gpu"
     """Of the stages with one."""
+    serving: TemplateName = "serving"
+    """Of the model service."""
+
+
+class Replicas(Settings):
+    """How many servers a use case's users have."""
+
+    least: int = Field(default=2, ge=1, le=1000)
+    """At any time; where the cluster has no autoscaler, always."""
+    most: int = Field(default=10, ge=1, le=1000)
+    """Under load."""
+    cpu_percent: int = Field(default=70, ge=1, le=1000)
+    """Of the CPU that a server reserves: used more on the average, there are more of them."""
+
+    @model_validator(mode="after")
+    def _least_is_not_above_most(self) -> Self:
+        if self.least > self.most:
+            raise ValueError(f"least ({self.least}) is above most ({self.most}); lower one or raise the other")
+        return self
 
 
 class Kubernetes(Settings):
@@ -92,9 +117,12 @@ class Kubernetes(Settings):
     images: Images
     service_account: ObjectName = "default"
     """Of the pods, for a cloud's workload identity; no token of the cluster's own is mounted."""
+    deployer: ObjectName = "sluice-deployer"
+    """The service account of the stages deploy and verify, which bring up the model service; their pods alone get its token."""
     resources: dict[str, Resources] = Field(default={"default": Resources()})
-    """Stage to what it reserves. What a stage leaves out, and a stage that is not named, takes from `default`."""
+    """Stage, or `serving` for the model service, to what it reserves. What a stage leaves out, and a stage that is not named, takes from `default`."""
     templates: Templates = Templates()
+    replicas: Replicas = Replicas()
     queue: ObjectName | None = None
     """Kueue's LocalQueue that admits the pods; without one they go to the scheduler at once."""
     startup_timeout: Duration = timedelta(minutes=15)
@@ -111,11 +139,13 @@ class Kubernetes(Settings):
         if "default" not in self.resources:
             problems.append((("resources",), "there is no `default`, which stages that are not named take; add one"))
         for stage in self.resources if not problems else ():
-            if stage not in ("default", *stages):
-                problems.append((("resources", stage), f"there is no stage {stage!r}; there are default, {', '.join(stages)}"))
+            if stage not in ("default", SERVING, *stages):
+                problems.append((("resources", stage), f"there is no stage {stage!r}; there are default, {SERVING}, {', '.join(stages)}"))
                 continue
             reserved = self.of(stage)
-            if reserved.gpu and self.images.cuda is None:
+            if stage == SERVING and reserved.gpu:
+                problems.append((("resources", stage), "asks for a GPU, and models are served on CPUs; remove `gpu`, or set it to 0"))
+            elif reserved.gpu and self.images.cuda is None:
                 problems.append((("resources", stage), "asks for a GPU, and images.cuda is missing; name an image with CUDA there"))
             if amount(reserved.shm) > amount(reserved.memory):
                 why = f"shm ({reserved.shm}) counts as memory, and memory is {reserved.memory}; give it more memory, or a smaller shm"
@@ -128,6 +158,10 @@ class Kubernetes(Settings):
         """What `stage` reserves."""
         default, own = self.resources["default"], self.resources.get(stage)
         return default if own is None else default.model_copy(update=own.model_dump(exclude_unset=True))
+
+    def account_of(self, stage: str) -> str:
+        """The service account of the pods of `stage`."""
+        return self.deployer if stage in DEPLOYING else self.service_account
 
     def image_of(self, stage: str) -> str:
         """What the pods of `stage` run."""

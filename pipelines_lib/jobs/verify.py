@@ -1,4 +1,4 @@
-"""Ask the service the recorded hold-out rows; promote the version if its answers are the evaluation's, roll back if not.
+"""Ask the candidate's server the recorded hold-out rows; promote the version if its answers are the evaluation's, roll back if not.
 
 python -m pipelines_lib.jobs.verify --spec spec.json
 
@@ -13,13 +13,14 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
-from pipelines_lib.jobs.deploy import put_up, roll_back
+from pipelines_lib.jobs.deploy import place_of_stage, put_up, roll_back
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Package
 from pipelines_lib.registry.tracking import connect
-from pipelines_lib.serving import local
+from pipelines_lib.serving.place import wait_for
 from pipelines_lib.serving.pointer import package_folder, read_pointer, write_pointer
+from pipelines_lib.serving.replica import Replica
 from pipelines_lib.serving.requests import DATATYPES
 from pipelines_lib.store import write_json
 
@@ -32,10 +33,10 @@ def main(stage: Stage) -> JobResult:
     deployed = stage.result_of("deploy").outputs
     model = ModelRef.model_validate(deployed["model"])
     # Where an earlier try rolled back, the version must first be put up again.
-    service = put_up(stage, model)
+    url, [replica, *_] = put_up(stage, model)
     try:
         package = Package.open(package_folder(stage.root, model))
-        figures = _compare(package, model, service.port, stage.use_case.name)
+        figures = _compare(package, model, replica)
         _hold_if_wrong(stage, model, figures)
         _hold_if_overtaken(stage, model)
         _promote(stage, model)
@@ -44,9 +45,10 @@ def main(stage: Stage) -> JobResult:
     except BaseException:
         roll_back(stage, model)
         raise
+    _hand_over(stage, model)
     status: dict[str, JsonValue] = {
         "model_version": model.version,
-        "url": service.url,
+        "url": url,
         "metrics": dict(package.manifest.metrics),
         "run_id": stage.spec.run_id,
         "partition_key": stage.spec.partition_key,
@@ -57,12 +59,12 @@ def main(stage: Stage) -> JobResult:
         stage="verify",
         reason=f"version {model.version} answers as it was evaluated (difference {figures['largest_difference']:.2g}) and is the champion",
         figures=figures,
-        outputs={"model": model.model_dump(mode="json"), "url": service.url},
-        links={"Service": service.url},
+        outputs={"model": model.model_dump(mode="json"), "url": url},
+        links={"Service": url},
     )
 
 
-def _compare(package: Package, model: ModelRef, port: int, name: str) -> dict[str, Any]:
+def _compare(package: Package, model: ModelRef, replica: Replica) -> dict[str, Any]:
     """Ask all recorded rows at once, then some one by one; the figures say how far the answers are from the evaluation's."""
     holdout = package.holdout()
     types = {feature.name: feature.type for feature in package.manifest.features}
@@ -75,7 +77,7 @@ def _compare(package: Package, model: ModelRef, port: int, name: str) -> dict[st
             {"name": feature, "shape": [last - first], "datatype": DATATYPES[types[feature]][0], "data": values[first:last]}
             for feature, values in columns.items()
         ]
-        status, answer = local.ask(port, f"/v2/models/{name}/infer", {"inputs": inputs, "parameters": {"log": False}})
+        status, answer = replica.ask(f"/v2/models/{model.name}/infer", {"inputs": inputs, "parameters": {"log": False}})
         if status != 200:
             return None, f"status {status}: {answer.get('error')}"
         if answer["model_version"] != str(model.version):
@@ -147,6 +149,16 @@ def _promote(stage: Stage, model: ModelRef) -> None:
     current = read_pointer(stage.root)
     if current is not None and current.model == model:
         write_pointer(stage.root, current.verified())
+
+
+def _hand_over(stage: Stage, model: ModelRef) -> None:
+    """Wait until every server of the users answers with the new champion, then end the candidate's.
+
+    Raises `Unavailable` where one does not come round: the version stays the champion, and a retry waits again.
+    """
+    place = place_of_stage(stage)
+    wait_for(place, model, candidate=False)
+    place.end(candidate=True)
 
 
 if __name__ == "__main__":

@@ -80,7 +80,7 @@ def down(project: Project, say: Say) -> None:
         say(f"stopping {', '.join(found)}")
         _end(list(found.values()))
     for record in records:
-        if not record.stem.startswith(local.PREFIX):
+        if not record.stem.startswith(local.PREFIX) or record.stem.endswith(local.CANDIDATE):
             record.unlink(missing_ok=True)
     for child in _started:
         child.poll()
@@ -267,7 +267,7 @@ def _serve_champions(project: Project, profile: Profile, say: Say) -> None:
     """What was deployed before the services were stopped, or the machine restarted, serves again."""
     for use_case in project.use_cases_or_errors()[0]:
         root = store_of(profile) / use_case.name
-        if pointer_path(root).exists():
+        if profile.launcher == "local" and pointer_path(root).exists():
             say(f"{use_case.name} answers at {local.ensure(use_case, project, root).url}")
 
 

@@ -30,9 +30,14 @@ MAX_BODY = 10 * 1024 * 1024
 Answer = Callable[[bytes], Document]
 
 
-def create_app(root: StorePath, *, home: Path | None = None, poll_seconds: float = 1.0, flush_seconds: float = 1.0) -> FastAPI:
-    """The service of the use case whose folder in the store is `root`; `home` is the state folder, where keys made on this machine lie."""
-    service = Service(root, Slot(root, poll_seconds, home), PredictionLog(root, flush_seconds))
+def create_app(
+    root: StorePath, *, home: Path | None = None, candidate: bool = False, poll_seconds: float = 1.0, flush_seconds: float = 1.0
+) -> FastAPI:
+    """The service of the use case whose folder in the store is `root`; `home` is the state folder, where keys made on this machine lie.
+
+    With `candidate` it serves what is being verified.
+    """
+    service = Service(root, Slot(root, poll_seconds, home, candidate=candidate), PredictionLog(root, flush_seconds))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -1,13 +1,11 @@
-"""The service of a use case as a process of this machine, on 127.0.0.1.
+"""The service of a use case as a process of this machine, on 127.0.0.1; beside it another, for a candidate while it is verified.
 
-`<home>/services/serving-<use_case>.json` remembers its process and port. A process is only ever taken for the service (and
+`<home>/services/serving-<use_case>.json` remembers its process and port, `serving-<use_case>-candidate.json` the other's. A process is only ever taken for the service (and
 ended) when its id, its start time and its command line all agree, so a recycled id can't be mistaken for it.
 """
 
 import contextlib
 import fcntl
-import http.client
-import json
 import os
 import signal
 import socket
@@ -28,6 +26,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.contracts import Contract
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.launcher import MARK
+from pipelines_lib.serving.replica import Replica
 from pipelines_lib.store import StorePath, read_json, write_json
 from pipelines_lib.use_case import UseCase
 
@@ -37,7 +36,7 @@ STOP_SECONDS = 10.0
 _STARTS = 5
 """Ports tried where others take them first."""
 _MODULE = "pipelines_lib.serving.server"
-PREFIX = "serving-"
+PREFIX, CANDIDATE = "serving-", "-candidate"
 """Airflow and MLflow have their records in the same folder, and a use case may be called mlflow."""
 
 _children: list["subprocess.Popen[bytes]"] = []
@@ -54,6 +53,13 @@ class Record(Contract):
     pid: int
     create_time: float
     """When the process started, by the machine's clock."""
+    candidate: bool = False
+    """Whether it serves what is being verified, and no user."""
+
+    @property
+    def name(self) -> str:
+        """Of its files."""
+        return _name(self.use_case, candidate=self.candidate)
 
 
 @dataclass(frozen=True)
@@ -66,68 +72,99 @@ class Service:
     pid: int
 
 
-def ensure(use_case: UseCase, project: Project, root: StorePath, *, timeout: float = 60) -> Service:
-    """The running service of `use_case`, whose folder in the store is `root`; started where there is none.
+def ensure(use_case: UseCase, project: Project, root: StorePath, *, candidate: bool = False, timeout: float = 60) -> Service:
+    """The running service of `use_case`, whose folder in the store is `root`; started where there is none. With `candidate`
+    the one that serves what is being verified.
 
     It listens on `deployment.port`, or, where that is not set, on its last port or a free one of 8800 to 8999.
     Raises `Unavailable` where it can't listen or does not come up within `timeout` seconds.
     """
-    port = use_case.deployment.port
+    port = None if candidate else use_case.deployment.port
     with _lock(project):
-        record = _read(use_case.name, project)
+        record = _read(_name(use_case.name, candidate=candidate), project)
         if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record):
             return _service(record)
         if record:
             _end(record)
         for _ in range(_STARTS):
-            record, child = _start(use_case.name, project, root, _pick_port(port, record, project))
+            record, child = _start(use_case.name, project, root, _pick_port(port, record, project), candidate=candidate)
             if _comes_up(record, child, project, timeout):
                 return _service(record)
-        raise _did_not_start(use_case.name, project, f"another process took each of the {_STARTS} ports tried")
+        raise _did_not_start(
+            use_case.name, _name(use_case.name, candidate=candidate), project, f"another process took each of the {_STARTS} ports tried"
+        )
 
 
-def stop(use_case: str, project: Project) -> bool:
-    """End the service of `use_case`; its prediction log is written first. Returns whether there was one."""
+def stop(use_case: str, project: Project, *, candidate: bool = False) -> bool:
+    """End the service of `use_case`, or its candidate's; its prediction log is written first. Returns whether there was one."""
     with _lock(project):
-        record = _read(use_case, project)
-        return record is not None and _end(record)
+        record = _read(name := _name(use_case, candidate=candidate), project)
+        ended = record is not None and _end(record)
+        if candidate:
+            _path(name, project).unlink(missing_ok=True)
+        return ended
 
 
 def running(project: Project) -> list[Service]:
-    """Every service of the project that runs, by use case."""
-    records = _records(project)
-    return [_service(record) for record in records if _process(record)]
+    """Every service of the project that users may ask, by use case."""
+    return [_service(record) for record in _records(project) if not record.candidate and _process(record)]
 
 
 def ask(port: int, path: str, document: Any = None, timeout: float = 30) -> tuple[int, Any]:
     """Status and JSON of a request to a local service: GET, or POST of `document`. Raises `OSError` where nobody answers."""
-    connection = http.client.HTTPConnection(HOST, port, timeout=timeout)
-    try:
-        if document is None:
-            connection.request("GET", path)
-        else:
-            connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        body = response.read()
-    except http.client.HTTPException as error:
-        raise OSError(f"port {port} does not speak HTTP: {error!r}") from error
-    finally:
-        connection.close()
-    return response.status, json.loads(body) if body else None
+    return Replica(HOST, port).ask(path, document, timeout)
+
+
+class Processes:
+    """The servers of a use case as processes of this machine: one for its users, and one for a candidate while it is verified."""
+
+    seconds = 60.0
+
+    def __init__(self, use_case: UseCase, project: Project, root: StorePath) -> None:
+        self._use_case = use_case
+        self._project = project
+        self._root = root
+
+    def put_up(self, *, candidate: bool) -> str:
+        """Start the process where it does not run; returns its address."""
+        return ensure(self._use_case, self._project, self._root, candidate=candidate).url
+
+    def replicas(self, *, candidate: bool) -> tuple[list[Replica], str]:
+        """The process, where it runs."""
+        record = _read(_name(self._use_case.name, candidate=candidate), self._project)
+        if record is None or _process(record) is None:
+            return [], "its process does not run"
+        return [Replica(HOST, record.port)], ""
+
+    def end(self, *, candidate: bool) -> None:
+        """End the process."""
+        stop(self._use_case.name, self._project, candidate=candidate)
 
 
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def _start(use_case: str, project: Project, root: StorePath, port: int) -> "tuple[Record, subprocess.Popen[bytes]]":
+def _start(use_case: str, project: Project, root: StorePath, port: int, *, candidate: bool) -> "tuple[Record, subprocess.Popen[bytes]]":
     # The launcher ends every process with a job's mark when the job ends; the service must outlive the deploy job.
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     environment["PYTHONPATH"] = str(Path(pipelines_lib.__file__).parents[1])
-    path = _log(use_case, project)
+    name = _name(use_case, candidate=candidate)
+    path = _log(name, project)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", _MODULE, "--root", str(root), "--host", HOST, "--port", str(port)],
+            [
+                sys.executable,
+                "-m",
+                _MODULE,
+                "--root",
+                str(root),
+                "--host",
+                HOST,
+                "--port",
+                str(port),
+                *(["--candidate"] if candidate else []),
+            ],
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -137,8 +174,8 @@ def _start(use_case: str, project: Project, root: StorePath, port: int) -> "tupl
     _children.append(process)
     # Nobody has waited for it yet, so its id can't have gone to another process.
     started = psutil.Process(process.pid).create_time()
-    record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started)
-    write_json(_path(use_case, project), record)
+    record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started, candidate=candidate)
+    write_json(_path(name, project), record)
     return record, process
 
 
@@ -149,10 +186,10 @@ def _comes_up(record: Record, child: "subprocess.Popen[bytes]", project: Project
         if child.poll() is not None:
             if not _is_free(record.port):
                 return False
-            raise _did_not_start(record.use_case, project, "it ended before it answered")
+            raise _did_not_start(record.use_case, record.name, project, "it ended before it answered")
         if time.monotonic() > deadline:
             child.kill()
-            raise _did_not_start(record.use_case, project, f"it did not answer within {timeout:.0f} s")
+            raise _did_not_start(record.use_case, record.name, project, f"it did not answer within {timeout:.0f} s")
         time.sleep(0.05)
     return True
 
@@ -244,15 +281,20 @@ def _lock(project: Project) -> Iterator[None]:
         yield
 
 
-def _did_not_start(use_case: str, project: Project, why: str) -> Unavailable:
-    path = _log(use_case, project)
+def _did_not_start(use_case: str, name: str, project: Project, why: str) -> Unavailable:
+    path = _log(name, project)
     tail = "\n".join(path.read_text(encoding="utf-8", errors="replace").splitlines()[-15:])
     return Unavailable(f"the service of {use_case} did not start: {why}. The end of its log, {path}:\n{tail}")
 
 
-def _read(use_case: str, project: Project) -> Record | None:
+def _name(use_case: str, *, candidate: bool) -> str:
+    # No use case has a hyphen in its name.
+    return f"{use_case}{CANDIDATE}" if candidate else use_case
+
+
+def _read(name: str, project: Project) -> Record | None:
     try:
-        return Record.model_validate(read_json(_path(use_case, project)))
+        return Record.model_validate(read_json(_path(name, project)))
     except (FileNotFoundError, ValidationError):
         return None
 
@@ -274,9 +316,9 @@ def _folder(project: Project) -> Path:
     return project.home / "services"
 
 
-def _path(use_case: str, project: Project) -> Path:
-    return _folder(project) / f"{PREFIX}{use_case}.json"
+def _path(name: str, project: Project) -> Path:
+    return _folder(project) / f"{PREFIX}{name}.json"
 
 
-def _log(use_case: str, project: Project) -> Path:
-    return project.home / "logs" / f"{PREFIX}{use_case}.log"
+def _log(name: str, project: Project) -> Path:
+    return project.home / "logs" / f"{PREFIX}{name}.log"

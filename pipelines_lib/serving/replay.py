@@ -1,6 +1,6 @@
 """Send a partition's rows to the service, as its users would have: for the demo, for tests, for trying a service out.
 
-    python -m pipelines_lib.serving.replay --use-case recommendation --partition 2026-01-15 [--one]
+    python -m pipelines_lib.serving.replay --use-case recommendation --partition 2026-01-15 [--one] [--url http://…]
 
 Request ids follow from the partition, and the prediction log is read by them, so a second replay changes nothing.
 """
@@ -17,6 +17,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError, SluiceError, Unavailable
 from pipelines_lib.serving import local
+from pipelines_lib.serving.objects import url_of
 from pipelines_lib.serving.requests import DATATYPES
 from pipelines_lib.store import store_of
 
@@ -30,18 +31,19 @@ def main() -> int:
     parser.add_argument("--use-case", required=True)
     parser.add_argument("--partition", required=True)
     parser.add_argument("--one", action="store_true", help="send one row, print question and answer")
-    arguments = parser.parse_args()
+    parser.add_argument("--url", help="address of the service, where the profile's own is not reached from here")
+    given = parser.parse_args()
     try:
-        print(_one(arguments.use_case, arguments.partition) if arguments.one else replay(arguments.use_case, arguments.partition))  # noqa: T201
+        print((_one if given.one else replay)(given.use_case, given.partition, given.url))  # noqa: T201
     except (SluiceError, httpx.HTTPError) as error:
         print(f"replay: {error}", file=sys.stderr)  # noqa: T201
         return 1
     return 0
 
 
-def replay(name: str, partition: str) -> str:
-    """Send every clean row of the partition; says how many were answered. Raises `DataError`, `Unavailable`."""
-    run = _Replay(name, partition)
+def replay(name: str, partition: str, url: str | None = None) -> str:
+    """Send every clean row of the partition to `url`, or to where the profile has the service; says how many were answered. Raises `DataError`, `Unavailable`."""
+    run = _Replay(name, partition, url)
     started = time.monotonic()
     for start in range(0, run.rows.num_rows, _BATCH):
         run.ask(run.rows.slice(start, _BATCH), f"replay-{partition}-{start:09d}")
@@ -49,8 +51,8 @@ def replay(name: str, partition: str) -> str:
     return f"{run.rows.num_rows} rows answered by {run.url} in {time.monotonic() - started:.1f} s"
 
 
-def _one(name: str, partition: str) -> str:
-    run = _Replay(name, partition)
+def _one(name: str, partition: str, url: str | None) -> str:
+    run = _Replay(name, partition, url)
     row = run.rows.slice(0, 1)
     answer = run.ask(row, f"one-{partition}", log=False)
     question = ", ".join(f"{column}={'…' if column in run.private else row[column][0].as_py()}" for column in run.features[:6])
@@ -63,7 +65,7 @@ def _one(name: str, partition: str) -> str:
 class _Replay:
     """One partition's rows and the service that is asked."""
 
-    def __init__(self, name: str, partition: str) -> None:
+    def __init__(self, name: str, partition: str, url: str | None) -> None:
         project = Project.from_environment()
         use_case = project.use_case(name)
         self.partition = partition
@@ -75,9 +77,7 @@ class _Replay:
         self.rows = self._tables.read("clean", [partition], columns=self._columns)
         if self.rows.num_rows == 0:
             raise DataError(f"there are no clean rows of {partition} to send; run {name}__data for it first")
-        self.url = next((service.url for service in local.running(project) if service.use_case == name), "")
-        if not self.url:
-            raise Unavailable(f"no service of {name} runs; start it with `sluice serve {name}`")
+        self.url = url.rstrip("/") if url else _url(project, name)
         self._infer = f"{self.url}/v2/models/{name}/infer"
 
     def ask(self, rows: pa.Table, request_id: str, *, log: bool = True) -> dict[str, Any]:
@@ -87,7 +87,12 @@ class _Replay:
             for column in self._columns
         ]
         body = {"id": request_id, "inputs": inputs, "parameters": {"partition_key": self.partition, "log": log}}
-        answer = httpx.post(self._infer, json=body, timeout=60)
+        try:
+            answer = httpx.post(self._infer, json=body, timeout=60)
+        except httpx.TransportError as error:
+            raise Unavailable(
+                f"{self._infer} does not answer ({error}); from outside a cluster forward a port to it (`kubectl port-forward`), and name that as --url"
+            ) from error
         if answer.is_error:
             raise DataError(f"{self._infer} refused the rows: {answer.status_code} {answer.text[:1000]}")
         document: dict[str, Any] = answer.json()
@@ -107,6 +112,17 @@ class _Replay:
         if self.partition not in self._tables.partitions("predictions"):
             return 0
         return len(set(self._tables.read("predictions", [self.partition], columns=[])["row_id"].to_pylist()))
+
+
+def _url(project: Project, name: str) -> str:
+    """Where the service of a use case is asked. Raises `Unavailable` where it does not run."""
+    kubernetes = (profile := project.profile()).kubernetes
+    if profile.launcher == "kubernetes" and kubernetes is not None:
+        return url_of(name, kubernetes.namespace)
+    url = next((service.url for service in local.running(project) if service.use_case == name), None)
+    if url is None:
+        raise Unavailable(f"no service of {name} runs; start it with `sluice serve {name}`")
+    return url
 
 
 def _sent(column: pa.ChunkedArray) -> list[Any]:

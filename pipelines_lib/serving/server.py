@@ -20,10 +20,11 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="the use case's folder in the store, or its s3:// address")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
     parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--candidate", action="store_true", help="serve the version that is being verified; no user may be sent here")
     arguments, project = parser.parse_args(), Project.from_environment()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
     uvicorn.run(
-        create_app(opened(arguments.root, project).resolve(), home=project.home),
+        create_app(opened(arguments.root, project).resolve(), home=project.home, candidate=arguments.candidate),
         host=arguments.host,
         port=arguments.port,
         log_level="warning",

@@ -36,10 +36,14 @@ class Served:
 
 
 class Slot:
-    """Holds what is served now, None where nothing is. Reading `served` is safe from any thread."""
+    """Holds what is served now, None where nothing is. Reading `served` is safe from any thread.
 
-    def __init__(self, root: StorePath, poll_seconds: float = 1.0, home: Path | None = None) -> None:
+    What is still to be verified is served only with `candidate`: by a server that no user is sent to.
+    """
+
+    def __init__(self, root: StorePath, poll_seconds: float = 1.0, home: Path | None = None, *, candidate: bool = False) -> None:
         self._root = root
+        self._candidate = candidate
         self._home = home
         self._poll_seconds = poll_seconds
         self._seen: Hashable = None
@@ -68,7 +72,8 @@ class Slot:
                 return
             # What stands in the way may pass while the pointer stays: it is looked at again until it was taken over.
             self._seen = None
-            self._take(read_pointer(self._root))
+            deployment = read_pointer(self._root)
+            self._take(deployment if deployment is None or self._candidate else deployment.served)
             self.error = None
             self._seen = mark
         except DataError as error:

@@ -344,7 +344,12 @@ class ApiServer:
             self._hold_to_quota(call, name)
             made["spec"].setdefault("terminationGracePeriodSeconds", 30)
             made["status"] = {"phase": "Pending"}
-        metadata |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now(), **({"namespace": call.namespace} if call.namespace else {})}
+        metadata |= {
+            "uid": str(uuid.uuid4()),
+            "generation": 1,
+            "creationTimestamp": _now(),
+            **({"namespace": call.namespace} if call.namespace else {}),
+        }
         made = self._put(key, made, "ADDED")
         if call.plural == "pods" and self.on_pod is not None:
             self.on_pod(name)
@@ -380,7 +385,7 @@ class ApiServer:
         found = self._unchanged(call)
         if call.sub == "status":
             return self._put(call.key, {**found, "status": call.body.get("status", {})}, "MODIFIED")
-        kept = {name: found["metadata"][name] for name in ("uid", "creationTimestamp") if name in found["metadata"]}
+        kept = {name: found["metadata"][name] for name in ("uid", "generation", "creationTimestamp") if name in found["metadata"]}
         status = {"status": found["status"]} if "status" in found else {}
         return self._put(call.key, {**call.body, "metadata": {**call.body["metadata"], **kept}, **status}, "MODIFIED")
 
@@ -395,6 +400,8 @@ class ApiServer:
             merge(changed, ours, by_key="json" not in call.content_type or "strategic" in call.content_type)
         if changed == self._objects[call.key]:
             return changed
+        if changed.get("spec") != self._objects[call.key].get("spec"):
+            changed["metadata"]["generation"] += 1
         changed = self._put(call.key, changed, "MODIFIED")
         self._drop_ended(call.key)
         return changed

@@ -4,27 +4,18 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
-import yaml
-from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator, make_safe_label_value
-from kubernetes.client import ApiClient
+from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 
-from pipelines_lib.cluster import Kubernetes, Resources, amount
+from pipelines_lib.cluster import DEPLOYING, Kubernetes, Resources, amount
 from pipelines_lib.contracts import JobSpec
 from pipelines_lib.cost.meter import REQUESTS
-from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import ENVIRONMENT, command
+from pipelines_lib.pods.template import CONTAINER, USER, Manifest
 
-Manifest = dict[str, Any]
-
-CONTAINER = "base"
-"""The container that is the stage; a template may set its fields under this name, and add others."""
 HOME = "/home/sluice"
 """The only folder that a stage may write to, beside /tmp and /dev/shm."""
 
-_USER = 10001
 _LONGEST_NAME = 63
 _GIB = float(1 << 30)
 
@@ -55,17 +46,17 @@ def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mappi
         },
         "spec": {
             "restartPolicy": "Never",  # Airflow retries, and knows how often
-            "serviceAccountName": kubernetes.service_account,
-            "automountServiceAccountToken": False,  # a stage has no business with the cluster
+            "serviceAccountName": kubernetes.account_of(spec.stage),
+            "automountServiceAccountToken": spec.stage in DEPLOYING,  # no other stage has business with the cluster
             "enableServiceLinks": False,  # a Service called sluice would set SLUICE_PORT
             # Else the stage is process 1, which the kernel spares the signals that it has no handler for: it would not end before the grace is over.
             "shareProcessNamespace": True,
             "terminationGracePeriodSeconds": int(kubernetes.grace.total_seconds()),
             "securityContext": {
                 "runAsNonRoot": True,
-                "runAsUser": _USER,
-                "runAsGroup": _USER,
-                "fsGroup": _USER,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "fsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
             "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets])],
@@ -118,53 +109,3 @@ def _environment(spec: JobSpec, reserved: Resources) -> dict[str, str]:
         REQUESTS: json.dumps({"cpus": round(cpus, 4), "memory_gib": round(memory, 4)}),
         "OMP_NUM_THREADS": str(max(1, int(cpus))),
     }
-
-
-def from_template(path: Path, pod: Manifest) -> Manifest:
-    """`pod` on top of the template at `path`. Raises `ConfigError` where that is no manifest of a pod."""
-    try:
-        template = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(template, dict) or template.get("kind") != "Pod" or not isinstance(template.get("spec"), dict):
-        raise ConfigError(f"{path}: not a pod; write a manifest with `apiVersion: v1`, `kind: Pod` and `spec:`")
-    if unknown := _unknown(template):
-        raise ConfigError(f"{path}: {unknown}: a pod has no such field, or not with this value; correct it or remove it")
-    merged: Manifest = _merged(template, pod)
-    return merged
-
-
-def _merged(under: Any, over: Any) -> Any:
-    """`over` on top of `under`: objects by key, lists of named things by name; of two other values, that of `over`."""
-    if isinstance(under, dict) and isinstance(over, dict):
-        return {**under, **{key: _merged(under[key], value) if key in under else value for key, value in over.items()}}
-    if isinstance(under, list) and isinstance(over, list) and all(isinstance(item, dict) for item in (*under, *over)):
-        names = [item.get("name") for item in over]
-        named = {item["name"]: item for item in under if item.get("name") in names and item.get("name") is not None}
-        rest = [item for item in under if item.get("name") not in named]
-        return [*(_merged(named[item["name"]], item) if item.get("name") in named else item for item in over), *rest]
-    return over
-
-
-def _unknown(template: Manifest) -> str | None:
-    """The first field of `template` that Kubernetes' model of a pod does not have: the model leaves it out without a word."""
-    try:
-        known = ApiClient().sanitize_for_serialization(PodGenerator.deserialize_model_dict(template))
-    except ValueError as error:
-        return str(error)
-    return _missing(template, known)
-
-
-def _missing(given: Any, known: Any, field: str = "") -> str | None:
-    if isinstance(given, dict):
-        pairs = [(f"{field}.{key}".lstrip("."), value, known.get(key) if isinstance(known, dict) else None) for key, value in given.items()]
-    elif isinstance(given, list):
-        pairs = [(f"{field}[{i}]", value, known[i] if isinstance(known, list) else None) for i, value in enumerate(given)]
-    else:
-        return None
-    for name, value, found in pairs:
-        if value is not None and found is None:
-            return name
-        if deeper := _missing(value, found, name):
-            return deeper
-    return None

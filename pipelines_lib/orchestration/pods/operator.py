@@ -22,9 +22,10 @@ from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.orchestration.operators import Asked, StageOperator
-from pipelines_lib.orchestration.pods.ends import EXITED, End
-from pipelines_lib.orchestration.pods.manifest import from_template, name_of, stage_pod
+from pipelines_lib.orchestration.pods.manifest import name_of, stage_pod
 from pipelines_lib.orchestration.pods.trigger import PodTrigger
+from pipelines_lib.pods.ends import EXITED, End
+from pipelines_lib.pods.template import from_template
 from pipelines_lib.store import StorePath, read_json, write_json
 
 _CONFLICT, _NOT_FOUND = 409, 404

@@ -13,8 +13,8 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHo
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1Pod
 
-from pipelines_lib.orchestration.pods.ends import End, cannot_begin, ended, event_line, gone, has_begun, is_queued, too_slow
-from pipelines_lib.orchestration.pods.manifest import CONTAINER
+from pipelines_lib.pods.ends import End, cannot_begin, ended, event_line, gone, has_begun, is_queued, too_slow
+from pipelines_lib.pods.template import CONTAINER
 
 UNANSWERED = (ApiException, ClientError, TimeoutError, OSError)
 """How the API server, or the way to it, says that it does not answer now."""

@@ -128,14 +128,29 @@ def test_of_the_jobs_only_ranks_of_a_training_reach_one_another(direction: str) 
 
 @needs_kustomize
 def test_airflow_may_start_pods_and_read_no_secret() -> None:
-    [role] = of_kind("overlays/kind", "Role")
-    rights = {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
-    assert all(rule["apiGroups"] == [""] for rule in role["rules"])
+    rights = rights_of("sluice-launcher")
     assert rights.keys() == {"pods", "pods/log", "events", "secrets", "services"}
     assert not {"*", "get", "list", "watch"} & rights["secrets"]
     assert not of_kind("overlays/kind", "ClusterRole", "ClusterRoleBinding")
-    [binding] = of_kind("overlays/kind", "RoleBinding")
-    assert "sluice-job" not in {subject["name"] for subject in binding["subjects"]}
+    bindings = {
+        binding["metadata"]["name"]: {subject["name"] for subject in binding["subjects"]}
+        for binding in of_kind("overlays/kind", "RoleBinding")
+    }
+    assert bindings == {"sluice-launcher": {"airflow-worker", "airflow-triggerer"}, "sluice-deployer": {"sluice-deployer"}}
+
+
+@needs_kustomize
+def test_what_brings_up_a_service_may_do_that_alone() -> None:
+    rights = rights_of("sluice-deployer")
+    assert rights.keys() == {"deployments", "services", "horizontalpodautoscalers", "poddisruptionbudgets", "pods"}
+    assert rights["pods"] == {"list"}
+    assert all(verbs <= {"create", "patch", "get", "delete"} for resource, verbs in rights.items() if resource != "pods")
+
+
+def rights_of(name: str) -> dict[str, set[str]]:
+    """Resource to the verbs that a Role allows."""
+    [role] = [role for role in of_kind("overlays/kind", "Role") if role["metadata"]["name"] == name]
+    return {resource: set(rule["verbs"]) for rule in role["rules"] for resource in rule["resources"]}
 
 
 @needs_kustomize
@@ -143,17 +158,6 @@ def test_a_laptop_asks_for_no_storage_class_and_a_cloud_keeps_its_database() -> 
     assert not of_kind("overlays/kind", "PersistentVolumeClaim", "StorageClass")
     assert "persistentVolumeClaim" not in str(dict(pods("overlays/kind")))
     assert [claim["metadata"]["name"] for claim in of_kind("overlays/cloud", "PersistentVolumeClaim")] == ["postgres"]
-
-
-@needs_kustomize
-def test_the_service_of_a_use_case_is_one_whole() -> None:
-    folder = "overlays/serving-recommendation"
-    [(name, pod)] = pods(folder)
-    [budget], [scaler], [settings] = (of_kind(folder, kind) for kind in ("PodDisruptionBudget", "HorizontalPodAutoscaler", "ConfigMap"))
-    assert scaler["spec"]["scaleTargetRef"]["name"] == name == "serving-recommendation"
-    assert budget["spec"]["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
-    assert settings["data"]["USE_CASE"] == pod["metadata"]["labels"]["use_case"] == "recommendation"
-    assert {"configMapRef": {"name": settings["metadata"]["name"]}} in pod["spec"]["containers"][0]["envFrom"]
 
 
 def test_the_queue_is_where_the_jobs_are() -> None:

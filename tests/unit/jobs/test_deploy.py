@@ -40,6 +40,7 @@ def promoted(monkeypatch):
 def root(sandbox):
     yield sandbox.project.home / "store" / "shop"
     local.stop("shop", sandbox.project)
+    local.stop("shop", sandbox.project, candidate=True)
 
 
 @pytest.fixture
@@ -82,7 +83,14 @@ def test_from_the_first_version_to_a_bad_one(release, make_package, root, promot
     release(1, first, stages=("deploy",))
     assert read_pointer(root).state == "serving"
 
-    release(2, make_package(root, bias=1))
+    # While 2 is up for verification, users are answered by 1; then by 2, and the candidate's server is gone.
+    second = make_package(root, bias=1)
+    release(2, second, stages=("deploy",))
+    [users] = local.running(sandbox.project)
+    assert local.ask(users.port, "/v2/models/shop")[1]["versions"] == ["1"]
+    release(2, second)
+    assert local.ask(users.port, "/v2/models/shop")[1]["versions"] == ["2"]
+    assert [path.name for path in (sandbox.project.home / "services").glob("*.json")] == ["serving-shop.json"]
     assert (read_pointer(root).model.version, read_pointer(root).previous.model.version) == (2, 1)
 
     # Its answers are not the evaluation's: held, rolled back, and 2 serves on.

@@ -10,9 +10,11 @@ from pipelines_lib.jobs import deploy, verify
 from pipelines_lib.registry.package import Package
 from pipelines_lib.serving import local
 from pipelines_lib.serving.pointer import Deployment, read_pointer, write_pointer
+from pipelines_lib.serving.replica import Replica
 from pipelines_lib.store import write_json
 
 MODEL = ModelRef(name="shop", version=2, package="shop/packages/p", run_id="run")
+HERE = Replica("127.0.0.1", 1)
 
 
 @pytest.fixture
@@ -22,7 +24,7 @@ def package(sandbox, make_package):
 
 
 def answers(package, monkeypatch, status=200, version="2", shift=0.0):
-    def ask(port, path, document):
+    def ask(self, path, document):
         assert document["parameters"] == {"log": False}
         columns = {tensor["name"]: tensor["data"] for tensor in document["inputs"]}
         scores = package.predict(columns) + shift
@@ -30,7 +32,7 @@ def answers(package, monkeypatch, status=200, version="2", shift=0.0):
             "model_version": version, "error": "no", "outputs": [{"name": "scores", "shape": list(scores.shape), "data": scores.ravel().tolist()}],
         }  # fmt: skip
 
-    monkeypatch.setattr(local, "ask", ask)
+    monkeypatch.setattr(Replica, "ask", ask)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def verdict(package, sandbox, make_use_case):
     """Returns `verdict()`: the figures of a comparison. Raises `Held`."""
 
     def compare():
-        figures = verify._compare(package, MODEL, 1, "shop")
+        figures = verify._compare(package, MODEL, HERE)
         verify._hold_if_wrong(sandbox.stage("verify", make_use_case(), "2026-01-05"), MODEL, figures)
         return figures
 
@@ -97,14 +99,15 @@ class Outside:
 def outside(monkeypatch, package):
     made = Outside()
     service = local.Service("shop", "http://127.0.0.1:1", 1, 1)
-    monkeypatch.setattr(local, "ensure", made.does("ensure", lambda *_: service))
-    monkeypatch.setattr(local, "stop", lambda *_: True)
-    monkeypatch.setattr(deploy, "_wait_for", made.does("wait", lambda *_: None))
+    monkeypatch.setattr(local, "ensure", made.does("ensure", lambda *_, **__: service))
+    monkeypatch.setattr(local, "stop", lambda *_, **__: True)
+    monkeypatch.setattr(deploy, "wait_for", made.does("wait", lambda *_, **__: [HERE]))
+    monkeypatch.setattr(verify, "wait_for", made.does("hand over", lambda *_, **__: [HERE]))
     monkeypatch.setattr(verify, "connect", made.does("connect", lambda uri: None))
     monkeypatch.setattr(verify.ModelRegistry, "champion", lambda _: made.champion)
     monkeypatch.setattr(verify.ModelRegistry, "promote", lambda _, version: made.promoted.append(version))
     answers(package, monkeypatch)
-    monkeypatch.setattr(local, "ask", made.does("ask", local.ask))
+    monkeypatch.setattr(Replica, "ask", made.does("ask", Replica.ask))
     return made
 
 
@@ -193,7 +196,7 @@ def test_a_candidate_of_another_run_is_left_alone(outside, put_up, monkeypatch):
         write_pointer(stage.root, Deployment.candidate(third, stage.use_case, read_pointer(stage.root)))
         raise ConnectionResetError
 
-    monkeypatch.setattr(local, "ask", another_run_is_quicker)
+    monkeypatch.setattr(Replica, "ask", another_run_is_quicker)
     with pytest.raises(ConnectionResetError):
         verify.main(stage)
     assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (3, "candidate")
@@ -206,3 +209,14 @@ def test_a_version_that_was_verified_stays_when_a_second_look_fails(outside, put
     with pytest.raises(ConnectionResetError):
         verify.main(stage)
     assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (2, "serving")
+
+
+def test_a_server_that_does_not_come_round_fails_the_stage_and_the_version_stays(outside, put_up):
+    stage = put_up(True)
+    outside.broken["hand over"] = Unavailable("not every server took over")
+    with pytest.raises(Unavailable):
+        verify.main(stage)
+    assert (read_pointer(stage.root).model.version, read_pointer(stage.root).state) == (2, "serving")
+    outside.broken.clear()
+    verify.main(stage)
+    assert outside.promoted == [2, 2]

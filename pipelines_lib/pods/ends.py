@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines_lib.contracts import ExitCode
-from pipelines_lib.orchestration.pods.manifest import CONTAINER
+from pipelines_lib.pods.template import CONTAINER
 
 EXITED = "Exited"
 """The stage's process ended by itself, or by a signal; its exit code says how."""

@@ -1,0 +1,1 @@
+"""Pods, as both worlds know them: the template they are made from, and how they end."""

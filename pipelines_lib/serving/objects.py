@@ -1,0 +1,166 @@
+"""What a use case's service looks like on a cluster: Deployment, Service, autoscaler and disruption budget."""
+
+from pathlib import Path
+
+from pipelines_lib.cluster import SERVING, Kubernetes
+from pipelines_lib.config import Profile
+from pipelines_lib.connections import variable_of
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.pods.template import CONTAINER, USER, Manifest, from_template
+
+PORT = 8080
+"""What a server listens on in its pod."""
+_GRACE = 45
+"""Seconds in which requests end and the log of answers is written."""
+
+
+def name_of(use_case: str, *, candidate: bool = False) -> str:
+    """The name of every object of a use case's service, or of its candidate's Deployment."""
+    return f"serving-{use_case.replace('_', '-')}" + ("-candidate" if candidate else "")
+
+
+def url_of(use_case: str, namespace: str) -> str:
+    """The address of a use case's service, for whoever is in the cluster."""
+    return f"http://{name_of(use_case)}.{namespace}.svc"
+
+
+def labels_of(use_case: str, *, candidate: bool) -> dict[str, str]:
+    """What selects the pods of a use case's service, or its candidate's."""
+    known = {"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "serving"}
+    return known | {"use_case": use_case, "track": "candidate" if candidate else "champion"}
+
+
+def deployment(use_case: str, root: str, profile: Profile, template: Path, *, candidate: bool, replicas: int | None) -> Manifest:
+    """The servers of the use case whose folder in the store is `root`; None for `replicas` leaves their number to the autoscaler.
+
+    Raises `ConfigError` where the profile does not say what they need.
+    """
+    kubernetes = profile.kubernetes
+    assert kubernetes is not None, "a profile whose launcher is kubernetes has it"
+    if kubernetes.images.serving is None:
+        raise ConfigError(f"profile {profile.name}: kubernetes.images.serving is missing; name the image of the model service there")
+    if profile.store_connection is not None and not kubernetes.secrets:
+        raise ConfigError(
+            f"profile {profile.name}: the servers need store_connection {profile.store_connection!r}, and outlive the task that has it; put it into a Secret "
+            f"of namespace {kubernetes.namespace} as {variable_of(profile.store_connection)}, and name that under kubernetes.secrets"
+        )
+    labels = labels_of(use_case, candidate=candidate)
+    # The list of a pod template takes neither name nor namespace: the Deployment gives them.
+    pod = from_template(
+        template, {"metadata": {"labels": labels}, "spec": _pod_spec(root, profile.name, kubernetes, labels, candidate=candidate)}
+    )
+    spec: Manifest = {
+        "selector": {"matchLabels": labels},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}},
+        "progressDeadlineSeconds": max(60, int(kubernetes.startup_timeout.total_seconds())),
+        "template": {"metadata": pod["metadata"], "spec": pod["spec"]},
+    }
+    if replicas is not None:
+        spec["replicas"] = replicas
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(use_case, kubernetes, candidate=candidate), "spec": spec}
+
+
+def service(use_case: str, kubernetes: Kubernetes) -> Manifest:
+    """Where users ask: the champion's servers alone."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": _metadata(use_case, kubernetes),
+        "spec": {
+            "selector": labels_of(use_case, candidate=False),
+            "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
+        },
+    }
+
+
+def autoscaler(use_case: str, kubernetes: Kubernetes) -> Manifest:
+    """How many servers the load asks for."""
+    wanted = kubernetes.replicas
+    target = {"type": "Utilization", "averageUtilization": wanted.cpu_percent}
+    return {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": _metadata(use_case, kubernetes),
+        "spec": {
+            "scaleTargetRef": {"apiVersion": "apps/v1", "kind": "Deployment", "name": name_of(use_case)},
+            "minReplicas": wanted.least,
+            "maxReplicas": wanted.most,
+            "metrics": [{"type": "Resource", "resource": {"name": "cpu", "target": target}}],
+        },
+    }
+
+
+def disruption_budget(use_case: str, kubernetes: Kubernetes) -> Manifest:
+    """How many servers a drained node may take at once."""
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": _metadata(use_case, kubernetes),
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": labels_of(use_case, candidate=False)}},
+    }
+
+
+def _metadata(use_case: str, kubernetes: Kubernetes, *, candidate: bool = False) -> Manifest:
+    return {
+        "name": name_of(use_case, candidate=candidate),
+        "namespace": kubernetes.namespace,
+        "labels": labels_of(use_case, candidate=candidate),
+    }
+
+
+def _pod_spec(root: str, profile: str, kubernetes: Kubernetes, labels: dict[str, str], *, candidate: bool) -> Manifest:
+    return {
+        "serviceAccountName": kubernetes.service_account,
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,  # a Service called sluice would set SLUICE_PORT
+        "terminationGracePeriodSeconds": _GRACE,
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "fsGroup": USER,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "topologySpreadConstraints": [
+            {
+                "maxSkew": 1,
+                "topologyKey": "kubernetes.io/hostname",
+                "whenUnsatisfiable": "ScheduleAnyway",
+                "labelSelector": {"matchLabels": labels},
+            }
+        ],
+        "containers": [_container(root, profile, kubernetes, candidate=candidate)],
+        "volumes": [{"name": "tmp", "emptyDir": {}}],
+    }
+
+
+def _container(root: str, profile: str, kubernetes: Kubernetes, *, candidate: bool) -> Manifest:
+    reserved = kubernetes.of(SERVING)
+    limits = {"memory": reserved.memory, "ephemeral-storage": reserved.ephemeral_storage}
+    listens = ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 - in a pod, whose network policy says who reaches it
+    live, ready = ({"httpGet": {"path": f"/v2/health/{state}", "port": "http"}} for state in ("live", "ready"))
+    return {
+        "name": CONTAINER,
+        "image": kubernetes.images.serving,
+        "command": ["python", "-m", "pipelines_lib.serving.server", "--root", root, *listens, *(["--candidate"] if candidate else [])],
+        "env": [
+            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own
+            {"name": "SLUICE_HOME", "value": "/tmp/sluice"},  # noqa: S108
+            {"name": "SLUICE_PROFILE", "value": profile},
+        ],
+        "envFrom": [{"secretRef": {"name": name}} for name in kubernetes.secrets],
+        "ports": [{"name": "http", "containerPort": PORT, "protocol": "TCP"}],
+        "startupProbe": {**live, "failureThreshold": 60, "periodSeconds": 2},
+        "readinessProbe": {**ready, "periodSeconds": 5},  # not before there is a version that it may answer with
+        "livenessProbe": {**live, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
+        "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},  # until no more requests are sent here
+        "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "privileged": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
+    }
