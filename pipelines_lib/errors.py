@@ -11,9 +11,13 @@ SluiceError
 Anything else that escapes a stage is a defect of ours or a passing fault; it exits with 1 and is retried.
 """
 
-from collections.abc import Mapping
+from __future__ import annotations
 
-from pydantic import JsonValue
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # pydantic stays out of an edge device
+    from pydantic import JsonValue
 
 
 class SluiceError(Exception):

@@ -20,8 +20,8 @@ from pipelines_lib.data.fill_forward import plan_fill_forward
 from pipelines_lib.data.hashing import hash_rows
 from pipelines_lib.data.whole_partition import PLACE, Bucket, Dropped, Plan, Stream, places_of
 from pipelines_lib.errors import ConfigError
+from pipelines_lib.spelling import normal
 from pipelines_lib.use_case import CleaningStep
-from pipelines_lib.use_case.cleaning import normal
 
 Read = Callable[[Sequence[str]], Iterator[pa.Table]]
 """Gives the accepted rows of the whole partition, in row order, with at least these columns."""

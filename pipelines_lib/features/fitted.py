@@ -1,17 +1,22 @@
 """The cleaning steps that need figures of the training rows: outliers and imputation."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import JsonValue
 
 from pipelines_lib.features.row_steps import read_numbers
 from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, each
-from pipelines_lib.use_case import CleaningStep, ColumnType, Outliers, Statistic
+
+if TYPE_CHECKING:  # pydantic stays out of an edge device
+    from pydantic import JsonValue
+
+    from pipelines_lib.use_case import CleaningStep, ColumnType, Outliers, Statistic
 
 Floats = NDArray[np.float64]
 
@@ -84,7 +89,7 @@ def _settings(step: CleaningStep) -> Mapping[str, Outliers | Statistic]:
 
 
 def _fit(name: str, type_: ColumnType, column: Column, setting: Outliers | Statistic) -> Fitted:
-    if not isinstance(setting, Outliers):
+    if isinstance(setting, str):  # the name of a statistic
         return Fitted(name=name, kind="impute", value=_statistic(setting, type_, column))
     numbers = read_numbers(type_, column)
     low, high = _bounds(setting, numbers[~np.isnan(numbers)])

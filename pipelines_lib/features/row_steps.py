@@ -5,17 +5,21 @@ alike, a request's are too. Rows of the `clean` layer come through as they are, 
 they made (`use_case.rules`). Numbers and words alone, numpy and Python alone.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines_lib.features.values import Column, as_booleans, as_numbers, as_strings, each
-from pipelines_lib.use_case import CleaningStep, ColumnType
-from pipelines_lib.use_case.cleaning import normal
+from pipelines_lib.spelling import normal
+
+if TYPE_CHECKING:  # pydantic stays out of an edge device
+    from pipelines_lib.use_case import CleaningStep, ColumnType
 
 Floats = NDArray[np.float64]
 Kind = Literal["to_missing", "normalise", "fill", "clip"]

@@ -1,15 +1,19 @@
 """A window of one sensor: the columns that hold it in the order of time, as one channel of the array `series`."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines_lib.features.row_steps import read_numbers
 from pipelines_lib.features.values import Column
-from pipelines_lib.use_case import ColumnType
+
+if TYPE_CHECKING:  # pydantic stays out of an edge device
+    from pipelines_lib.use_case import ColumnType
 
 MAX_SCALED = 10.0
 """A standardised value is moved to within ±this, as a number's is."""

@@ -4,6 +4,8 @@ Training, evaluation, the server, an edge device and monitoring all read the sam
 words, never code, and needs numpy alone.
 """
 
+from __future__ import annotations
+
 import json
 import math
 from array import array
@@ -11,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +24,9 @@ from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numb
 from pipelines_lib.features.series import Series
 from pipelines_lib.features.text import PADDING, text_grams, token_id, tokens
 from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, distinct_texts
-from pipelines_lib.use_case import CleaningStep, ColumnType
+
+if TYPE_CHECKING:  # pydantic stays out of an edge device
+    from pipelines_lib.use_case import CleaningStep, ColumnType
 
 FORMAT = 4
 """Format 1 had no cleaning steps, format 2 no series, and format 3 neither pieces nor grams; all are read still."""

@@ -6,12 +6,12 @@ and go wherever it goes: training, evaluation, service, edge.
 """
 
 import math
-import unicodedata
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from pipelines_lib.spelling import normal
 from pipelines_lib.use_case.base import Settings
 
 Constant = str | float | int
@@ -133,20 +133,6 @@ class CleaningStep(Settings):
                 return outliers.columns
             case names:
                 return list(names)
-
-
-def normal(text: str, wanted: Collection[str]) -> str:
-    """`text` after what is `wanted` of `nfkc`, `lower` and `blanks`, without blanks around it. Twice is the same as once.
-
-    Python's own, so that the `clean` layer and a served row mean the same by it.
-    """
-    if "nfkc" in wanted:
-        text = unicodedata.normalize("NFKC", text)
-    if "lower" in wanted:
-        text = text.lower()
-        if "nfkc" in wanted:  # a lower-case letter may have another normal form
-            text = unicodedata.normalize("NFKC", text)
-    return " ".join(text.split()) if "blanks" in wanted else text.strip()
 
 
 def undone(steps: Iterable[CleaningStep], name: str, whole: bool) -> list[Any]:
