@@ -210,6 +210,14 @@ def replay(
     typer.echo(send(use_case, partition, url))
 
 
+@app.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []})
+def edge(context: typer.Context) -> None:
+    """Models on devices: release, widen, rollback, status, key; on the device pull, verify, predict, back."""
+    from pipelines_lib.edge.__main__ import main as edge_main  # noqa: PLC0415
+
+    raise typer.Exit(edge_main(context.args))
+
+
 @app.command()
 def vacuum(
     use_case: UseCaseName,

@@ -1,0 +1,160 @@
+"""The command `sluice edge`, and on a device, which has no `sluice`, `python -m pipelines_lib.edge`.
+
+What a device does (pull, verify, predict, back) needs the extra `edge` alone; the rest imports what it needs when it runs.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, TextIO
+
+from pipelines_lib.errors import BadInput, Held, SluiceError
+
+KEY = "sluice_edge"
+"""The connection whose password is the signing key, unless another is named."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Do what the arguments say; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    try:
+        return int((_on_device if given.what in {"pull", "verify", "predict", "back"} else _operate)(given))
+    except SluiceError as error:
+        print(f"sluice: {error}", file=sys.stderr)  # noqa: T201
+        return 2 if isinstance(error, BadInput) else 3 if isinstance(error, Held) else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="sluice edge", description="A model on devices.")
+    verbs = parser.add_subparsers(dest="what", required=True)
+
+    def verb(name: str, about: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=about, description=about)
+
+    for name, about in (
+        ("pull", "Bring the bundle that is meant for this device."),
+        ("verify", "Verify the bundle in use, every byte."),
+        ("predict", "Answer rows: JSON lines or CSV, from a file or the standard input."),
+        ("back", "Use the bundle before."),
+    ):
+        device = verb(name, about)
+        device.add_argument("--folder", type=Path, default=Path("bundle"), help="Where this device keeps its bundles (bundle).")
+        if name != "back":
+            device.add_argument("--key", required=True, help="The file with the public key that is trusted.", type=Path)
+        if name == "pull":
+            device.add_argument("source", help="The group's folder in the store, or its https:// address.")
+            device.add_argument("--device", required=True, help="The id of this device, which says when it gets a candidate.")
+        if name == "predict":
+            device.add_argument("file", nargs="?", type=Path, help="The rows; the standard input when absent.")
+            device.add_argument("--csv", action="store_true", help="The rows are CSV with a header.")
+    for name, about in (
+        ("release", "Make a bundle of the version that serves, and put it up for a share of a group's devices."),
+        ("widen", "Give the candidate to more devices; to all with 1."),
+        ("rollback", "Take the candidate back, or go back to the stable bundle before."),
+        ("status", "Show what a group's devices are pointed to."),
+        ("key", "Print the public key, for the devices."),
+    ):
+        operator = verb(name, about)
+        operator.add_argument("--key", default=KEY, help=f"The connection whose password is the signing key ({KEY}).")
+        if name != "key":
+            operator.add_argument("use_case")
+            operator.add_argument("--group", default="all", help="The group of devices (all).")
+        if name in {"release", "widen"}:
+            operator.add_argument("--share", type=_share, default=1.0, help="Share of the devices, 0 to 1 (1).")
+        if name == "release":
+            operator.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="Format of the weights (int8).")
+            operator.add_argument("--bound", type=float, default=0.02, help="Largest difference of a score from the server's (0.02).")
+    return parser
+
+
+def _share(text: str) -> float:
+    if not 0 <= (share := float(text)) <= 1:
+        raise argparse.ArgumentTypeError("a share is between 0 and 1")
+    return share
+
+
+def _on_device(given: argparse.Namespace) -> int:
+    from pipelines_lib.edge import device  # noqa: PLC0415
+    from pipelines_lib.edge.bundle import public_key  # noqa: PLC0415
+
+    if given.what == "back":
+        return _say(device.roll_back(given.folder))
+    try:
+        key = public_key(given.key.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BadInput(f"the public key can't be read ({error}); `sluice edge key` prints it") from error
+    if given.what == "pull":
+        given.folder.mkdir(parents=True, exist_ok=True)
+        return _say(device.pull(given.source, given.folder, given.device, key))
+    bundle = device.opened(given.folder, key)
+    if given.what == "verify":
+        return _say({name: bundle.manifest[name] for name in ("use_case", "version", "precision", "package")})
+    if given.file is None:
+        return _predict(device.answers(bundle, sys.stdin, as_csv=given.csv))
+    try:
+        rows: TextIO = given.file.open(encoding="utf-8", newline="")
+    except OSError as error:
+        raise BadInput(f"the rows can't be read ({error})") from error
+    with rows:
+        return _predict(device.answers(bundle, rows, as_csv=given.csv))
+
+
+def _predict(answers: Any) -> int:
+    wrong = 0
+    for answer in answers:
+        wrong += "error" in answer
+        _say(answer)
+    return 2 if wrong else 0
+
+
+def _operate(given: argparse.Namespace) -> int:
+    from pipelines_lib.config import Project  # noqa: PLC0415
+    from pipelines_lib.connections import connection  # noqa: PLC0415
+    from pipelines_lib.contracts import safe_name  # noqa: PLC0415
+    from pipelines_lib.edge import release  # noqa: PLC0415
+    from pipelines_lib.store import store_of  # noqa: PLC0415
+
+    key = release.private_key(connection(given.key, os.environ))
+    if given.what == "key":
+        print(key.public_key().public_bytes_raw().hex())  # noqa: T201
+        return 0
+    project = Project.from_environment()
+    settings = project.use_case(given.use_case)
+    root = store_of(project.profile()) / given.use_case
+    group = root / "edge" / safe_name(given.group)
+    if given.what == "status":
+        return _say(release.pointer(group, key))
+    if given.what == "rollback":
+        return _say(release.roll_back(group, key))
+    if given.what == "widen":
+        return _say(release.widen(group, key, given.share))
+    from pipelines_lib.registry.package import Package  # noqa: PLC0415
+    from pipelines_lib.serving.pointer import package_folder, read_pointer  # noqa: PLC0415
+
+    deployed = read_pointer(root)
+    if deployed is None or deployed.champion is None:
+        raise BadInput(f"no version of {given.use_case} serves yet; run its training first")
+    if private := [name for name in settings.private() if name in settings.features()]:
+        raise BadInput(f"features {', '.join(private)} are protected with a key that no device may hold; leave them out of the features")
+    model = deployed.champion
+    name, figures = release.release(
+        Package.open(package_folder(root, model)),
+        group,
+        key,
+        version=model.version,
+        precision=given.precision,
+        share=given.share,
+        bound=given.bound,
+    )
+    return _say({"bundle": name, "figures": figures})
+
+
+def _say(document: dict[str, Any]) -> int:
+    print(json.dumps(document, ensure_ascii=False))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
