@@ -4,6 +4,7 @@ What a device does (pull, verify, predict, back) needs the extra `edge` alone; t
 """
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -91,10 +92,13 @@ def _on_device(given: argparse.Namespace) -> int:
     bundle = device.opened(given.folder, key)
     if given.what == "verify":
         return _say({name: bundle.manifest[name] for name in ("use_case", "version", "precision", "package")})
+    # Bytes that are no UTF-8 reach the row they stand in, which is refused alone.
     if given.file is None:
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
         return _predict(device.answers(bundle, sys.stdin, as_csv=given.csv))
     try:
-        rows: TextIO = given.file.open(encoding="utf-8", newline="")
+        rows: TextIO = given.file.open(encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
         raise BadInput(f"the rows can't be read ({error})") from error
     with rows:

@@ -110,6 +110,8 @@ def _problem(bundle: Bundle, line: int, row: Any) -> str | None:
         value = row[name]
         if value is None:
             continue
+        if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
+            return f"line {line}, {name}: {json.dumps(value)[:80]} is no UTF-8 text"
         if isinstance(value, list | dict):
             return f"line {line}, {name}: {json.dumps(value)[:80]} is no single value"
         if kind in {"integer", "number", "boolean"} and math.isnan(read_numbers(kind, [value])[0]):

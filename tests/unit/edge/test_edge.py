@@ -223,6 +223,11 @@ def test_the_command_pulls_verifies_and_predicts(put, group, tmp_path, capsys, m
     capsys.readouterr()
     assert main(["predict", *key]) == 0
     assert json.loads(capsys.readouterr().out)["prediction"] == "yes"
+    (tmp_path / "rows").write_bytes(json.dumps(ROW).replace("de", "d?").encode().replace(b"?", b"\xff") + b"\n" + json.dumps(ROW).encode())
+    assert main(["predict", *key, str(tmp_path / "rows")]) == 2
+    refused, answered = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "no UTF-8 text" in refused["error"]
+    assert answered["prediction"] == "yes"
     assert main(["predict", *key, str(tmp_path / "absent")]) == 2
     assert "can't be read" in capsys.readouterr().err
 
