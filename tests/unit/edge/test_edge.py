@@ -93,6 +93,15 @@ def test_a_candidate_reaches_its_share_is_widened_and_taken_back(put, group):
         release.widen(group, KEY, 0.5)
 
 
+def test_a_bucket_holds_the_same_bytes_as_a_folder(package, group, bucket):
+    there = bucket / "shop" / "edge" / "all"
+    for place in (group, there):
+        release.release(package, place, KEY, version=1, precision="int8", share=1, bound=0.05)
+        name = release.pointer(place, KEY)["stable"]
+    for file in ("pointer.json", *(f"{name}/{each}" for each in ("manifest.json", "model.onnx", "transform.json"))):
+        assert (there / file).read_bytes() == (group / file).read_bytes()
+
+
 def test_a_device_outside_the_share_keeps_the_stable_bundle(put, group, folder, tmp_path):
     stable, candidate = put(1), put(2, share=0.5)
     inside = next(f"d{i}" for i in range(100) if within(f"d{i}", candidate, 0.5))
