@@ -54,8 +54,9 @@ def wait_for(place: Place, model: ModelRef, *, candidate: bool) -> list[Replica]
     """
     deadline = time.monotonic() + place.seconds
     while True:
-        replicas, late = place.replicas(candidate=candidate)
-        late = late or next((why for replica in replicas if (why := _late(replica, model))), "")
+        replicas, missing = place.replicas(candidate=candidate)
+        # All are asked, also while some are missing: a server that can't open the version never gets ready, and says why.
+        late = "; ".join(filter(None, [missing, *(_late(replica, model) for replica in replicas)]))
         if replicas and not late:
             return replicas
         if time.monotonic() > deadline:

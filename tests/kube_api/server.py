@@ -517,9 +517,10 @@ class _Handler(BaseHTTPRequestHandler):
                 self._fail(fault)
 
     def _fail(self, fault: Fault) -> None:
-        if fault.refusal is not None:
+        if fault.refusal is None:
+            self.close_connection = True
+        else:
             self._refuse(fault.refusal)
-        self.close_connection = True
 
     def _refuse(self, refusal: Refusal) -> None:
         self._send(refusal.code, refusal.status, refusal.headers)

@@ -14,7 +14,7 @@ from kubernetes.client import AppsV1Api
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import ModelRef
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Unavailable
-from pipelines_lib.serving import objects
+from pipelines_lib.serving import objects, replay
 from pipelines_lib.serving.cluster import Cluster
 from pipelines_lib.serving.place import place_of, wait_for
 from pipelines_lib.serving.replica import Replica
@@ -242,7 +242,7 @@ def test_servers_that_are_still_to_come_are_waited_for(servers: Servers, place: 
 
 def test_a_package_that_cannot_be_opened_is_told_at_once(servers: Servers, place: Cluster) -> None:
     servers.pod("a", "10.0.0.1", f"{MODEL.package}/model.onnx was changed", track="candidate")
-    servers.ready("serving-shop-candidate", 1, 1)
+    servers.ready("serving-shop-candidate", 0, 1)
     with pytest.raises(DataError, match=r"can't serve version 2: shop/packages/p/model\.onnx was changed"):
         wait_for(place, MODEL, candidate=True)
 
@@ -271,3 +271,8 @@ def test_a_server_that_ends_again_and_again_shows_its_last_words(servers: Server
     kube_api.set_status("a", containerStatuses=waiting("CrashLoopBackOff", restartCount=3, lastState=last))
     with pytest.raises(Unavailable, match=r"pod a: it ended 3 times, at last with Error \(exit code 1\): no module named x"):
         wait_for(place, MODEL, candidate=True)
+
+
+def test_a_replay_goes_to_the_service_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLUICE_PROFILE", "cluster")
+    assert replay._url(Project.from_environment(), "shop_one") == "http://serving-shop-one.sluice.svc"
