@@ -5,7 +5,7 @@ Pods are read by attribute, so those of the client that waits and of the one tha
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -40,6 +40,7 @@ CAUSES = {
     "DeadlineExceeded": Cause(True, "the task's `execution_timeout` is over; a retry goes on from the newest checkpoint"),
     "QuotaExceeded": Cause(True, "raise the namespace's ResourceQuota, lower the task's pool, or let Kueue queue the pods (`queue`)"),
     "Unreachable": Cause(True, "the API server did not answer; the pod may run on, and the next try removes it before it makes its own"),
+    "Unauthorized": Cause(True, "the cluster does not take Airflow's credentials, or no more; renew those of the connection"),
     "Forbidden": Cause(False, "give Airflow's service account the verbs that docs/kubernetes.md lists, then clear the task"),
     "Refused": Cause(False, "correct the profile or the pod template as the message says, then clear the task"),
 }  # fmt: skip
@@ -116,6 +117,15 @@ def ended(pod: Any, now: datetime | None = None) -> End | None:
     return None
 
 
+def ended_before(pod: Any, moment: datetime) -> bool:
+    """Whether `pod` ended before `moment`."""
+    status = _container(pod)
+    terminated = status.state.terminated if status is not None and status.state else None
+    # One that was refused or evicted before its container began has no moment of its end.
+    end = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
+    return pod.status.phase in ("Succeeded", "Failed") and bool(end < moment)
+
+
 def gone(pod: Any | None) -> End:
     """What is to be thought of a pod that there is no more, `pod` being how it was last seen."""
     found = None if pod is None else _disrupted(pod)
@@ -180,9 +190,10 @@ def _terminated(pod: Any, terminated: Any) -> End:
         return End("NodeLost", f"node {pod.spec.node_name} lost sight of it", tail=tail)
     if terminated.reason in ("StartError", "ContainerCannotRun"):
         return End("StartError", f"{terminated.reason}: {terminated.message or 'nothing more is said'}")
-    if disrupted := _disrupted(pod):
-        return End(disrupted.name, disrupted.message, tail=tail)
-    return End(EXITED, code=_SIGNALLED - code if code > _SIGNALLED else code, tail=tail)
+    outside = _disrupted(pod)
+    if outside is None and pod.metadata.deletion_timestamp is not None:
+        outside = End("Deleted", f"the pod was deleted, and the stage then ended with exit code {code}")
+    return replace(outside or End(EXITED, code=_SIGNALLED - code if code > _SIGNALLED else code), tail=tail)
 
 
 def _disrupted(pod: Any) -> End | None:

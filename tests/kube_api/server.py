@@ -16,7 +16,6 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -60,6 +59,8 @@ class Fault:
     times: float
     done: bool
     """Whether the request is carried out, and its answer alone is lost."""
+    seconds: float = 0
+    """How long the client hears nothing before."""
 
 
 @dataclass
@@ -187,14 +188,22 @@ class ApiServer:
         *,
         times: float = 1,
         done: bool = False,
+        seconds: float = 0,
         headers: dict[str, str] | None = None,
     ) -> None:
         """Answer the next `times` requests whose path the regular expression `path` finds with `code`; None drops the connection.
 
-        With `done` the request is carried out first, and its answer alone is another.
+        With `done` the request is carried out first, and its answer alone is another. `seconds` is how long that takes.
         """
         refusal = None if code is None else Refusal(code, _REASONS.get(code, "InternalError"), message, headers)
-        self._faults.append(Fault(method, re.compile(path), refusal, times, done))
+        self._faults.append(Fault(method, re.compile(path), refusal, times, done, seconds))
+
+    def put(self, plural: str, new: Object, namespace: str = "sluice") -> None:
+        """Make or replace an object, as a controller of the cluster does."""
+        with self._changed:
+            new = copy.deepcopy(new)
+            new["metadata"].setdefault("namespace", namespace)
+            self._put(("", plural, namespace, new["metadata"]["name"]), new, "ADDED")
 
     def compact(self) -> None:
         """Forget what happened: a watch from an older version is answered with 410."""
@@ -231,7 +240,9 @@ class ApiServer:
     def say(self, pod: str, *lines: str) -> None:
         """Write lines into the log of a pod that no node runs."""
         with self._changed:
-            self.logs.setdefault(pod, []).extend((datetime.now(UTC), line.encode()) for line in lines)
+            own, now = self.logs.setdefault(pod, []), datetime.now(UTC)
+            for n, line in enumerate(lines):
+                own.append((now + timedelta(microseconds=n), line.encode()))
 
     def vanish(self, name: str, plural: str = "pods", namespace: str = "sluice") -> None:
         """Remove an object at once, with all that it owns."""
@@ -351,6 +362,7 @@ class ApiServer:
             **({"namespace": call.namespace} if call.namespace else {}),
         }
         made = self._put(key, made, "ADDED")
+        self._collect(key)
         if call.plural == "pods" and self.on_pod is not None:
             self.on_pod(name)
         return made
@@ -460,11 +472,16 @@ class ApiServer:
         gone["metadata"]["resourceVersion"] = str(len(self._events) + 1)
         self._events.append(("DELETED", key, gone))
         self._changed.notify_all()
-        live = {found["metadata"].get("uid") for found in self._objects.values()}
-        for owned, found in list(self._objects.items()):
-            owners = [owner["uid"] for owner in found["metadata"].get("ownerReferences") or ()]
-            if (owners and not live.intersection(owners)) or (key[1] == "namespaces" and owned[2] == key[3]):
-                self._drop(owned)
+        for other in list(self._objects):
+            if key[1] == "namespaces" and other[2] == key[3]:
+                self._drop(other)
+            self._collect(other)
+
+    def _collect(self, key: Key) -> None:
+        """Remove what has owners of which none is there."""
+        owners = {owner["uid"] for owner in self._objects.get(key, {"metadata": {}})["metadata"].get("ownerReferences") or ()}
+        if owners and not any(found["metadata"].get("uid") in owners for found in self._objects.values()):
+            self._drop(key)
 
 
 class _Server(ThreadingHTTPServer):
@@ -517,6 +534,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._fail(fault)
 
     def _fail(self, fault: Fault) -> None:
+        time.sleep(fault.seconds)
         if fault.refusal is None:
             self.close_connection = True
         else:
@@ -553,33 +571,6 @@ class _Handler(BaseHTTPRequestHandler):
 def container_status(name: str = "base", **state: Any) -> Object:
     """The status of a container that is in `state`: waiting, running or terminated."""
     return {"name": name, "state": state, "image": "image", "imageID": "", "ready": "running" in state, "restartCount": 0}
-
-
-@contextmanager
-def played(api: ApiServer, play: Callable[[str], None]) -> Iterator[None]:
-    """Call `play(name)` in a thread of its own for each pod that is made. What it raises is raised at the end."""
-    raised: list[BaseException] = []
-    threads: list[threading.Thread] = []
-
-    def run(name: str) -> None:
-        try:
-            play(name)
-        except BaseException as error:  # noqa: BLE001 - raised below, in the test's thread
-            raised.append(error)
-
-    def start(name: str) -> None:
-        threads.append(threading.Thread(target=run, args=(name,), daemon=True))
-        threads[-1].start()
-
-    api.on_pod = start
-    try:
-        yield
-    finally:
-        api.on_pod = None
-        for thread in threads:
-            thread.join()
-    if raised:
-        raise raised[0]
 
 
 _REASONS = {

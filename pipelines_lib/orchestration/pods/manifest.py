@@ -16,6 +16,7 @@ from pipelines_lib.pods.template import CONTAINER, USER, Manifest
 HOME = "/home/sluice"
 """The only folder that a stage may write to, beside /tmp and /dev/shm."""
 
+_NAME_LABEL = "app.kubernetes.io/name"
 _LONGEST_NAME = 63
 _GIB = float(1 << 30)
 
@@ -27,15 +28,24 @@ def name_of(*parts: object) -> str:
     return text[: _LONGEST_NAME - len(mark)].rstrip("-") + mark
 
 
+JOBS = f"{_NAME_LABEL}=sluice,app.kubernetes.io/component=job"
+"""What selects the pods of every stage."""
+
+
+def selector_of(spec: JobSpec, rank: int = 0) -> str:
+    """What selects the pods of every try of a stage, or of one of its ranks; those of another Airflow with another store are not among them."""
+    return f"{JOBS},job={spec.job},rank={rank}"
+
+
 def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mapping[str, str], has_secret: bool, rank: int = 0) -> Manifest:
     """The pod `name` of one try of a stage, as far as Sluice decides it.
 
-    `labels` find the pods of one task again; `has_secret` says that a Secret of the pod's own name holds the stage's connections.
+    `labels` say which task of Airflow it is for; `has_secret` says that a Secret of the pod's own name holds the stage's connections.
     """
     reserved = kubernetes.of(spec.stage)
-    own = {"use_case": spec.use_case, "stage": spec.stage, "rank": str(rank)}
+    own = {"use_case": spec.use_case, "stage": spec.stage, "job": spec.job, "rank": str(rank)}
     queue = {} if kubernetes.queue is None else {"kueue.x-k8s.io/queue-name": kubernetes.queue}
-    known = {"app.kubernetes.io/name": "sluice", "app.kubernetes.io/component": "job"}
+    known = {_NAME_LABEL: "sluice", "app.kubernetes.io/component": "job"}
     return {
         "apiVersion": "v1",
         "kind": "Pod",

@@ -1,9 +1,9 @@
 """`PodJobOperator`: a stage as a pod. A module of its own: Airflow's pod operator is slow to import, and where the launcher is local no task pays."""
 
 import base64
-import json
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
 
@@ -19,16 +19,18 @@ from urllib3.exceptions import HTTPError
 
 from pipelines_lib import failures
 from pipelines_lib.cluster import Kubernetes
-from pipelines_lib.contracts import ExitCode, JobResult, JobSpec
+from pipelines_lib.contracts import ExitCode, JobResult
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.orchestration.operators import Asked, StageOperator
-from pipelines_lib.orchestration.pods.manifest import name_of, stage_pod
+from pipelines_lib.orchestration.pods.manifest import JOBS, name_of, selector_of, stage_pod
+from pipelines_lib.orchestration.pods.refusals import already_exists, is_over_quota, message_of, refused
 from pipelines_lib.orchestration.pods.trigger import PodTrigger
-from pipelines_lib.pods.ends import EXITED, End
+from pipelines_lib.pods.ends import EXITED, End, ended_before
 from pipelines_lib.pods.template import from_template
 from pipelines_lib.store import StorePath, read_json, write_json
 
-_CONFLICT, _NOT_FOUND = 409, 404
+_NOT_FOUND = 404
+_CANCELLED = "the task was cancelled while its pod was made"
 
 
 class PodJobOperator(StageOperator, KubernetesPodOperator):
@@ -41,6 +43,14 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
     - A pod is known by its name before the API server has answered, so that a kill in between leaves none (#62398, #37263, #49466).
     - The trigger reads log and events and removes the pod; what follows needs the store alone (#66715, #36218).
     """
+
+    POLL_SECONDS = 1.0
+    QUOTA_SECONDS = 10.0
+    """Between two tries to make a pod that the namespace's quota has no room for."""
+    KILL_SECONDS = 3.0
+    """How long a cancelled task looks for a pod that is just being made."""
+    LEFT_BEHIND = timedelta(hours=1)
+    """How long after its end a pod is there for whoever watches it; it takes seconds, and where the API server is away minutes."""
 
     # What users write (run ids, parameters) is data: nothing of a pod is a template.
     template_fields = ()
@@ -80,23 +90,26 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         pod_mutation_hook(pod)
         return pod
 
-    def get_or_create_pod(self, pod_request_obj: V1Pod, context: Any) -> V1Pod:
+    def get_or_create_pod(self, pod_request_obj: V1Pod, context: Any) -> V1Pod:  # noqa: ARG002 - the signature is Airflow's
         """Make the pod and its Secret, after what earlier tries have left is gone."""
         spec = self._this.spec.model_copy(update={"launch": pod_request_obj.metadata.name})
         try:
-            self._remove_earlier(context)
+            self._remove_earlier(selector_of(spec))
+            self._sweep()
             write_json(self._this.folder / "spec.json", spec)
             failures.forget(self._this.folder)
             self.pod = pod_request_obj
-            made = self._create(pod_request_obj)
-            if self._connections:
+            made = self._create_when_there_is_room(pod_request_obj)
+            if self._connections and not self._killed:
                 self._create_secret(made)
         except (ApiException, HTTPError, ConfigException) as error:
             self._remove_quietly()
-            raise _refused(error, spec) from error
+            end = refused(error, spec.profile)
+            failed = AirflowException if end.retried else AirflowFailException
+            raise failed(f"{spec.stage}: {end.sentence()}") from error
         if self._killed:
             self._remove_quietly()
-            raise AirflowException(f"{spec.stage} was cancelled while its pod was made; the pod is removed")
+            raise AirflowException(_CANCELLED)
         return made
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Any = None) -> None:  # noqa: ARG002 - the signature is Airflow's
@@ -122,8 +135,10 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             self._remove_quietly()
         folder, end = self._asked.folder, End(**event["end"])
         code = end.code if end.name == EXITED else _left_code(folder, event["pod"])
-        if code == ExitCode.DONE and _result_of(folder, event["pod"]) is None:
-            raise AirflowException(f"{self.stage} ended well and left no result in {folder}; is the store that of its pod?{end.evidence()}")
+        if code in (ExitCode.DONE, ExitCode.HELD) and _result_of(folder, event["pod"]) is None:
+            raise AirflowException(
+                f"{self.stage} ended with exit code {code} and left no result in {folder}; is the store that of its pod?{end.evidence()}"
+            )
         if code is not None:
             return self.outcome(self._asked, code, context, more=end.evidence())
         failed = AirflowException if end.retried else AirflowFailException
@@ -131,8 +146,12 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
     def on_kill(self) -> None:
         """Remove the pod, whether or not the API server has told us of it."""
+        # Airflow calls this in the middle of whatever `execute` does, and kills the process 5 seconds later. A pod that is just being made may not
+        # be there yet; where it comes later still, `execute` removes it when it goes on, and if it can't, the next try.
         self._killed = True
-        self._remove_quietly()
+        until = time.monotonic() + self.KILL_SECONDS
+        while self.pod is not None and not self._remove_quietly() and time.monotonic() < until:
+            time.sleep(self.KILL_SECONDS / 10)
 
     @cached_property
     def hook(self) -> KubernetesHook:
@@ -152,15 +171,14 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             raise AirflowFailException(f"profile {self._this.profile.name} has no `kubernetes`, and this task runs as a pod; give it one")
         return kubernetes
 
-    def _remove_earlier(self, context: Any) -> None:
+    def _remove_earlier(self, selector: str) -> None:
         """Remove the pods that other tries of the task have left. Raises `AirflowException` where one stays: never do two work on the same."""
         kubernetes = self._kubernetes
-        selector = self._build_find_pod_label_selector(context, exclude_checked=False)
         deadline = time.monotonic() + kubernetes.grace.total_seconds() + self.POST_TERMINATION_TIMEOUT
         while pods := self._pods(selector):
             for pod in pods:
                 if pod.metadata.deletion_timestamp is None:
-                    self.log.info("removing pod %s, which an earlier try has left", pod.metadata.name)
+                    self.log.warning("removing pod %s, which an earlier try has left", pod.metadata.name)
                     self._delete(pod.metadata.name)
             if time.monotonic() > deadline:
                 left = ", ".join(f"{pod.metadata.name} (node {pod.spec.node_name})" for pod in pods)
@@ -168,7 +186,41 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
                     f"NodeLost: {left}, of an earlier try, does not end, and a second pod for the same work is not started beside it. Is its node gone for good? "
                     "Then delete the Node, or the pod with --force; a retry goes on"
                 )
-            time.sleep(self.base_container_status_polling_interval)
+            self._pause(self.POLL_SECONDS)
+
+    def _sweep(self) -> None:
+        """Remove pods of any task that ended long ago: nobody was there to do it, as when a task was cancelled while no triggerer ran."""
+        try:
+            for pod in self._pods(JOBS):
+                if ended_before(pod, datetime.now(UTC) - self.LEFT_BEHIND):
+                    self.log.warning("removing pod %s, which ended long ago and was left behind", pod.metadata.name)
+                    self._delete(pod.metadata.name)
+        except ApiException as error:
+            self.log.warning("pods that were left behind could not be removed: %s", error.reason)
+
+    def _create_when_there_is_room(self, pod: V1Pod) -> V1Pod:
+        """The pod, made. A quota that is used up is waited for as long as a node would be: trying again later is no failure."""
+        deadline = time.monotonic() + self._kubernetes.startup_timeout.total_seconds()
+        while True:
+            try:
+                return self._create(pod)
+            except ApiException as error:
+                if not is_over_quota(error) or time.monotonic() > deadline:
+                    raise
+                self.log.warning("the namespace's quota has no room for the pod, which waits: %s", message_of(error))
+            self._pause(self.QUOTA_SECONDS)
+            self._reconnect()
+
+    def _reconnect(self) -> None:
+        """Read the connection anew: tokens run out."""
+        self.client.api_client.rest_client.pool_manager.clear()
+        del self.hook, self.client
+
+    def _pause(self, seconds: float) -> None:
+        """Raises `AirflowException` where the task is cancelled."""
+        time.sleep(seconds)
+        if self._killed:
+            raise AirflowException(_CANCELLED)
 
     @generic_api_retry
     def _pods(self, selector: str) -> list[V1Pod]:
@@ -181,7 +233,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             # A field that the cluster does not know is an error, not a wish that it ignores.
             return self.client.create_namespaced_pod(pod.metadata.namespace, pod, field_validation="Strict")
         except ApiException as error:
-            if error.status != _CONFLICT or _reason_of(error) != "AlreadyExists":
+            if not already_exists(error):
                 raise
             # Nobody else makes this name: the pod is ours, and the answer to an earlier request was lost.
             return self.client.read_namespaced_pod(pod.metadata.name, pod.metadata.namespace)
@@ -199,27 +251,31 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         }
         try:
             # Not read into an object: the client would write the answer, which repeats the Secret, into a log of level DEBUG.
-            self.client.create_namespaced_secret(pod.metadata.namespace, body, _preload_content=False)
+            self.client.create_namespaced_secret(pod.metadata.namespace, body, _preload_content=False).drain_conn()
         except ApiException as error:
-            if error.status != _CONFLICT or _reason_of(error) != "AlreadyExists":
+            if not already_exists(error):
                 raise
 
     @generic_api_retry
-    def _delete(self, name: str) -> None:
+    def _delete(self, name: str) -> bool:
+        """Remove a pod; returns whether there was one."""
         try:
             self.client.delete_namespaced_pod(name, self._kubernetes.namespace)
         except ApiException as error:
             if error.status != _NOT_FOUND:
                 raise
+            return False
+        return True
 
-    def _remove_quietly(self) -> None:
-        """Remove this try's pod; where that can't be done, the log says so, and another try begins with it."""
+    def _remove_quietly(self) -> bool:
+        """Remove this try's pod; returns whether there was one. Where that can't be done, the log says so, and another try begins with it."""
         if self.pod is None:
-            return
+            return False
         try:
-            self._delete(self.pod.metadata.name)
+            return bool(self._delete(self.pod.metadata.name))
         except (ApiException, HTTPError, ConfigException) as error:
             self.log.warning("pod %s could not be removed (%s); the next try removes it first", self.pod.metadata.name, error)
+            return False
 
 
 def _left_code(folder: StorePath, launch: str) -> int | None:
@@ -238,39 +294,3 @@ def _result_of(folder: StorePath, launch: str) -> JobResult | None:
     except (FileNotFoundError, DataError):
         return None
     return result if result.launch == launch else None
-
-
-def _reason_of(error: ApiException) -> str:
-    """What kind of failure the API server means, in its own word."""
-    return str(_status(error).get("reason", ""))
-
-
-def _status(error: ApiException) -> dict[str, Any]:
-    try:
-        body = json.loads(error.body or "")
-    except (TypeError, ValueError):
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
-def _refused(error: Exception, spec: JobSpec) -> AirflowException:
-    """The task's failure for what the API server said to the making of its pod."""
-    if isinstance(error, ConfigException):
-        end = End(
-            "Refused", f"there is no way to the cluster ({error}); name a connection under kubernetes.connection of profile {spec.profile}"
-        )
-    elif not isinstance(error, ApiException):
-        end = End("Unreachable", str(error))
-    else:
-        message = str(_status(error).get("message") or error.reason)
-        end = End(_name_of_refusal(error.status, message), f"{error.status} {message}")
-    failed = AirflowException if end.retried else AirflowFailException
-    return failed(f"{spec.stage}: {end.sentence()}")
-
-
-def _name_of_refusal(status: int, message: str) -> str:
-    if "exceeded quota" in message:
-        return "QuotaExceeded"
-    if status in (401, 403):
-        return "Forbidden"
-    return "Refused" if status in (400, 404, 422) else "Unreachable"

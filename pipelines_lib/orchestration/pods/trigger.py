@@ -3,24 +3,30 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, replace
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import ClientError
 from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook
+from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 from kubernetes_asyncio.client import ApiClient, ApiException, CoreV1Api, V1Pod
+from kubernetes_asyncio.config import ConfigException
 
 from pipelines_lib.pods.ends import End, cannot_begin, ended, event_line, gone, has_begun, is_queued, too_slow
 from pipelines_lib.pods.template import CONTAINER
 
-UNANSWERED = (ApiException, ClientError, TimeoutError, OSError)
-"""How the API server, or the way to it, says that it does not answer now."""
+UNANSWERED = (ApiException, ClientError, TimeoutError, OSError, ConfigException, AirflowNotFoundException)
+"""How the API server, or the way to it, says that it does not answer now: a connection may be just about to be written anew."""
 
-_NOT_FOUND, _FORBIDDEN, _TOO_MANY = 404, 403, 429
+_UNAUTHORIZED, _FORBIDDEN, _NOT_FOUND, _TOO_MANY = 401, 403, 404, 429
 _LONGEST_LINE = 500
+"""Characters of a line that an error shows."""
+_LARGEST_LINE = 1 << 18
+"""Bytes of a line that the task's log has: one without an end must not fill the memory of a process that watches many pods."""
 
 
 class PodTrigger(BaseTrigger):
@@ -37,11 +43,11 @@ class PodTrigger(BaseTrigger):
     LOG_SECONDS = 10.0
     PATIENCE_SECONDS = 900.0
     """How long the API server may not answer before the task fails: upgrades of a control plane take minutes."""
+    REFUSAL_SECONDS = 60.0
+    """How long it may say that the triggerer has no right to: one that has just started says it to everybody."""
     CREDENTIAL_SECONDS = 300.0
     """After so long the connection is read and opened anew: tokens run out."""
     REQUEST_SECONDS = 20.0
-    LOG_BYTES = 1 << 20
-    """Of a log at a time: many pods are watched by one process."""
     TAIL = 15
     """Lines of a log that an error shows."""
 
@@ -55,8 +61,9 @@ class PodTrigger(BaseTrigger):
         self.startup_seconds = startup_seconds
         self.deadline = deadline
         self._pod: V1Pod | None = None
+        self._found: End | None = None
         self._answered = self._waited_since = time.monotonic()
-        self._container_log = Log(self.TAIL, self.LOG_BYTES)
+        self._container_log = Log(self.TAIL)
         self._log_is_due = 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -90,11 +97,11 @@ class PodTrigger(BaseTrigger):
                 if found is not None:
                     return found
             except UNANSWERED as error:
-                if isinstance(error, ApiException) and error.status == _FORBIDDEN:
-                    return End("Forbidden", f"the triggerer may not do it: {_told(error)}"), False
                 silent = time.monotonic() - self._answered
-                if silent > self.PATIENCE_SECONDS:
-                    return End("Unreachable", f"for {silent:.0f} s: {_told(error)}"), False
+                code = error.status if isinstance(error, ApiException) else None
+                if silent > (self.REFUSAL_SECONDS if code == _FORBIDDEN else self.PATIENCE_SECONDS):
+                    name = {_FORBIDDEN: "Forbidden", _UNAUTHORIZED: "Unauthorized"}.get(code or 0, "Unreachable")
+                    return self._found or End(name, f"for {silent:.0f} s the triggerer was answered: {_told(error)}"), False
                 self.log.warning("no answer about pod %s (%s); it may well run on, and is asked for again", self.pod_name, _told(error))
                 await asyncio.sleep(_pause(error, self.POLL_SECONDS))
 
@@ -102,12 +109,15 @@ class PodTrigger(BaseTrigger):
         """The pod's end and whether it was removed; None where the time for these credentials is over."""
         while time.monotonic() < until:
             pod = await self._look(api)
-            end = gone(self._pod) if pod is None else self._judged(pod)
+            # What was once seen stays: the pod may be gone when the answer to its removal was lost.
+            self._found = self._found or (gone(self._pod) if pod is None else self._judged(pod))
             self._pod = pod or self._pod
             if pod is not None and has_begun(pod):
-                await self._copy_log(api, last=end is not None)
-            if end is not None:
-                end = replace(end, tail=self._container_log.tail() or end.tail[-self.TAIL :], events=await self._events(api))
+                await self._copy_log(api, last=self._found is not None)
+            if self._found is not None:
+                end = replace(
+                    self._found, tail=self._container_log.tail() or self._found.tail[-self.TAIL :], events=await self._events(api)
+                )
                 return end, await self._remove(api)
             await asyncio.sleep(self.POLL_SECONDS)
         return None
@@ -142,8 +152,7 @@ class PodTrigger(BaseTrigger):
                 return
             self._log_is_due = time.monotonic() + self.LOG_SECONDS
             try:
-                while await self._container_log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info):
-                    pass
+                await self._container_log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info)
             except UNANSWERED as error:
                 self.log.warning("the log of pod %s can't be read now: %s", self.pod_name, _told(error))
                 await asyncio.sleep(self.POLL_SECONDS / 3)
@@ -182,8 +191,7 @@ class PodTrigger(BaseTrigger):
 class Log:
     """A container's log as far as it was read: each line once, by the time stamp that the node gave it."""
 
-    def __init__(self, n_tail: int, n_bytes: int) -> None:
-        self._n_bytes = n_bytes
+    def __init__(self, n_tail: int) -> None:
         self._newest = ""
         self._complete: float | None = None
         self._tail: deque[str] = deque(maxlen=n_tail)
@@ -192,38 +200,40 @@ class Log:
         """The last lines."""
         return [line[:_LONGEST_LINE] for line in self._tail]
 
-    async def read(self, api: CoreV1Api, pod: str, namespace: str, seconds: float, on_line: Any) -> bool:
-        """Hand new lines to `on_line`; returns whether there are more. Raises what `UNANSWERED` names."""
+    async def read(self, api: CoreV1Api, pod: str, namespace: str, seconds: float, on_line: Callable[[str, str], None]) -> None:
+        """Hand new lines to `on_line`; `seconds` is how long the node may be silent. Raises what `UNANSWERED` names."""
         asked = time.monotonic()
         # By the seconds since, so that the clocks of two machines need not agree; some more, since lines are known by their stamps.
         since = None if self._complete is None else int(asked - self._complete) + 5
-        # As it comes: the client would raise at bytes that are no UTF-8, and does not look at the status here.
+        # As it comes, since a log may be larger than memory; besides, the client would raise at bytes that are no UTF-8, and does not look at the status.
         response: Any = await api.read_namespaced_pod_log(
             pod,
             namespace,
             container=CONTAINER,
             timestamps=True,
-            limit_bytes=self._n_bytes,
             _preload_content=False,
-            _request_timeout=seconds,
+            _request_timeout=(seconds, seconds),
             since_seconds=since,  # type: ignore[arg-type] # optional, whatever its stub says
         )
-        data = await response.read()
-        if response.status != 200:
-            raise ApiException(status=response.status, reason=data.decode("utf-8", "replace")[:_LONGEST_LINE])
-        cut_off = len(data) >= self._n_bytes
-        lines = data.decode("utf-8", "replace").split("\n")
-        new = 0
-        for line in lines[:-1] if cut_off else lines:
-            stamp, _, text = line.partition(" ")
-            if (key := _sortable(stamp)) > self._newest:
-                self._newest, new = key, new + 1
-                self._tail.append(text)
-                on_line("%s", text)
-        if cut_off and new:
-            return True
+        async with response:
+            if response.status != HTTPStatus.OK:
+                raise ApiException(status=response.status, reason=(await response.text(errors="replace"))[:_LONGEST_LINE])
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    self._take(line, on_line)
+                if len(rest) > _LARGEST_LINE:
+                    rest = rest[:_LARGEST_LINE]
+            self._take(rest, on_line)
         self._complete = asked
-        return False
+
+    def _take(self, line: bytes, on_line: Callable[[str, str], None]) -> None:
+        stamp, _, text = line.decode("utf-8", "replace").partition(" ")
+        if (key := _sortable(stamp)) > self._newest:
+            self._newest = key
+            self._tail.append(text)
+            on_line("%s", text)
 
 
 def _sortable(stamp: str) -> str:
