@@ -60,6 +60,7 @@ class Tables:
 
     def __init__(self, root: StorePath) -> None:
         self._root = root
+        self._appended: dict[Layer, DeltaTable] = {}
 
     def path(self, layer: Layer) -> StorePath:
         """Folder of a layer's table."""
@@ -116,7 +117,7 @@ class Tables:
         once = None if batch is None else CommitProperties(app_transactions=[Transaction(app_id=batch[0], version=batch[1])])
         for attempt in range(_ATTEMPTS):
             try:
-                table = self._open(layer)
+                table = self._last_appended(layer) or self._open(layer)
                 if table is None:
                     _check_store(self.path(layer))
                 else:
@@ -135,6 +136,8 @@ class Tables:
                         commit_properties=once,
                         post_commithook_properties=_KEEP_THE_LOG,
                     )
+                if table is not None:
+                    self._appended[layer] = table
                 return
             except (CommitFailedError, DeltaError) as error:
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -277,6 +280,13 @@ class Tables:
         table = self._open(layer, version)
         if table is None:
             raise DataError(f"there is no table {layer!r} below {self._root}; run the stage that writes it first")
+        return table
+
+    def _last_appended(self, layer: Layer) -> DeltaTable | None:
+        """The table as this object's last append left it: to read the log of a table that is added to all day takes longer than to add to it."""
+        table = self._appended.pop(layer, None)
+        if table is None or not (self.path(layer) / "_delta_log" / f"{table.version():020d}.json").is_file():
+            return None  # where the table was taken away meanwhile, to go on with it would leave a log without its beginning
         return table
 
     def _open(self, layer: Layer, version: int | None = None) -> DeltaTable | None:

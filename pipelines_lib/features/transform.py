@@ -23,7 +23,7 @@ from pipelines_lib.features.fitted import Fitted, fit_steps
 from pipelines_lib.features.row_steps import RowStep, after_row_steps, read_numbers, row_steps
 from pipelines_lib.features.series import Series
 from pipelines_lib.features.text import PADDING, text_grams, token_id, tokens
-from pipelines_lib.features.values import Column, Distinct, as_strings, counted_texts, distinct_texts
+from pipelines_lib.features.values import Column, Distinct, as_matrix, as_strings, counted_texts, distinct_texts
 
 if TYPE_CHECKING:  # pydantic stays out of an edge device
     from pipelines_lib.use_case import CleaningStep, ColumnType
@@ -40,8 +40,11 @@ MAX_TOKENS = 64
 MAX_GRAMS = 128
 """Grams of a text that count."""
 MAX_BUCKETS = 2**15
+_FEW = 64
+"""Rows up to which columns are worked on all at once: the work is then less than what each call of numpy costs."""
 
 Arrays = dict[str, NDArray[Any]]
+_Value = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +76,13 @@ class Scale:
 
     def apply(self, column: Column) -> NDArray[np.float32]:
         """float32 [n] within ±MAX_SCALED."""
-        numbers = read_numbers(self.type, column)
-        with np.errstate(over="ignore"):
-            scaled = (np.where(np.isnan(numbers), self.median, numbers) - self.mean) / self.deviation
-        return np.clip(scaled, -MAX_SCALED, MAX_SCALED).astype(np.float32)
+        return _scaled(read_numbers(self.type, column), self.median, self.mean, self.deviation)
+
+
+def _scaled(numbers: NDArray[np.float64], median: _Value, mean: _Value, deviation: _Value) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        scaled = (np.where(np.isnan(numbers), median, numbers) - mean) / deviation
+    return np.minimum(np.maximum(scaled, -MAX_SCALED), MAX_SCALED).astype(np.float32)
 
 
 def _edges(scaled: NDArray[np.float32], pieces: int) -> tuple[float, ...]:
@@ -252,13 +258,13 @@ class FeatureTransform:
         Raises `DataError` where a column is absent or the columns differ in length.
         """
         n = _length(columns, self.columns)
-        source = _Made(columns, self.columns, self.rows, self.fitted)
-        made = {name: column for feature in self.columns for name, column in source.of(feature).items()}
+        made = columns
+        if self.rows or self.fitted:
+            source = _Made(columns, self.columns, self.rows, self.fitted)
+            made = {name: column for feature in self.columns for name, column in source.of(feature).items()}
         arrays: Arrays = {}
         if self.numeric:
-            arrays["numeric"] = np.empty((n, len(self.numeric)), np.float32)
-            for place, scale in enumerate(self.numeric):
-                arrays["numeric"][:, place] = scale.apply(made[scale.name])
+            arrays["numeric"] = self._numbers(n, made)
         if self.categorical:
             arrays["categorical"] = np.empty((n, len(self.categorical)), np.int64)
             for place, categories in enumerate(self.categorical):
@@ -269,6 +275,19 @@ class FeatureTransform:
             channels = np.stack([part.apply(made) for part in self.series], axis=3)
             arrays["series"] = channels.reshape(n, channels.shape[1], -1)
         return arrays
+
+    def _numbers(self, n: int, made: Mapping[str, Column]) -> NDArray[np.float32]:
+        if n <= _FEW:
+            numbers = as_matrix([made[scale.name] for scale in self.numeric], [scale.type == "boolean" for scale in self.numeric])
+            return _scaled(numbers, *self._scales)
+        numeric = np.empty((n, len(self.numeric)), np.float32)
+        for place, scale in enumerate(self.numeric):
+            numeric[:, place] = scale.apply(made[scale.name])
+        return numeric
+
+    @cached_property
+    def _scales(self) -> tuple[NDArray[np.float64], ...]:
+        return tuple(np.array([getattr(scale, name) for scale in self.numeric]) for name in ("median", "mean", "deviation"))
 
     def to_json(self) -> str:
         """Equal transforms give equal text."""
@@ -326,9 +345,9 @@ class _Made(Mapping[str, Column]):
 
     def of(self, name: str) -> dict[str, Column]:
         """A feature and its flag, if it has one."""
-        mine = [step for step in self._rows if step.name == name]
         column = self._columns[name]
         self._check_length(name, len(column))
+        mine = [step for step in self._rows if step.name == name]
         made = {name: after_row_steps(column, self._types[name], mine) if mine else column}
         for step in self._fitted:
             if step.name == name:
@@ -337,7 +356,7 @@ class _Made(Mapping[str, Column]):
 
     def _check_length(self, name: str, length: int) -> None:
         self._lengths[name] = length
-        if len(set(self._lengths.values())) > 1:
+        if length != next(iter(self._lengths.values())):
             raise DataError(f"the columns differ in length: {self._lengths}; give every feature one value a row")
 
 

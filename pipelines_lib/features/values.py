@@ -66,8 +66,7 @@ def as_numbers(column: Column) -> NDArray[np.float64]:
         numbers = column.astype(np.float64)
     else:
         numbers = np.fromiter((_number(value) for value in _plain(column)), np.float64, len(column))
-    numbers[~np.isfinite(numbers)] = np.nan
-    return np.clip(numbers, -_LARGEST, _LARGEST)
+    return _within_reach(numbers)
 
 
 def as_booleans(column: Column) -> NDArray[np.float64]:
@@ -78,6 +77,13 @@ def as_booleans(column: Column) -> NDArray[np.float64]:
         numbers = column.astype(np.float64)
         return np.where((numbers == 0) | (numbers == 1), numbers, np.nan)
     return np.fromiter((_boolean(value) for value in _plain(column)), np.float64, len(column))
+
+
+def as_matrix(columns: Sequence[Column], booleans: Sequence[bool]) -> NDArray[np.float64]:
+    """What `as_booleans` or `as_numbers` make of each of `columns`, float64 [n, d], in one go: quicker where the rows are few."""
+    read = [(_boolean if is_boolean else _number, column) for is_boolean, column in zip(booleans, columns, strict=True)]
+    values = np.array([as_number(value) for as_number, column in read for value in column], np.float64)
+    return _within_reach(values.reshape(len(columns), -1).T)
 
 
 def as_strings(column: Column) -> list[str | None]:
@@ -104,11 +110,19 @@ def counted_texts(column: Column) -> Counter[str]:
     return found
 
 
+def _within_reach(numbers: NDArray[np.float64]) -> NDArray[np.float64]:
+    numbers[~np.isfinite(numbers)] = np.nan
+    found: NDArray[np.float64] = np.minimum(np.maximum(numbers, -_LARGEST), _LARGEST)
+    return found
+
+
 def _plain(column: Column) -> Sequence[Any]:
     return column.tolist() if isinstance(column, np.ndarray) else column
 
 
 def _number(value: Any) -> float:
+    if type(value) is float:
+        return value
     if isinstance(value, np.generic):
         value = value.item()
     # "1_000" is a number to Python and to nobody else.

@@ -117,7 +117,7 @@ class Scorer:
             self._session.run(["scores"], {name: array[start : start + _CHUNK] for name, array in arrays.items()})[0]
             for start in range(0, max(1, n_rows), _CHUNK)
         ]
-        return np.concatenate(chunks)
+        return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
 
 class Package(Scorer):

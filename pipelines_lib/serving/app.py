@@ -9,12 +9,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from pipelines_lib.contracts import safe_name
 from pipelines_lib.serving.page import index_page
@@ -26,6 +28,10 @@ from pipelines_lib.store import StorePath
 
 MAX_BODY = 10 * 1024 * 1024
 """Bytes of a request."""
+_SMALL = 64 * 1024
+"""Bytes of a request that may be answered where it was read, in the event loop."""
+_QUICK = 0.003
+"""Seconds that such answers may usually take; beyond them others would wait too long for their turn."""
 
 Answer = Callable[[bytes], Document]
 
@@ -48,7 +54,7 @@ def create_app(
         await run_in_threadpool(service.predictions.close)
 
     # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/` says how to ask.
-    app = FastAPI(title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+    app = _App(service, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.state.service = service
     _add_errors(app)
     _add_health(app, service)
@@ -57,15 +63,38 @@ def create_app(
     return app
 
 
+class _App(FastAPI):
+    """The inference endpoints are looked for before the framework's routes: its way to them takes as long as a small model's answer."""
+
+    def __init__(self, service: Service, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._service = service
+        self._inference = {f"/v2/models/{service.name}/infer": ("infer", service.infer), "/invocations": ("invocations", service.invoke)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request (ASGI)."""
+        found = self._inference.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
+        if found is None:
+            await super().__call__(scope, receive, send)
+            return
+        status, body = await _answered(self._service, found[0], scope, receive, found[1])
+        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
 def _add_inference(app: FastAPI, service: Service) -> None:
+    # What is asked most goes past these two: see `_App`.
     @app.post("/v2/models/{name}/infer", summary="Ask the model (Open Inference Protocol v2)")
     async def infer(name: str, request: Request) -> Response:
         _check_name(service, name)
-        return await _answered(service, "infer", request, service.infer)
+        status, body = await _answered(service, "infer", request.scope, request.receive, service.infer)
+        return Response(body, status, media_type="application/json")
 
     @app.post("/invocations", summary="Ask the model (MLflow's dataframe_split, dataframe_records or inputs)")
     async def invocations(request: Request) -> Response:
-        return await _answered(service, "invocations", request, service.invoke)
+        status, body = await _answered(service, "invocations", request.scope, request.receive, service.invoke)
+        return Response(body, status, media_type="application/json")
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
@@ -113,7 +142,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(RequestError)
     async def refused(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestError)
-        return _json({"error": str(error), **error.parts}, error.status)
+        return _json(_told(error), error.status)
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: Exception) -> Response:
@@ -126,35 +155,49 @@ def _add_errors(app: FastAPI) -> None:
         )
 
 
-async def _answered(service: Service, endpoint: str, request: Request, answer: Answer) -> Response:
-    """Read, answer in a thread, count."""
+async def _answered(service: Service, endpoint: str, scope: Scope, receive: Receive, answer: Answer) -> tuple[int, bytes]:
+    """Read, answer, count; returns status and body."""
     started = time.perf_counter()
     status = 500
     try:
-        body = await _body(request)
-        response = _json(await run_in_threadpool(answer, body))
-        status = response.status_code
-        return response
+        body = await _body(scope, receive)
+        if len(body) <= _SMALL and service.usual_seconds <= _QUICK:
+            # The way to a thread and back takes longer than such an answer.
+            document, seconds = _timed(answer, body)
+        else:
+            document, seconds = await run_in_threadpool(_timed, answer, body)
+        if len(body) <= _SMALL:
+            service.usual_seconds += (seconds - service.usual_seconds) / 16
+        status, answered = 200, _encoded(document)
     except RequestError as error:
-        status = error.status
-        raise
+        status, answered = error.status, _encoded(_told(error))
     except ClientDisconnect:
-        status = 499
-        return Response(status_code=499)
+        status, answered = 499, b""
     finally:
         service.metrics.observe(endpoint, status, time.perf_counter() - started)
+    return status, answered
 
 
-async def _body(request: Request) -> bytes:
+def _timed(answer: Answer, body: bytes) -> tuple[Document, float]:
+    """The answer, and the seconds of a processor that it took."""
+    started = time.thread_time()
+    return answer(body), time.thread_time() - started
+
+
+async def _body(scope: Scope, receive: Receive) -> bytes:
+    given: bytes = next((value for name, value in scope["headers"] if name == b"content-type"), b"")
     # A page of another site can post a form to a service on this machine, but not JSON.
-    if (kind := request.headers.get("content-type", "").partition(";")[0].strip().lower()) != "application/json":
+    if (kind := given.decode("latin-1").partition(";")[0].strip().lower()) != "application/json":
         raise RequestError(
             f"content type {kind!r}", where="header Content-Type", rule="a request is JSON", remedy="Send application/json", status=415
         )
-    chunks = bytearray()
-    async for chunk in request.stream():
-        chunks += chunk
-        if len(chunks) > MAX_BODY:
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += message.get("body", b"")
+        if len(body) > MAX_BODY:
             raise RequestError(
                 f"more than {MAX_BODY} bytes",
                 where="body",
@@ -162,7 +205,8 @@ async def _body(request: Request) -> bytes:
                 remedy="Send the rows in several requests",
                 status=413,
             )
-    return bytes(chunks)
+        if not message.get("more_body"):
+            return bytes(body)
 
 
 def _check_name(service: Service, name: str) -> None:
@@ -177,5 +221,13 @@ def _check_name(service: Service, name: str) -> None:
 
 
 def _json(document: Document, status: int = 200) -> Response:
+    return Response(_encoded(document), status, media_type="application/json")
+
+
+def _told(error: RequestError) -> Document:
+    return {"error": str(error), **error.parts}
+
+
+def _encoded(document: Document) -> bytes:
     # Escaped to ASCII: what a client sent comes back in messages, and may hold what UTF-8 can't.
-    return Response(json.dumps(document, allow_nan=False), status, media_type="application/json")
+    return json.dumps(document, allow_nan=False).encode()

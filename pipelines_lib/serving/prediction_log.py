@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -38,7 +39,7 @@ ARROW: dict[ColumnType, pa.DataType] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Answers:
     """The rows of one request and what the model said to them."""
 
@@ -59,33 +60,72 @@ def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnTy
     return {**{name: "number" if kind == "integer" else kind for name, kind in features.items()}, **keys}
 
 
-def as_table(batch: Iterable[Answers]) -> pa.Table:
-    """Rows of `predictions`. Answers alike in their columns are joined first: an array for each request would be slow."""
-    alike: dict[tuple[Any, ...], list[Answers]] = {}
-    for answers in batch:
-        alike.setdefault((tuple(answers.types.items()), tuple(answers.columns), isinstance(answers.predictions[0], str)), []).append(
-            answers
+class _Packed(NamedTuple):
+    """Answers as they wait: one tuple holds all values, column after column. An object a value would keep the garbage collector busy."""
+
+    row_ids: tuple[str, ...]
+    partition_key: str
+    names: tuple[str, ...]
+    types: dict[str, ColumnType]
+    values: tuple[Any, ...]
+    predictions: tuple[str, ...] | tuple[float, ...]
+    scores: tuple[float, ...]
+    model_version: int
+
+    @classmethod
+    def of(cls, answers: Answers) -> Self:
+        """The same answers."""
+        return cls(
+            row_ids=tuple(answers.row_ids),
+            partition_key=answers.partition_key,
+            names=tuple(answers.columns),
+            types=answers.types,
+            values=tuple(chain.from_iterable(answers.columns.values())),
+            predictions=tuple(answers.predictions),  # type: ignore[arg-type] # of the one kind or the other
+            scores=tuple(answers.scores),
+            model_version=answers.model_version,
         )
+
+
+def as_table(batch: Iterable[Answers]) -> pa.Table:
+    """Rows of `predictions`."""
+    return _as_table([_Packed.of(answers) for answers in batch])
+
+
+def _as_table(batch: Iterable[_Packed]) -> pa.Table:
+    # Answers alike in their columns are joined first: an array for each request would be slow.
+    alike: dict[tuple[Any, ...], list[_Packed]] = {}
+    for answers in batch:
+        alike.setdefault((tuple(answers.types.items()), answers.names, isinstance(answers.predictions[0], str)), []).append(answers)
     # Versions with other features have other columns; the table holds both.
     return pa.concat_tables([_joined(group) for group in alike.values()], promote_options="default")
 
 
-def _joined(group: Sequence[Answers]) -> pa.Table:
-    def column(name: str) -> list[Any]:
-        return [value for answers in group for value in answers.columns[name]]
+def _joined(group: Sequence[_Packed]) -> pa.Table:
+    first, sizes = group[0], [len(answers.row_ids) for answers in group]
+    columns: list[list[Any]]
+    if max(sizes) == 1:
+        columns = list(map(list, zip(*(answers.values for answers in group), strict=True)))
+    else:
+        columns = [
+            [value for n, answers in zip(sizes, group, strict=True) for value in answers.values[place * n : (place + 1) * n]]
+            for place in range(len(first.names))
+        ]
 
-    first = group[0]
+    def repeated(name: str) -> list[Any]:
+        return [getattr(answers, name) for n, answers in zip(sizes, group, strict=True) for _ in range(n)]
+
+    def together(name: str) -> list[Any]:
+        return list(chain.from_iterable(getattr(answers, name) for answers in group))
+
     return pa.table(
         {
-            "row_id": pa.array([row for answers in group for row in answers.row_ids], pa.string()),
-            "partition_key": pa.array([answers.partition_key for answers in group for _ in answers.row_ids], pa.string()),
-            **{name: _column(column(name), first.types[name]) for name in first.columns},
-            "prediction": pa.array(
-                [value for answers in group for value in answers.predictions],
-                pa.string() if isinstance(first.predictions[0], str) else pa.float64(),
-            ),
-            "score": pa.array([score for answers in group for score in answers.scores], pa.float64()),
-            "model_version": pa.array([answers.model_version for answers in group for _ in answers.row_ids], pa.int64()),
+            "row_id": pa.array(together("row_ids"), pa.string()),
+            "partition_key": pa.array(repeated("partition_key"), pa.string()),
+            **{name: _column(values, first.types[name]) for name, values in zip(first.names, columns, strict=True)},
+            "prediction": pa.array(together("predictions"), pa.string() if isinstance(first.predictions[0], str) else pa.float64()),
+            "score": pa.array(together("scores"), pa.float64()),
+            "model_version": pa.array(repeated("model_version"), pa.int64()),
         }
     )
 
@@ -104,7 +144,7 @@ class PredictionLog:
         self._tables = Tables(root)
         self._flush_seconds = flush_seconds
         self._max_rows = max_rows
-        self._queue: deque[Answers] = deque()
+        self._queue: deque[_Packed] = deque()
         self._name = f"{socket.gethostname()}-{secrets.token_hex(8)}"
         self._n_batches = 0
         self._changed = threading.Condition()
@@ -126,7 +166,7 @@ class PredictionLog:
             if self._closing or self.rows_waiting + n > self._max_rows:
                 self.rows_lost += n
                 return
-            self._queue.append(answers)
+            self._queue.append(_Packed.of(answers))
             self.rows_waiting += n
             self._changed.notify()
 
@@ -147,7 +187,7 @@ class PredictionLog:
                 self.rows_logged += written
                 self.rows_lost += rows - written
 
-    def _next(self) -> list[Answers]:
+    def _next(self) -> list[_Packed]:
         """What is to be written next; empty when the log is closed and everything is written."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
@@ -156,12 +196,12 @@ class PredictionLog:
             self._queue.clear()
             return batch
 
-    def _write(self, batch: Sequence[Answers]) -> int:
+    def _write(self, batch: Sequence[_Packed]) -> int:
         """Append the batch, one commit; returns the rows that got there."""
         self._n_batches += 1
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rows = as_table(batch)
+                rows = _as_table(batch)
                 self._tables.append("predictions", rows, batch=(self._name, self._n_batches))
                 return int(rows.num_rows)
             except Exception:  # whatever the store says, the service goes on answering

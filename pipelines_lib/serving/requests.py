@@ -134,7 +134,7 @@ def _split(frame: Any) -> dict[str, list[Any]]:
                 f"a row has one value for each of the {len(names)} columns",
                 "Complete the row, with null where a value is missing",
             )
-    return {name: [line[place] for line in lines] for place, name in enumerate(names)}
+    return dict(zip(names, map(list, zip(*lines, strict=True)), strict=True)) if lines else {name: [] for name in names}
 
 
 def _records(frame: Any, where: str, known: Mapping[str, ColumnType]) -> dict[str, list[Any]]:

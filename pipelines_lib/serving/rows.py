@@ -76,10 +76,7 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
-    typed = {
-        name: [checked(value, known[name], name, row, told=name not in shape.private) for row, value in enumerate(columns[name])]
-        for name in lengths
-    }
+    typed = {name: _checked_column(columns[name], known[name], name, told=name not in shape.private) for name in lengths}
     for name in sorted(shape.required):
         if None in typed[name]:
             where = f"column {name!r}, row {typed[name].index(None)}"
@@ -96,6 +93,12 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         ignored=sorted(name for name in columns if name not in known),
         options=options,
     )
+
+
+def _checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:
+    if kind == "number" and all(type(value) is float and math.isfinite(value) for value in values):
+        return values
+    return [checked(value, kind, name, row, told=told) for row, value in enumerate(values)]
 
 
 def checked(value: Any, kind: ColumnType, name: str, row: int, *, told: bool = True) -> Any:
@@ -139,7 +142,7 @@ def _number(value: Any) -> float | None:
 
 def _is_unicode(text: str) -> bool:
     # JSON can spell half of a surrogate pair, which no table can store.
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_options(given: Any, where: str, shape: Shape, *, request_id: str | None, outputs: tuple[str, ...] = ()) -> Options:

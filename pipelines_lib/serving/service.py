@@ -1,7 +1,7 @@
 """What the endpoints of a service share: the model, the prediction log, the counters, and the answer to a request."""
 
 import datetime as dt
-import uuid
+import secrets
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from pipelines_lib.registry.package import predicted
 from pipelines_lib.serving.metrics import Metrics
-from pipelines_lib.serving.prediction_log import Answers, PredictionLog, logged_types
+from pipelines_lib.serving.prediction_log import Answers, PredictionLog
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
 from pipelines_lib.serving.rows import RequestError, Rows, refuse
 from pipelines_lib.serving.slot import Served, Slot
@@ -26,6 +26,8 @@ class Service:
         self.slot = slot
         self.predictions = predictions
         self.metrics = Metrics()
+        self.usual_seconds = 0.0
+        """Of a processor, that the answer to a small request takes, on the average of the last ones."""
 
     def served(self) -> Served:
         """What answers now. Raises `RequestError` with status 503 where nothing is deployed."""
@@ -125,14 +127,14 @@ class Service:
     def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float]) -> None:
         if not rows.options.log:
             return
-        request_id = rows.options.id or uuid.uuid4().hex
+        request_id = rows.options.id or secrets.token_hex(16)
         now = dt.datetime.now(dt.UTC)
         self.predictions.add(
             Answers(
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
                 partition_key=rows.options.partition_key or now.strftime(served.shape.key_format),
                 columns={**rows.columns, **rows.keys},
-                types=logged_types(served.shape.features, served.shape.keys),
+                types=served.logged,
                 predictions=predictions,
                 scores=single,
                 model_version=served.version,
@@ -143,4 +145,6 @@ class Service:
 def _cleaned(served: Served, rows: Rows) -> Rows:
     """The rows as training rows were made: protected, then cleaned. So they are logged, too, and compared with those."""
     rows = served.guard.protected(rows)
+    if not served.package.transform.rows:
+        return rows
     return replace(rows, columns={name: list(column) for name, column in served.package.transform.cleaned(rows.columns).items()})

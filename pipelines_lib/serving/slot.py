@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Hashable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from pipelines_lib.errors import DataError, SluiceError
@@ -14,8 +15,10 @@ from pipelines_lib.registry.package import Package
 from pipelines_lib.s3 import Stat
 from pipelines_lib.serving.guard import Guard
 from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
+from pipelines_lib.serving.prediction_log import logged_types
 from pipelines_lib.serving.rows import Shape
 from pipelines_lib.store import StorePath
+from pipelines_lib.use_case import ColumnType
 
 log = logging.getLogger("sluice.serving")
 
@@ -33,6 +36,11 @@ class Served:
     def version(self) -> int:
         """The model's version."""
         return self.deployment.model.version
+
+    @cached_property
+    def logged(self) -> dict[str, ColumnType]:
+        """Types of the columns that the prediction log holds of a request."""
+        return logged_types(self.shape.features, self.shape.keys)
 
 
 class Slot:

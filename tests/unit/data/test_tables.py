@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -327,3 +328,13 @@ def test_a_write_that_the_disk_has_no_room_for_leaves_nothing(tmp_path):
     assert "File too large" in done.stderr
     assert list((tables.path("raw") / "_staging").iterdir()) == []
     assert tables.read("raw").equals(before)
+
+
+def test_a_table_that_was_taken_away_between_two_appends_begins_anew(tmp_path):
+    tables, rows = Tables(tmp_path), pa.table({"row_id": ["r"], "partition_key": ["2026-01-01"]})
+    for _ in range(3):
+        tables.append("predictions", rows)
+    assert tables.read("predictions").num_rows == 3
+    shutil.rmtree(tables.path("predictions"))
+    tables.append("predictions", rows)
+    assert Tables(tmp_path).read("predictions").num_rows == 1

@@ -232,3 +232,15 @@ def test_a_transform_of_the_third_format_is_read():
     arrays = FeatureTransform.from_json(text).apply({"x": [3.0], "note": ["one two three"]})
     assert arrays["numeric"].tolist() == [[1.0]]
     assert arrays["text"].shape == (1, 2)
+
+
+@given(st.lists(st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=4)), min_size=65, max_size=80))
+def test_few_rows_at_once_and_many_column_by_column_are_the_same(values):
+    columns = {"amount": values, "age": values[::-1], "member": values}
+    types = {"amount": "number", "age": "integer", "member": "boolean"}
+    transform = FeatureTransform.fit(columns, types)
+    many = transform.apply(columns)["numeric"]
+    few = [
+        transform.apply({name: column[row : row + 5] for name, column in columns.items()})["numeric"] for row in range(0, len(values), 5)
+    ]
+    assert np.concatenate(few).tobytes() == many.tobytes()
