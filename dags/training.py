@@ -8,7 +8,7 @@ from airflow.sdk import DAG, Param, chain
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.orchestration.dags import approval, good_use_cases, pipeline_dag
-from pipelines_lib.orchestration.operators import run_job, run_trials
+from pipelines_lib.orchestration.operators import run_job, run_train, run_trials
 from pipelines_lib.use_case import UseCase
 
 DOC = """
@@ -22,6 +22,9 @@ closed by then.
 the champion goes on serving. `train` failed: a retry resumes from the newest complete checkpoint. `verify` failed: the
 service answered differently from the evaluation, and the previous version serves again. *Held* by the budget: raise `budget` and clear
 the task, and it goes on where it was.
+
+**Several machines.** Where the use case asks for them and a cluster has them, `train` is mapped, one task a machine, between `train_setup` and
+`train_teardown`. A machine that is lost is tried again by itself, and the others wait for it.
 
 **Tuning.** Where the use case asks for it, `tune_trials` tries settings and `tune` picks the best, which `train` then takes; the button
 *Trials* shows them all. A trial that is retried or cleared is the same trial. After the settings were changed clear `tune_trials` with what
@@ -39,7 +42,7 @@ def training_dag(use_case: UseCase) -> DAG:
         chain(
             run_job(use_case, training, "snapshot"),
             *run_trials(use_case, **trains),
-            run_job(use_case, training, "train", workers=use_case.training.workers, **trains),
+            *run_train(use_case, **trains),
             run_job(use_case, training, "evaluate"),
             run_job(use_case, training, "gate", on_hold="skip"),
             run_job(use_case, training, "register"),

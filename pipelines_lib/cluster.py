@@ -127,6 +127,8 @@ class Kubernetes(Settings):
     """Kueue's LocalQueue that admits the pods; without one they go to the scheduler at once."""
     startup_timeout: Duration = timedelta(minutes=15)
     """How long a pod may wait for a node, its image and its volumes. Time in `queue` does not count."""
+    join_timeout: Duration = timedelta(minutes=10)
+    """How long a machine of a training on several waits for the others, at the start and after one was lost, before it steps back and is tried again."""
     grace: Duration = timedelta(seconds=60)
     """How long a pod that is to end may take for it: long enough to write a checkpoint."""
     secrets: list[ObjectName] = Field(default_factory=list)

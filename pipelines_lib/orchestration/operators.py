@@ -97,6 +97,11 @@ class StageOperator(BaseOperator):
         self.on_hold = on_hold
         self.result_links: dict[str, str] = {}
 
+    @property
+    def works_in_a_group(self) -> bool:
+        """Whether several processes do the stage together."""
+        return self.workers > 1
+
     def asked(self, context: Mapping[str, Any]) -> Asked:
         """What this try is to do. Raises `AirflowFailException` where the settings are wrong or the run names no partition."""
         project = Project.from_environment()
@@ -150,7 +155,7 @@ class StageOperator(BaseOperator):
         found = failures.left(asked.folder)
         if not found:
             return ""
-        return f". {failures.text(found)}" if self.workers > 1 else f": {found[0].type}: {found[0].message}"
+        return f". {failures.text(found)}" if self.works_in_a_group else f": {found[0].type}: {found[0].message}"
 
 
 class LocalJobOperator(StageOperator):
@@ -175,7 +180,7 @@ class LocalJobOperator(StageOperator):
             self._job.cancel()
 
 
-RETRIES = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
+RETRIES: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=30), "retry_exponential_backoff": 2.0}
 """Of every task that does not say otherwise."""
 
 
@@ -246,3 +251,26 @@ def run_trials(use_case: UseCase, **kwargs: Any) -> list[Any]:
     )
     picks = run_job(use_case, Pipeline.TRAINING, TUNE, shards=tuning.trials, trigger_rule="all_done_min_one_success")
     return [mapped.expand(shard=list(range(tuning.trials))), picks]
+
+
+def run_train(use_case: UseCase, **kwargs: Any) -> list[Any]:
+    """The tasks of the training; `kwargs` are Airflow's own arguments of each machine's.
+
+    One task, `train`. Where it is to run on several machines and the launcher has them: `train_setup`, which makes the place where they meet,
+    `train`, mapped over them, and beside what follows `train_teardown`, which removes it, whatever happens.
+    """
+    training, nodes = use_case.training, use_case.training.nodes
+    if nodes[1] == 1 or _launcher(Project.from_environment()) == "local":
+        return [run_job(use_case, Pipeline.TRAINING, "train", workers=training.workers, **kwargs)]
+    from pipelines_lib.orchestration.pods.rendezvous import SetUpOperator, TearDownOperator  # noqa: PLC0415 - slow to import, seldom needed
+
+    common: dict[str, Any] = {
+        "use_case_name": use_case.name,
+        "pipeline": str(Pipeline.TRAINING),
+        "stage": "train",
+        "workers": training.workers,
+    }
+    set_up = SetUpOperator(task_id="train_setup", **common, **RETRIES).as_setup()
+    ranks = _operator().partial(task_id="train", **common, nodes=nodes, **{**RETRIES, **kwargs}).expand(node=list(range(nodes[1])))
+    ranks >> TearDownOperator(task_id="train_teardown", **common, **RETRIES).as_teardown(setups=set_up)
+    return [set_up, ranks]

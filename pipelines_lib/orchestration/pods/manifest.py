@@ -10,14 +10,19 @@ from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_valu
 from pipelines_lib.cluster import DEPLOYING, Kubernetes, Resources, amount
 from pipelines_lib.contracts import JobSpec
 from pipelines_lib.cost.meter import REQUESTS
-from pipelines_lib.launcher import ENVIRONMENT, command
+from pipelines_lib.launcher import ENVIRONMENT, Gang, command
 from pipelines_lib.pods.template import CONTAINER, USER, Manifest
 
 HOME = "/home/sluice"
 """The only folder that a stage may write to, beside /tmp and /dev/shm."""
 
 _NAME_LABEL = "app.kubernetes.io/name"
+_KUEUE = "kueue.x-k8s.io"
 _LONGEST_NAME = 63
+_PORT = 29400
+"""Where the machines of a training meet: torchrun's usual one."""
+_OWN_ADDRESS = "$(POD_IP)"
+"""What Kubernetes puts the pod's address in place of."""
 _GIB = float(1 << 30)
 
 
@@ -37,14 +42,58 @@ def selector_of(spec: JobSpec, rank: int = 0) -> str:
     return f"{JOBS},job={spec.job},rank={rank}"
 
 
-def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mapping[str, str], has_secret: bool, rank: int = 0) -> Manifest:
-    """The pod `name` of one try of a stage, as far as Sluice decides it.
+def gang_of(spec: JobSpec, kubernetes: Kubernetes, *, node: int, nodes: tuple[int, int]) -> Gang:
+    """The training on several machines whose name is the launch of `spec`, as machine `node` sees it."""
+    # The first knows itself before the cluster's DNS knows it.
+    host = _OWN_ADDRESS if node == 0 else f"{service_name(spec)}.{kubernetes.namespace}.svc"
+    return Gang(
+        node=node,
+        nodes=nodes,
+        address=f"{host}:{_PORT}",
+        name=spec.launch,
+        join_seconds=int(kubernetes.join_timeout.total_seconds()),
+        own_address=_OWN_ADDRESS,
+    )
+
+
+def service_name(spec: JobSpec) -> str:
+    """Of the Service under which the machines of a training find the first of them: every try of this stage of this run has the same."""
+    return f"sluice-{spec.job}"
+
+
+def service(spec: JobSpec, kubernetes: Kubernetes) -> Manifest:
+    """The headless Service by which the cluster's DNS names the pod of rank 0, ready or not."""
+    own = {"use_case": spec.use_case, "stage": spec.stage, "job": spec.job}
+    known = {_NAME_LABEL: "sluice", "app.kubernetes.io/component": "job"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": service_name(spec),
+            "namespace": kubernetes.namespace,
+            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()},
+        },
+        "spec": {
+            "clusterIP": "None",
+            "publishNotReadyAddresses": True,
+            "selector": known | {"job": spec.job, "rank": "0"},
+            "ports": [{"name": "rendezvous", "port": _PORT, "protocol": "TCP"}],
+        },
+    }
+
+
+def stage_pod(
+    spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mapping[str, str], has_secret: bool, gang: Gang | None = None
+) -> Manifest:
+    """The pod `name` of one try of a stage, as far as Sluice decides it; with `gang` that of one of the machines that train together.
 
     `labels` say which task of Airflow it is for; `has_secret` says that a Secret of the pod's own name holds the stage's connections.
     """
-    reserved = kubernetes.of(spec.stage)
+    reserved, rank = kubernetes.of(spec.stage), 0 if gang is None else gang.node
     own = {"use_case": spec.use_case, "stage": spec.stage, "job": spec.job, "rank": str(rank)}
-    queue = {} if kubernetes.queue is None else {"kueue.x-k8s.io/queue-name": kubernetes.queue}
+    queue = {} if kubernetes.queue is None else {f"{_KUEUE}/queue-name": kubernetes.queue}
+    # Those without which there is no training are admitted together or not at all; each of the others by itself.
+    group = {f"{_KUEUE}/pod-group-name": gang.name} if queue and gang is not None and gang.node < gang.nodes[0] else {}
     known = {_NAME_LABEL: "sluice", "app.kubernetes.io/component": "job"}
     return {
         "apiVersion": "v1",
@@ -52,7 +101,8 @@ def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mappi
         "metadata": {
             "name": name,
             "namespace": kubernetes.namespace,
-            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()} | dict(labels) | queue,
+            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()} | dict(labels) | queue | group,
+            **({"annotations": {f"{_KUEUE}/pod-group-total-count": str(gang.nodes[0])}} if group and gang is not None else {}),
         },
         "spec": {
             "restartPolicy": "Never",  # Airflow retries, and knows how often
@@ -69,7 +119,7 @@ def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mappi
                 "fsGroup": USER,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
-            "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets])],
+            "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets], gang)],
             "volumes": [
                 {"name": "tmp", "emptyDir": {}},
                 {"name": "home", "emptyDir": {}},
@@ -80,7 +130,7 @@ def stage_pod(spec: JobSpec, kubernetes: Kubernetes, *, name: str, labels: Mappi
     }
 
 
-def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secret_names: list[str]) -> Manifest:
+def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secret_names: list[str], gang: Gang | None) -> Manifest:
     limits = {"memory": reserved.memory, "ephemeral-storage": reserved.ephemeral_storage}
     if reserved.gpu:
         limits["nvidia.com/gpu"] = str(reserved.gpu)
@@ -88,8 +138,12 @@ def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secre
         "name": CONTAINER,
         "image": kubernetes.image_of(spec.stage),
         # The interpreter of the image, not that of the worker.
-        "command": ["python", *command(spec, f"{spec.stage_dir}/spec.json")[1:]],
-        "env": [{"name": name, "value": value} for name, value in _environment(spec, reserved).items()],
+        "command": ["python", *command(spec, f"{spec.stage_dir}/spec.json", gang)[1:]],
+        **({} if gang is None else {"ports": [{"name": "rendezvous", "containerPort": _PORT}]}),
+        "env": [
+            *([] if gang is None else [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]),
+            *({"name": name, "value": value} for name, value in _environment(spec, reserved).items()),
+        ],
         "envFrom": [{"secretRef": {"name": name}} for name in secret_names],
         # No limit of the CPU: it would stop threads for parts of a second while cores are idle.
         "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},

@@ -3,6 +3,7 @@
 import base64
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any
@@ -22,7 +23,7 @@ from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.contracts import ExitCode, JobResult
 from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.orchestration.operators import Asked, StageOperator
-from pipelines_lib.orchestration.pods.manifest import JOBS, name_of, selector_of, stage_pod
+from pipelines_lib.orchestration.pods.manifest import JOBS, gang_of, name_of, selector_of, stage_pod
 from pipelines_lib.orchestration.pods.refusals import already_exists, is_over_quota, message_of, refused
 from pipelines_lib.orchestration.pods.trigger import PodTrigger
 from pipelines_lib.pods.ends import EXITED, End, ended_before
@@ -30,6 +31,8 @@ from pipelines_lib.pods.template import from_template
 from pipelines_lib.store import StorePath, read_json, write_json
 
 _NOT_FOUND = 404
+_NO_ROOM = frozenset({"Unschedulable", "NotAdmitted", "SlowStart", "QuotaExceeded"})
+"""How a pod ends that has not found a machine."""
 _CANCELLED = "the task was cancelled while its pod was made"
 
 
@@ -55,18 +58,42 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
     # What users write (run ids, parameters) is data: nothing of a pod is a template.
     template_fields = ()
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, node: int | None = None, nodes: tuple[int, int] = (1, 1), **kwargs: Any) -> None:
+        """`node` is the number of this machine where `nodes`, least and most, train together; None where the stage is one pod."""
         super().__init__(deferrable=True, durable=False, on_finish_action="delete_pod", **kwargs)
+        self.node = node
+        self.nodes = nodes
         # Upstream means its side-car by it. Here it is Airflow's own: what the task returns.
         self.do_xcom_push = True
         self._asked: Asked | None = None
         self._connections: dict[str, str] = {}
 
-    def execute(self, context: Mapping[str, Any]) -> None:
+    def execute(self, context: Mapping[str, Any]) -> dict[str, Any] | None:
         """Make the pod, and defer."""
         self._asked = self.asked(context)
         self._connections = self._asked.secrets()
-        super().execute(context)
+        try:
+            super().execute(context)
+        except _WithoutThisMachineError as why:
+            return self._not_needed(str(why))
+        return None
+
+    @property
+    def works_in_a_group(self) -> bool:
+        """Whether several processes do the stage together."""
+        return super().works_in_a_group or self.node is not None
+
+    def asked(self, context: Mapping[str, Any]) -> Asked:
+        """What this try is to do; the machines that train together have the launch that their set-up made."""
+        asked = super().asked(context)
+        if self.node is None:
+            return asked
+        launch = context["ti"].xcom_pull(task_ids=setup_of(self.stage))
+        if not isinstance(launch, str):
+            raise AirflowFailException(
+                f"{setup_of(self.stage)} of this run has left no name for the training; clear it, with what follows it"
+            )
+        return replace(asked, spec=asked.spec.model_copy(update={"launch": launch}))
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> V1Pod:  # noqa: ARG002 - the signature is Airflow's
         """The pod of this try."""
@@ -75,9 +102,10 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         manifest = stage_pod(
             spec,
             kubernetes,
-            name=name_of(spec.use_case, spec.stage, *([] if spec.shard is None else [spec.shard])),
+            name=name_of(spec.use_case, spec.stage, *(number for number in (spec.shard, self.node) if number is not None)),
             labels=self._get_ti_pod_labels(context),
             has_secret=bool(self._connections),
+            gang=None if self.node is None else gang_of(spec, kubernetes, node=self.node, nodes=self.nodes),
         )
         if self.execution_timeout is not None:
             # For the pod that a lost triggerer has left: nobody else would end it.
@@ -92,12 +120,13 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
     def get_or_create_pod(self, pod_request_obj: V1Pod, context: Any) -> V1Pod:  # noqa: ARG002 - the signature is Airflow's
         """Make the pod and its Secret, after what earlier tries have left is gone."""
-        spec = self._this.spec.model_copy(update={"launch": pod_request_obj.metadata.name})
+        spec = self._this.spec
         try:
-            self._remove_earlier(selector_of(spec))
+            self._remove_earlier(selector_of(spec, self.node or 0))
             self._sweep()
-            write_json(self._this.folder / "spec.json", spec)
-            failures.forget(self._this.folder)
+            if self.node is None:
+                write_json(self._this.folder / "spec.json", spec.model_copy(update={"launch": pod_request_obj.metadata.name}))
+                failures.forget(self._this.folder)
             self.pod = pod_request_obj
             made = self._create_when_there_is_room(pod_request_obj)
             if self._connections and not self._killed:
@@ -105,6 +134,8 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         except (ApiException, HTTPError, ConfigException) as error:
             self._remove_quietly()
             end = refused(error, spec.profile)
+            if self._is_surplus and end.name in _NO_ROOM:
+                raise _WithoutThisMachineError(end.message) from error
             failed = AirflowException if end.retried else AirflowFailException
             raise failed(f"{spec.stage}: {end.sentence()}") from error
         if self._killed:
@@ -122,7 +153,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             pod_name=self.pod.metadata.name,
             namespace=kubernetes.namespace,
             connection=kubernetes.connection,
-            startup_seconds=kubernetes.startup_timeout.total_seconds(),
+            startup_seconds=self._patience.total_seconds(),
             deadline=deadline,
         )
         self.defer(trigger=trigger, method_name="trigger_reentry")
@@ -134,8 +165,11 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             self.pod = V1Pod(metadata=V1ObjectMeta(name=event["pod"], namespace=self._kubernetes.namespace))
             self._remove_quietly()
         folder, end = self._asked.folder, End(**event["end"])
-        code = end.code if end.name == EXITED else _left_code(folder, event["pod"])
-        if code in (ExitCode.DONE, ExitCode.HELD) and _result_of(folder, event["pod"]) is None:
+        launch = event["pod"] if self.node is None else self._asked.spec.launch
+        code = end.code if end.name == EXITED else _left_code(folder, launch)
+        if code is None and self._is_surplus and end.name in _NO_ROOM:
+            return self._not_needed(end.message)
+        if code in (ExitCode.DONE, ExitCode.HELD) and _result_of(folder, launch) is None:
             raise AirflowException(
                 f"{self.stage} ended with exit code {code} and left no result in {folder}; is the store that of its pod?{end.evidence()}"
             )
@@ -160,6 +194,21 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         return KubernetesHook(conn_id=connection, kubernetes_conn_id=None, in_cluster=True if connection is None else None)
 
     @property
+    def _is_surplus(self) -> bool:
+        """Whether the others may train without this machine."""
+        return self.node is not None and self.node >= self.nodes[0]
+
+    @property
+    def _patience(self) -> timedelta:
+        """How long the pod may take to begin."""
+        kubernetes = self._kubernetes
+        return min(kubernetes.join_timeout, kubernetes.startup_timeout) if self._is_surplus else kubernetes.startup_timeout
+
+    def _not_needed(self, why: str) -> dict[str, Any]:
+        self.log.warning("the training goes on without this machine, number %s: %s", self.node, why)
+        return {"reason": f"the training goes on without this machine: {why}"}
+
+    @property
     def _this(self) -> Asked:
         assert self._asked is not None, "execute and trigger_reentry begin with it"
         return self._asked
@@ -175,7 +224,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         """Remove the pods that other tries of the task have left. Raises `AirflowException` where one stays: never do two work on the same."""
         kubernetes = self._kubernetes
         deadline = time.monotonic() + kubernetes.grace.total_seconds() + self.POST_TERMINATION_TIMEOUT
-        while pods := self._pods(selector):
+        while pods := [pod for pod in self._pods(selector) if not _is_over(pod)]:
             for pod in pods:
                 if pod.metadata.deletion_timestamp is None:
                     self.log.warning("removing pod %s, which an earlier try has left", pod.metadata.name)
@@ -200,7 +249,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
     def _create_when_there_is_room(self, pod: V1Pod) -> V1Pod:
         """The pod, made. A quota that is used up is waited for as long as a node would be: trying again later is no failure."""
-        deadline = time.monotonic() + self._kubernetes.startup_timeout.total_seconds()
+        deadline = time.monotonic() + self._patience.total_seconds()
         while True:
             try:
                 return self._create(pod)
@@ -276,6 +325,20 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         except (ApiException, HTTPError, ConfigException) as error:
             self.log.warning("pod %s could not be removed (%s); the next try removes it first", self.pod.metadata.name, error)
             return False
+
+
+class _WithoutThisMachineError(Exception):
+    """The cluster has no room for a machine that the training can do without."""
+
+
+def setup_of(stage: str) -> str:
+    """The name of the task that prepares the training of several machines."""
+    return f"{stage}_setup"
+
+
+def _is_over(pod: V1Pod) -> bool:
+    """Whether nothing of a pod that is to go runs any more; Kueue keeps it until there is another in its place."""
+    return pod.metadata.deletion_timestamp is not None and pod.status.phase in ("Succeeded", "Failed")
 
 
 def _left_code(folder: StorePath, launch: str) -> int | None:

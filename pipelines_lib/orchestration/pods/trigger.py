@@ -222,9 +222,8 @@ class Log:
             async for chunk in response.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
-                    self._take(line, on_line)
-                if len(rest) > _LARGEST_LINE:
-                    rest = rest[:_LARGEST_LINE]
+                    self._take(line[:_LARGEST_LINE], on_line)
+                rest = rest[:_LARGEST_LINE]
             self._take(rest, on_line)
         self._complete = asked
 

@@ -16,6 +16,7 @@ import yaml
 from airflow.sdk.exceptions import TaskDeferred
 
 from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
+from pipelines_lib.orchestration.operators import StageOperator
 from pipelines_lib.orchestration.pods.operator import PodJobOperator
 from pipelines_lib.orchestration.pods.trigger import PodTrigger
 from pipelines_lib.store import write_json
@@ -31,9 +32,13 @@ class TaskInstance:
     dag_id = "shop__data"
     start_date = datetime.now(UTC)
 
-    def __init__(self, task_id: str, map_index: int, try_number: int) -> None:
+    def __init__(self, task_id: str, map_index: int, try_number: int, left: dict[str, Any] | None = None) -> None:
         self.task_id, self.map_index, self.try_number = task_id, map_index, try_number
         self.xcoms: dict[str, Any] = {}
+        self.left = left or {}
+
+    def xcom_pull(self, task_ids: str) -> Any:
+        return self.left.get(task_ids)
 
     def xcom_push(self, key: str, value: Any) -> None:
         self.xcoms[key] = value
@@ -48,6 +53,8 @@ class Launch:
         self.run_id = "scheduled__2026-01-02T00:00:00+00:00"
         self.params: dict[str, Any] = {}
         self.tries = 0
+        self.left: dict[str, Any] = {}
+        """What tasks of the run have returned."""
         self.tasks: list[PodJobOperator] = []
         self.timers: list[threading.Timer] = []
         self.settings()
@@ -80,10 +87,10 @@ class Launch:
             if "client" in vars(task):
                 task.client.api_client.rest_client.pool_manager.clear()
 
-    def context(self, task: PodJobOperator) -> dict[str, Any]:
+    def context(self, task: StageOperator) -> dict[str, Any]:
         """The context of the next try."""
         self.tries += 1
-        ti = TaskInstance(task.task_id, -1 if task.shard is None else task.shard, self.tries)
+        ti = TaskInstance(task.task_id, -1 if task.shard is None else task.shard, self.tries, self.left)
         params = {"partition": None, **self.params}
         return {"ti": ti, "run_id": self.run_id, "partition_key": "2026-01-02", "params": params, "dag": None, "outlet_events": {}}
 

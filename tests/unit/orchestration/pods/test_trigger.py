@@ -80,7 +80,8 @@ def test_an_api_server_that_is_overrun_is_asked_when_it_says(launch: Launch) -> 
     assert moments[0] == moments[1]
 
 
-def test_a_token_that_runs_out_is_read_anew(launch: Launch) -> None:
+def test_a_token_that_runs_out_is_read_anew(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PodTrigger, "PATIENCE_SECONDS", 60.0)
     launch.api.tokens = {"first"}
     launch.token("first")
 
@@ -128,8 +129,9 @@ def test_rights_that_do_not_come_back_are_named(
     assert isinstance(raised.value, AirflowFailException) == for_good
 
 
-def test_rights_that_come_back_in_time_are_enough(launch: Launch) -> None:
+def test_rights_that_come_back_in_time_are_enough(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     """An API server that has just started forbids everything to everybody."""
+    monkeypatch.setattr(PodTrigger, "REFUSAL_SECONDS", 60.0)
 
     def play(name: str) -> None:
         launch.api.run(name)
