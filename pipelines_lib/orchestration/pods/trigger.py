@@ -216,7 +216,7 @@ class Log:
             since_seconds=since,  # type: ignore[arg-type] # optional, whatever its stub says
         )
         async with response:
-            if response.status != HTTPStatus.OK:
+            if response.status not in (HTTPStatus.OK, HTTPStatus.NO_CONTENT):  # the second: there is none, since no node has the pod
                 raise ApiException(status=response.status, reason=(await response.text(errors="replace"))[:_LONGEST_LINE])
             rest = b""
             async for chunk in response.content.iter_any():

@@ -315,9 +315,9 @@ model = hanging_once
 def test_a_model_of_the_users_own_that_hangs_while_it_is_made_is_found(launched, house):
     (house.home / "use_cases" / "credit").mkdir(parents=True)
     (house.home / "use_cases" / "credit" / "hooks.py").write_text(HANGING)
-    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="5s")
+    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="10s")
     assert code == 0, log
-    assert "Hang: no progress for 5 s (training.timeout) after step 0; it is in " in log
+    assert "Hang: no progress for 10 s (training.timeout) after step 0; it is in " in log
     assert "in hanging_once" in log
     assert log.count("all ranks start again") == 1
 
@@ -345,9 +345,9 @@ model = stopped_at_the_end
 def test_a_rank_that_is_stopped_while_it_writes_the_model_is_named_and_costs_no_retry(launched, house):
     (house.home / "use_cases" / "credit").mkdir(parents=True)
     (house.home / "use_cases" / "credit" / "hooks.py").write_text(STOPPED)
-    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="5s")
+    code, log = launched(model={"type": "hooks", "options": {"width": 6}}, timeout="10s")
     assert code == 0, log
-    assert f"first failure: rank 0 on {failures.host_name()}: Hang: no sign of it for 5 s" in log
+    assert f"first failure: rank 0 on {failures.host_name()}: Hang: no sign of it for 10 s" in log
     assert log.count("all ranks start again") == 1
     assert "resumed from the checkpoint" in log
     assert files(house)["model.onnx"]
