@@ -29,7 +29,8 @@ from tests.kube_api.server import ApiServer
 
 from .conftest import ROOT
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(usable() is not None, reason=str(usable()))]
+_MISSING = usable()
+pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))]
 
 DAY = "2026-01-01"
 USE_CASE: dict[str, Any] = {

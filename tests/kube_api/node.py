@@ -46,9 +46,21 @@ def usable() -> str | None:
         return "a played node makes network namespaces, which takes root"
     if shutil.which("ip") is None or shutil.which("openssl") is None:
         return "a played node needs Debian's packages iproute2 and openssl"
-    tried = subprocess.run(["ip", "netns", "add", "sluice-try"], capture_output=True, check=False)
-    subprocess.run(["ip", "netns", "delete", "sluice-try"], capture_output=True, check=False)
-    return None if tried.returncode == 0 else f"network namespaces can't be made here: {tried.stderr.decode().strip()}"
+    bridge, network = f"{_BRIDGE}t", f"{_BRIDGE}-try"
+    try:
+        _ip("link", "add", bridge, "type", "bridge")
+        _ip("netns", "add", network)
+        _ip("link", "add", f"{bridge}o", "type", "veth", "peer", "name", f"{bridge}i", "netns", network)
+        _ip("link", "set", f"{bridge}o", "master", bridge, "up")
+        _write(_HOSTS / network / "hosts", "127.0.0.1 localhost\n")
+        _ip("netns", "exec", network, "true")
+    except (RuntimeError, OSError) as error:
+        return f"network namespaces can't be made here: {error}"
+    finally:
+        for left in (["netns", "delete", network], ["link", "delete", bridge]):
+            subprocess.run(["ip", *left], capture_output=True, check=False)
+        shutil.rmtree(_HOSTS / network, ignore_errors=True)
+    return None
 
 
 @dataclass
