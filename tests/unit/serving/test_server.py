@@ -74,9 +74,11 @@ def test_one_life_of_a_service(project, root, deploy, make_use_case, monkeypatch
     askers = [threading.Thread(target=keep_asking) for _ in range(3)]
     for asker in askers:
         asker.start()
+    until(lambda: scores)
     for number in (2, 3):
         deploy(root, number, bias=number)
         until(lambda number=number: version(service.port) == str(number))
+        until(lambda number=number: len(scores) == number)
     stop.set()
     for asker in askers:
         asker.join()
