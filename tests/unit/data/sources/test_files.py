@@ -95,7 +95,7 @@ def test_a_replay_ends(sandbox, make_use_case):
     ("name", "data", "log"),
     [
         ("x.jsonl", b'{"id": 1, "who": "a"}\n', {}),
-        ("x.csv.gz", gzip.compress(b"id,who\n1,a\n"), {}),
+        ("x.csv.gz", gzip.compress(b"id,who\n1,a\n", mtime=0), {}),
         ("x.parquet", None, {}),
         ("x.log", b"1 a\n", {"log": {"pattern": r"(?P<id>\d) (?P<who>\w)"}}),
     ],
