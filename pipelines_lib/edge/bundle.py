@@ -16,12 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import onnxruntime
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
+from pipelines_lib.graph import open_graph
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -89,25 +89,15 @@ class Bundle:
             if hashlib.sha256(files[name]).hexdigest() != manifest["files"][name]:
                 raise DataError(f"{where}/{name} is not what the manifest says; pull it again, or release it again")
         return cls(
-            manifest=manifest, transform=FeatureTransform.from_json(files[TRANSFORM].decode("utf-8")), session=session(files[MODEL], where)
+            manifest=manifest,
+            transform=FeatureTransform.from_json(files[TRANSFORM].decode("utf-8")),
+            session=open_graph(files[MODEL], f"{where}/{MODEL}", "release it in another precision"),
         )
 
     def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
         """Scores float32 [n, C], as the package's `predict`."""
         scores: NDArray[np.float32] = self.session.run(["scores"], self.transform.apply(columns))[0]
         return scores
-
-
-def session(model: bytes, where: str) -> Any:
-    """The graph in ONNX Runtime, on one thread. Raises `DataError` where it can't be loaded."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no base class but Exception
-        raise DataError(f"{where}/{MODEL}: onnxruntime can't load it ({error}); release it in another precision") from error
 
 
 def _canonical(document: Mapping[str, Any]) -> bytes:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
-from pipelines_lib.edge.bundle import session
+from pipelines_lib.graph import open_graph
 
 Precision = Literal["fp32", "fp16", "int8"]
 SINGLE_ROWS = 300
@@ -42,7 +42,7 @@ def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray
 
     A difference is a share of the score where the score is larger than 1. `decisions_changed` is the share of rows whose highest score is another class's.
     """
-    run = session(model, "measured").run
+    run = open_graph(model, "the model in this precision", "release it in another").run
     scores = run(["scores"], dict(arrays))[0]
     differences = np.abs(scores - expected) / np.maximum(1.0, np.abs(expected))
     rows = [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(len(expected))]

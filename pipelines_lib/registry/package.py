@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue, ValidationError
 
@@ -28,6 +27,7 @@ from pipelines_lib.contracts import Contract, DatasetRef, safe_name
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
+from pipelines_lib.graph import open_graph
 from pipelines_lib.s3 import S3Path
 from pipelines_lib.store import StorePath, read_json, remove_tree, write_json
 from pipelines_lib.use_case import LIKELY, ColumnType, Split, Task
@@ -43,6 +43,7 @@ MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
 FILES = (MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD)
 _CHUNK = 16_384
 """Rows the graph is given at once; bounds the memory of a large hold-out."""
+_REMEDY = "deploy an earlier version, or train again"
 
 
 class Feature(Contract):
@@ -105,7 +106,7 @@ class Scorer:
         """The model.onnx and transform.json of `folder`, unverified: for the model that this very run has trained."""
         return cls(
             FeatureTransform.from_json((folder / TRANSFORM).read_text(encoding="utf-8")),
-            _session(folder / MODEL, (folder / MODEL).read_bytes()),
+            open_graph((folder / MODEL).read_bytes(), f"{folder / MODEL}", _REMEDY),
         )
 
     def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
@@ -165,8 +166,8 @@ class Package(Scorer):
         manifest, files = _verified(folder)
         transform = FeatureTransform.from_json(files[TRANSFORM].decode("utf-8"))
         if transform.columns != {feature.name: feature.type for feature in manifest.features}:
-            raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; deploy an earlier version, or train again")
-        return cls(folder, manifest, transform, _session(folder / MODEL, files[MODEL]))
+            raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; {_REMEDY}")
+        return cls(folder, manifest, transform, open_graph(files[MODEL], f"{folder / MODEL}", _REMEDY))
 
     def profile(self) -> str:
         """The data profile of the training rows, as JSON text."""
@@ -236,18 +237,6 @@ def _is_whole(folder: StorePath) -> bool:
     except DataError:
         return False
     return True
-
-
-def _session(path: StorePath, model: bytes) -> Any:
-    options = onnxruntime.SessionOptions()
-    # One thread: rows are small, servers run many requests at once, and the same sum comes out everywhere.
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no base class but Exception
-        raise DataError(f"{path}: onnxruntime can't load it ({error}); deploy an earlier version, or train again") from error
 
 
 def _sha256(data: bytes) -> str:
