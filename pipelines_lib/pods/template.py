@@ -15,6 +15,19 @@ CONTAINER = "base"
 """The container that is the stage, or the server; a template may set its fields under this name, and add others."""
 USER = 10001
 """The numeric user that pods run as."""
+POD_SECURITY: Manifest = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+CONTAINER_SECURITY: Manifest = {
+    "allowPrivilegeEscalation": False,
+    "privileged": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
 
 
 def from_template(path: Path, pod: Manifest) -> Manifest:

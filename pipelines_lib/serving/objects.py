@@ -6,7 +6,7 @@ from pipelines_lib.cluster import SERVING, Kubernetes
 from pipelines_lib.config import Profile
 from pipelines_lib.connections import variable_of
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.pods.template import CONTAINER, USER, Manifest, from_template
+from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest, from_template
 
 PORT = 8080
 """What a server listens on in its pod."""
@@ -114,13 +114,7 @@ def _pod_spec(root: str, profile: str, kubernetes: Kubernetes, labels: dict[str,
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,  # a Service called sluice would set SLUICE_PORT
         "terminationGracePeriodSeconds": _GRACE,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER,
-            "runAsGroup": USER,
-            "fsGroup": USER,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        "securityContext": POD_SECURITY,
         "topologySpreadConstraints": [
             {
                 "maxSkew": 1,
@@ -155,12 +149,7 @@ def _container(root: str, profile: str, kubernetes: Kubernetes, *, candidate: bo
         "livenessProbe": {**live, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},
         "lifecycle": {"preStop": {"exec": {"command": ["sleep", "5"]}}},  # until no more requests are sent here
         "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108
     }

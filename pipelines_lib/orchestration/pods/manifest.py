@@ -11,7 +11,7 @@ from pipelines_lib.cluster import DEPLOYING, Kubernetes, Resources, amount
 from pipelines_lib.contracts import JobSpec
 from pipelines_lib.cost.meter import REQUESTS
 from pipelines_lib.launcher import ENVIRONMENT, Gang, command
-from pipelines_lib.pods.template import CONTAINER, USER, Manifest
+from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest
 
 HOME = "/home/sluice"
 """The only folder that a stage may write to, beside /tmp and /dev/shm."""
@@ -112,13 +112,7 @@ def stage_pod(
             # Else the stage is process 1, which the kernel spares the signals that it has no handler for: it would not end before the grace is over.
             "shareProcessNamespace": True,
             "terminationGracePeriodSeconds": int(kubernetes.grace.total_seconds()),
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "fsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": POD_SECURITY,
             "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets], gang)],
             "volumes": [
                 {"name": "tmp", "emptyDir": {}},
@@ -147,12 +141,7 @@ def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secre
         "envFrom": [{"secretRef": {"name": name}} for name in secret_names],
         # No limit of the CPU: it would stop threads for parts of a second while cores are idle.
         "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         # What is known of a container whose node is gone.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
