@@ -253,6 +253,11 @@ def run_trials(use_case: UseCase, **kwargs: Any) -> list[Any]:
     return [mapped.expand(shard=list(range(tuning.trials))), picks]
 
 
+def setup_of(stage: str) -> str:
+    """The task that prepares a stage of several machines."""
+    return f"{stage}_setup"
+
+
 def run_train(use_case: UseCase, **kwargs: Any) -> list[Any]:
     """The tasks of the training; `kwargs` are Airflow's own arguments of each machine's.
 
@@ -270,7 +275,7 @@ def run_train(use_case: UseCase, **kwargs: Any) -> list[Any]:
         "stage": "train",
         "workers": training.workers,
     }
-    set_up = SetUpOperator(task_id="train_setup", **common, **RETRIES).as_setup()
+    set_up = SetUpOperator(task_id=setup_of("train"), **common, **RETRIES).as_setup()
     ranks = _operator().partial(task_id="train", **common, nodes=nodes, **{**RETRIES, **kwargs}).expand(node=list(range(nodes[1])))
     ranks >> TearDownOperator(task_id="train_teardown", **common, **RETRIES).as_teardown(setups=set_up)
     return [set_up, ranks]

@@ -29,8 +29,7 @@ from tests.kube_api.server import ApiServer
 
 from .conftest import ROOT
 
-_MISSING = usable()
-pytestmark = [pytest.mark.timeout(300), pytest.mark.skipif(_MISSING is not None, reason=str(_MISSING))]
+pytestmark = pytest.mark.timeout(300)
 
 DAY = "2026-01-01"
 USE_CASE: dict[str, Any] = {
@@ -127,6 +126,8 @@ class Runs:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ApiServer, Node]]:
     """An API server and a node, and a project whose profile names them."""
+    if (missing := usable()) is not None:
+        pytest.skip(missing)
     folder = tmp_path / "use_cases" / "shop"
     folder.mkdir(parents=True)
     source = {"source": {"path": f"{tmp_path}/in/{{partition}}.csv"}}

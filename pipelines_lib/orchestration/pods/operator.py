@@ -22,7 +22,8 @@ from pipelines_lib import failures
 from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.contracts import ExitCode, JobResult
 from pipelines_lib.errors import ConfigError, DataError
-from pipelines_lib.orchestration.operators import Asked, StageOperator
+from pipelines_lib.orchestration.operators import Asked, StageOperator, setup_of
+from pipelines_lib.orchestration.pods.access import cluster_of, hook_of
 from pipelines_lib.orchestration.pods.manifest import JOBS, gang_of, name_of, selector_of, stage_pod
 from pipelines_lib.orchestration.pods.refusals import already_exists, is_over_quota, message_of, refused
 from pipelines_lib.orchestration.pods.trigger import PodTrigger
@@ -190,8 +191,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
     @cached_property
     def hook(self) -> KubernetesHook:
         """The way to the cluster."""
-        connection = self._kubernetes.connection
-        return KubernetesHook(conn_id=connection, kubernetes_conn_id=None, in_cluster=True if connection is None else None)
+        return hook_of(self._kubernetes)
 
     @property
     def _is_surplus(self) -> bool:
@@ -215,10 +215,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
     @property
     def _kubernetes(self) -> Kubernetes:
-        kubernetes = self._this.profile.kubernetes
-        if kubernetes is None:
-            raise AirflowFailException(f"profile {self._this.profile.name} has no `kubernetes`, and this task runs as a pod; give it one")
-        return kubernetes
+        return cluster_of(self._this)
 
     def _remove_earlier(self, selector: str) -> None:
         """Remove the pods that other tries of the task have left. Raises `AirflowException` where one stays: never do two work on the same."""
@@ -329,11 +326,6 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
 class _WithoutThisMachineError(Exception):
     """The cluster has no room for a machine that the training can do without."""
-
-
-def setup_of(stage: str) -> str:
-    """The name of the task that prepares the training of several machines."""
-    return f"{stage}_setup"
 
 
 def _is_over(pod: V1Pod) -> bool:
