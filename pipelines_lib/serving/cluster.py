@@ -177,18 +177,22 @@ def _meaning(error: ApiException, what: str, deployer: str) -> ConfigError | Una
         return _Missing(f"{said}; is the namespace there, and does another tool delete in it?")
     if error.status == 403 and "exceeded quota" in message:
         return Unavailable(f"{said}; raise the namespace's ResourceQuota, or lower kubernetes.replicas or resources.serving in the profile")
-    if error.status in (401, 403):
-        return ConfigError(
-            f"{said}; the stages {' and '.join(sorted(DEPLOYING))} run as service account {deployer} (kubernetes.deployer), which needs the Role `sluice-deployer` "
-            "of docker/cluster/base/rights.yaml; apply it, then clear the task"
-        )
-    if error.status == 409:
-        return ConfigError(
-            f"{said}; somebody else has set what the profile sets. Take it out of theirs and put it into include/profiles or include/pod_templates/serving.yaml, "
-            "or delete the object, then clear the task"
-        )
-    if error.status in (400, 422):
-        return ConfigError(f"{said}; correct the profile or include/pod_templates/serving.yaml as it says, then clear the task")
+    wrong = "correct the profile or include/pod_templates/serving.yaml as it says"
+    remedy = {
+        400: wrong,
+        401: f"the cluster does not take the credentials, or no more: of a pod those of service account {deployer}, elsewhere those in KUBECONFIG. Renew them",
+        403: (
+            f"the stages {' and '.join(sorted(DEPLOYING))} run as service account {deployer} (kubernetes.deployer), which needs the Role `sluice-deployer` "
+            "of docker/cluster/base/rights.yaml; apply it"
+        ),
+        409: (
+            "somebody else has set what the profile sets. Take it out of theirs and put it into include/profiles or include/pod_templates/serving.yaml, "
+            "or delete the object"
+        ),
+        422: wrong,
+    }
+    if error.status in remedy:
+        return ConfigError(f"{said}; {remedy[error.status]}, then clear the task")
     return Unavailable(f"{said}; try again")
 
 

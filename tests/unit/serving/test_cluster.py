@@ -140,6 +140,7 @@ def test_a_cluster_without_an_autoscaler_gets_a_fixed_number(place: Cluster, kub
     ("code", "message", "kind", "told"),
     [
         (403, "cannot patch resource", BadInput, r"service account sluice-deployer .* needs the Role `sluice-deployer`"),
+        (401, "Unauthorized", BadInput, r"KUBECONFIG\. Renew them"),
         (403, "exceeded quota: jobs", Unavailable, r"exceeded quota: jobs; raise the namespace's ResourceQuota"),
         (409, 'conflict with "kubectl-set"', BadInput, r'conflict with "kubectl-set"; somebody else has set'),
         (422, "spec.x: Invalid value", BadInput, r"spec\.x: Invalid value; correct the profile"),
