@@ -6,25 +6,9 @@ from typing import Any
 import pytest
 
 from pipelines_lib.use_case import UseCase
+from tests.credit import LOANS
 
-CREDIT: dict[str, Any] = {
-    "name": "credit",
-    "title": "Credit",
-    "owner": "tests",
-    "task": "binary",
-    "start": "2026-01-01",
-    "source": {"path": "{home}/in/{partition}.csv"},
-    "columns": {
-        "who": {"type": "string", "role": "entity"},
-        "income": {"type": "number"},
-        "age": {"type": "integer"},
-        "member": {"type": "boolean"},
-        "town": {"type": "string"},
-        "outcome": {"type": "string", "role": "label"},
-    },
-    "label": {"column": "outcome", "positive": "bad"},
-    "gate": {"metric": "roc_auc", "floor": 0.6, "resamples": 100},
-}
+CREDIT: dict[str, Any] = LOANS | {"gate": {"metric": "roc_auc", "floor": 0.6, "resamples": 100}}
 
 
 @pytest.fixture

@@ -16,25 +16,11 @@ from pipelines_lib.errors import Held
 from pipelines_lib.jobs.stage import Stage
 from pipelines_lib.store import write_json
 from pipelines_lib.use_case import UseCase
+from tests.credit import LOANS
 
 DAYS = ("2026-01-01", "2026-01-02", "2026-01-03", "2026-01-04")
 
-CREDIT: dict[str, Any] = {
-    "name": "credit",
-    "title": "Credit",
-    "owner": "tests",
-    "task": "binary",
-    "start": "2026-01-01",
-    "source": {"path": "{home}/in/{partition}.csv"},
-    "columns": {
-        "who": {"type": "string", "role": "entity"},
-        "income": {"type": "number"},
-        "age": {"type": "integer"},
-        "member": {"type": "boolean"},
-        "town": {"type": "string"},
-        "outcome": {"type": "string", "role": "label"},
-    },
-    "label": {"column": "outcome", "positive": "bad"},
+CREDIT: dict[str, Any] = LOANS | {
     "split": {"by": "entity"},
     "training": {"epochs": 2, "model": {"hidden": [8]}, "batch_size": 64, "learning_rate": 0.02, "workers": 1},
     "gate": {"metric": "roc_auc", "floor": 0.6, "resamples": 100, "margin": 0.05},
