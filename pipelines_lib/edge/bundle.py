@@ -19,6 +19,7 @@ import numpy as np
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from pipelines_lib.decision import Decision
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.graph import open_graph
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from pipelines_lib.features.values import Column
 
 MODEL, TRANSFORM, MANIFEST = "model.onnx", "transform.json", "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""Of a bundle. Format 1 predicts the likelier class, whatever the operating point; it is read still."""
 _SHARES = 10_000
 
 
@@ -51,8 +53,8 @@ def unsealed(data: bytes, key: Ed25519PublicKey, where: str) -> dict[str, Any]:
         ) from error
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{where} is no signed document ({error!r}); release it again") from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise DataError(f"{where} has a format that this device does not read (it reads {FORMAT}); bring the device up to date")
+    if not isinstance(document, dict) or document.get("format") not in range(1, FORMAT + 1):
+        raise DataError(f"{where} has a format that this device does not read (it reads 1 to {FORMAT}); bring the device up to date")
     return document
 
 
@@ -93,6 +95,12 @@ class Bundle:
             transform=FeatureTransform.from_json(files[TRANSFORM].decode("utf-8")),
             session=open_graph(files[MODEL], f"{where}/{MODEL}", "release it in another precision"),
         )
+
+    @property
+    def decision(self) -> Decision:
+        """How the scores are read, as the package does."""
+        names = ("classes", "positive", "operating_point", "separator", "likely")
+        return Decision(**{name: self.manifest[name] for name in names if name in self.manifest})
 
     def predict(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
         """Scores float32 [n, C], as the package's `predict`."""

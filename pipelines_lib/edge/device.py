@@ -86,19 +86,19 @@ def answers(bundle: Bundle, lines: Iterable[str], *, as_csv: bool) -> Iterator[d
         checked = [(line, row, _problem(bundle, line, row)) for line, row in batch]
         good = [row for _, row, problem in checked if problem is None]
         columns = {name: [row[name] for row in good] for name in bundle.manifest["features"]}
-        said = iter(bundle.predict(columns).tolist() if good else [])
+        said = iter(_said(bundle, columns) if good else [])
         for line, _, problem in checked:
-            yield {"line": line, "error": problem} if problem else {"line": line, **_answer(bundle.manifest, next(said))}
+            if problem is None:
+                prediction, of_row = next(said)
+                yield {"line": line, "prediction": prediction, "scores": of_row}
+            else:
+                yield {"line": line, "error": problem}
 
 
-def _answer(manifest: Mapping[str, Any], scores: list[float]) -> dict[str, Any]:
-    classes = manifest["classes"]
-    if not classes:
-        return {"prediction": scores[0], "scores": scores}
-    if manifest["separator"] is not None:
-        likely = [name for name, score in zip(classes, scores, strict=True) if score >= manifest["likely"]]
-        return {"prediction": manifest["separator"].join(likely), "scores": scores}
-    return {"prediction": classes[scores.index(max(scores))], "scores": scores}
+def _said(bundle: Bundle, columns: Mapping[str, list[Any]]) -> list[tuple[Any, list[float]]]:
+    """Prediction and scores of each row."""
+    scores = bundle.predict(columns)
+    return list(zip(bundle.decision.of(scores)[0], scores.tolist(), strict=True))
 
 
 def _problem(bundle: Bundle, line: int, row: Any) -> str | None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import QuantType, quantize_dynamic
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from pipelines_lib.decision import Decision
 from pipelines_lib.graph import open_graph
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -37,10 +38,11 @@ def in_precision(model: bytes, precision: Precision) -> bytes:
         return target.read_bytes()
 
 
-def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray[np.float32]) -> dict[str, float]:
+def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray[np.float32], decision: Decision) -> dict[str, float]:
     """Parity of `model` with the scores `expected` [n, C] of the rows in `arrays`, and its size and latency on this CPU, one thread.
 
-    A difference is a share of the score where the score is larger than 1. `decisions_changed` is the share of rows whose highest score is another class's.
+    A difference is a share of the score where the score is larger than 1. `decisions_changed` is the share of rows for which
+    something else is predicted.
     """
     run = open_graph(model, "the model in this precision", "release it in another").run
     scores = run(["scores"], dict(arrays))[0]
@@ -52,7 +54,9 @@ def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray
         "bytes": len(model),
         "largest_difference": float(differences.max()),
         "mean_difference": float(differences.mean()),
-        "decisions_changed": float((scores.argmax(axis=1) != expected.argmax(axis=1)).mean()),
+        "decisions_changed": float(
+            np.mean([now != before for now, before in zip(decision.of(scores)[0], decision.of(expected)[0], strict=True)])
+        ),
         "milliseconds_median": 1000 * float(np.median(single)),
         "milliseconds_p99": 1000 * float(np.quantile(single, 0.99)),
         "milliseconds_all_rows": 1000 * _seconds(lambda: run(["scores"], dict(arrays))),

@@ -7,6 +7,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, get_args
 
 import numpy as np
@@ -20,7 +21,6 @@ from pipelines_lib.edge.precision import Precision, compared, in_precision
 from pipelines_lib.errors import BadInput, ConfigError, Held
 from pipelines_lib.registry.package import Package
 from pipelines_lib.store import StorePath, update_json, write_bytes
-from pipelines_lib.use_case import LIKELY
 
 POINTER = "pointer.json"
 
@@ -48,7 +48,7 @@ def release(
     arrays, expected = package.transform.apply(holdout.columns), np.array(holdout.scores, np.float32)
     model = (package.folder / MODEL).read_bytes()
     graphs = {each: in_precision(model, each) for each in get_args(Precision)}
-    figures = {each: compared(graph, arrays, expected) for each, graph in graphs.items()}
+    figures = {each: compared(graph, arrays, expected, package.manifest.decision) for each, graph in graphs.items()}
     moved = figures[precision]["largest_difference"]
     if not moved <= bound:  # NaN is no parity either
         raise Held(
@@ -64,9 +64,7 @@ def release(
         "package": package.folder.name,
         "precision": precision,
         "task": given.task,
-        "classes": list(given.classes),
-        "separator": given.separator,
-        "likely": LIKELY,
+        **asdict(given.decision),
         "features": {feature.name: feature.type for feature in given.features},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
     }
@@ -126,7 +124,7 @@ def _change(group: StorePath, key: Ed25519PrivateKey, change: Callable[[dict[str
     written: dict[str, Any] = {}
 
     def next_of(found: JsonValue) -> JsonValue:
-        now: dict[str, Any] = {"format": FORMAT, "serial": 0, "stable": None, "candidate": None, "previous": None, "share": 0.0}
+        now: dict[str, Any] = {"format": 1, "serial": 0, "stable": None, "candidate": None, "previous": None, "share": 0.0}
         if found is not None:
             now = unsealed(json.dumps(found).encode(), key.public_key(), str(group / POINTER))
         changed = change(now)

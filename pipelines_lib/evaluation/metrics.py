@@ -81,7 +81,11 @@ def values(metrics: Sequence[str], truth: Truth, scores: NDArray[np.float32], op
 
 
 def operating_point(truth: Truth, scores: NDArray[np.float32]) -> float:
-    """The score of the positive class from which on a yes gives the best F1; of rows that are not the hold-out's, or it flatters itself."""
+    """The score of the positive class from which on a yes gives the best F1; of rows that are not the hold-out's, or it flatters itself.
+
+    It lies halfway to the next lower score: on another machine, or in another number format, a score differs in its last digits, and rows
+    that stand on the point itself (where few values make few scores, that is many) would change sides there.
+    """
     assert truth.positive is not None
     column = scores[:, truth.positive].astype(np.float64)
     order = np.argsort(-column, kind="stable")
@@ -89,7 +93,9 @@ def operating_point(truth: Truth, scores: NDArray[np.float32]) -> float:
     if not len(right) or not right[-1]:
         return LIKELY
     f1 = np.where(np.r_[ranked[1:] != ranked[:-1], True], 2 * right / (np.arange(1, len(right) + 1) + right[-1]), 0.0)
-    return float(ranked[f1.argmax()])
+    lowest = ranked[best := int(f1.argmax())]
+    lower = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    return float((lowest + lower) / 2)
 
 
 def aligned(scores: NDArray[np.float32], classes: Sequence[str], wanted: Sequence[str]) -> NDArray[np.float32]:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import Field, JsonValue, ValidationError
 
 from pipelines_lib.contracts import Contract, DatasetRef, safe_name
+from pipelines_lib.decision import Decision
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
@@ -66,7 +67,8 @@ class Holdout(Contract):
 class Manifest(Contract):
     """What the model is. Everything but `files` is given by whoever writes the package."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """Format 1 predicts the likelier class, whatever its operating point."""
     use_case: str
     task: Task
     classes: tuple[str, ...]
@@ -83,7 +85,7 @@ class Manifest(Contract):
     entity: str | None = None
     """The column that says whose row it is, where `split` goes by entity."""
     operating_point: float | None = None
-    """Score of the positive class from which on a yes gave the best F1 of the validation rows; binary tasks only."""
+    """Score of the positive class from which on it is predicted, the one with the best F1 of the validation rows; binary tasks only."""
     mlflow_run_id: str
     files: dict[str, str] = Field(default_factory=dict)
     """File name to SHA-256."""
@@ -92,6 +94,17 @@ class Manifest(Contract):
     def positive_index(self) -> int | None:
         """The scores' column that holds the probability of the positive class; binary tasks only."""
         return None if self.positive is None else self.classes.index(self.positive)
+
+    @property
+    def decision(self) -> Decision:
+        """How the scores are read."""
+        return Decision(
+            classes=self.classes,
+            positive=self.positive_index,
+            operating_point=self.operating_point if self.format > 1 else None,
+            separator=self.separator,
+            likely=LIKELY,
+        )
 
 
 class Scorer:
@@ -179,20 +192,8 @@ class Package(Scorer):
 
 
 def predicted(manifest: Manifest, scores: NDArray[np.float32]) -> tuple[list[str] | list[float], NDArray[np.float64]]:
-    """What a person or a table wants of `scores` [n, C]: the prediction (class, or value) and one score a row.
-
-    The score is the probability of the positive class (binary), of the predicted class (multiclass), the largest one (multilabel, whose prediction is
-    the likely classes with the separator between them, an empty text where there are none), or the value.
-    """
-    if not manifest.classes:
-        values = scores[:, 0].astype(np.float64)
-        return values.tolist(), values
-    if manifest.separator is not None:
-        likely = [[name for name, said in zip(manifest.classes, row, strict=True) if said] for row in (scores >= LIKELY).tolist()]
-        return [manifest.separator.join(names) for names in likely], scores.max(axis=1).astype(np.float64)
-    best = scores.argmax(axis=1)
-    column = best if manifest.positive_index is None else np.full(len(scores), manifest.positive_index)
-    return [manifest.classes[place] for place in best], scores[np.arange(len(scores)), column].astype(np.float64)
+    """What the model predicts by `scores` [n, C], and one score a row: see `Decision.of`."""
+    return manifest.decision.of(scores)
 
 
 def _write_objects(folder: S3Path, manifest: Manifest, files: Mapping[str, bytes]) -> S3Path:

@@ -93,6 +93,8 @@ class Service:
                 "state": served.deployment.state,
                 "package": served.deployment.model.package,
                 "classes": list(manifest.classes),
+                "positive": manifest.positive,
+                "operating_point": manifest.decision.operating_point,
                 "optional_inputs": dict(served.shape.keys),
                 "not_logged": {"columns": served.guard.unlogged, "because": served.guard.problem} if served.guard.problem else None,
                 "error": self.slot.error,

@@ -35,14 +35,16 @@ def cases(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_package() -> Callable[..., str]:
-    """Returns `make(root, bias=0.0, rows=None, steps=())`: writes a binary model below `root` and returns its path below the store.
+    """Returns `make(root, bias=0.0, rows=None, steps=(), **manifest)`: writes a binary model below `root` and returns its path below the store.
 
     Its probability of "yes" is sigmoid(bias + the standardised numbers' sum + 0.1 × the category's index).
     """
     return _make_package
 
 
-def _make_package(root: Path, bias: float = 0.0, rows: dict[str, list] | None = None, wrong_scores: float = 0.0, steps: tuple = ()) -> str:
+def _make_package(
+    root: Path, bias: float = 0.0, rows: dict[str, list] | None = None, wrong_scores: float = 0.0, steps: tuple = (), **manifest_fields
+) -> str:
     from pipelines_lib.contracts import DatasetRef
     from pipelines_lib.features.transform import FeatureTransform
     from pipelines_lib.monitoring.sketch import profile_columns
@@ -61,6 +63,7 @@ def _make_package(root: Path, bias: float = 0.0, rows: dict[str, list] | None = 
             use_case=root.name, table="labelled", version=0, partitions=("2026-01-01",), n_rows=400, config_hash="c", content_hash="d"
         ),
         mlflow_run_id="run",
+        **manifest_fields,
     )
     graph = _graph(len(transform.numeric), bias)
     first = {name: tuple(values[:20]) for name, values in rows.items()}

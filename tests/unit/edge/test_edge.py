@@ -15,7 +15,7 @@ from pipelines_lib.edge import device, release
 from pipelines_lib.edge.__main__ import main
 from pipelines_lib.edge.bundle import within
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Held, Unavailable
-from pipelines_lib.registry.package import Package
+from pipelines_lib.registry.package import Package, predicted
 
 ROOT = Path(__file__).parents[3]
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -59,6 +59,19 @@ def test_a_device_answers_as_the_package_does(package, group, folder, precision)
     largest = np.abs(bundle.predict(columns) - package.predict(columns)).max()
     assert largest == pytest.approx(figures[precision]["largest_difference"], abs=1e-6)
     assert figures["fp32"]["largest_difference"] < 1e-6
+
+
+def test_a_device_predicts_from_the_operating_point_on_as_the_service_does(package, group, folder, monkeypatch):
+    scores = package.predict(package.holdout().columns)
+    middle = float(np.median(scores[:, 1].astype(float)))
+    monkeypatch.setattr(package, "manifest", package.manifest.model_copy(update={"operating_point": middle}))
+    release.release(package, group, KEY, version=1, precision="fp32", share=1, bound=0.05)
+    device.pull(str(group), folder, "d1", PUBLIC)
+    columns = package.holdout().columns
+    lines = [json.dumps(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
+    said = [answer["prediction"] for answer in device.answers(device.opened(folder, PUBLIC), lines, as_csv=False)]
+    assert said == predicted(package.manifest, scores)[0]
+    assert said != [package.manifest.classes[place] for place in scores.argmax(axis=1)]
 
 
 def test_a_score_that_moves_too_far_holds_the_release_and_writes_nothing(package, group):

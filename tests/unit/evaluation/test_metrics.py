@@ -161,6 +161,12 @@ def test_no_other_operating_point_has_a_better_f1(n, seed):
     assert best >= max(value("f1", truth, scores, float(point)) for point in scores[:, 1]) - 1e-12
 
 
+def test_no_score_lies_on_the_operating_point_where_a_last_digit_would_decide():
+    scores = chances_of(np.array([0.2, 0.6, 0.6, 0.8]))
+    assert operating_point(Truth(np.array([0, 1, 1, 1]), ("no", "yes"), 1), scores) == pytest.approx(0.4)
+    assert operating_point(Truth(np.ones(4, int), ("no", "yes"), 1), scores) == pytest.approx(0.1)
+
+
 def test_without_a_yes_the_operating_point_is_the_likelier_class():
     assert operating_point(Truth(np.zeros(3, int), ("no", "yes"), 1), chances_of(np.array([0.1, 0.2, 0.3]))) == 0.5
 

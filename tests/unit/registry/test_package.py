@@ -93,7 +93,7 @@ def test_a_link_is_refused_even_to_the_same_bytes(folder, tmp_path):
         lambda m: m["files"].pop("card.md"),
         lambda m: m.update(command="rm"),
         lambda m: m.pop("classes"),
-        lambda m: m.update(format=2),
+        lambda m: m.update(format=3),
     ],
 )
 def test_a_manifest_that_says_something_else_is_refused(folder, change):
@@ -121,6 +121,9 @@ def test_predictions_and_scores_of_each_task():
     binary = tiny.manifest()
     assert predicted(binary, scores)[0] == ["no", "yes"]
     np.testing.assert_allclose(predicted(binary, scores)[1], [0.1, 0.8], rtol=1e-6)
+    assert predicted(tiny.manifest(operating_point=0.05), scores)[0] == ["yes", "yes"]
+    assert predicted(tiny.manifest(operating_point=0.81), scores)[0] == ["no", "no"]
+    assert predicted(tiny.manifest(operating_point=0.05, positive="no"), scores)[0] == ["no", "no"]
     multiclass = tiny.manifest(task="multiclass", positive=None)
     np.testing.assert_allclose(predicted(multiclass, scores)[1], [0.9, 0.8], rtol=1e-6)
     regression = tiny.manifest(task="regression", classes=(), positive=None)
@@ -129,3 +132,10 @@ def test_predictions_and_scores_of_each_task():
     several = np.array([[0.9, 0.5], [0.2, 0.8], [0.1, 0.3]], np.float32)
     assert predicted(multilabel, several)[0] == ["a; b", "b", ""]
     np.testing.assert_allclose(predicted(multilabel, several)[1], [0.9, 0.8, 0.3], rtol=1e-6)
+
+
+def test_a_package_of_format_1_opens_and_predicts_the_likelier_class_as_it_always_did(tmp_path):
+    folder = Package.write(tmp_path, "run", tiny.manifest(operating_point=0.05, format=1), tiny.files())
+    manifest = Package.open(folder).manifest
+    assert manifest.decision.operating_point is None
+    assert predicted(manifest, np.array([[0.9, 0.1]], np.float32))[0] == ["no"]

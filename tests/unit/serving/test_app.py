@@ -73,6 +73,15 @@ def test_served_rows_are_cleaned_as_the_training_rows_were_and_logged_so(root, m
     assert logged == [{"amount": None, "age": 70.0, "member": True, "country": "de"}] * 2
 
 
+def test_predictions_follow_the_operating_point_and_the_metadata_tell_it(root, make_package, deploy):
+    deploy(root, 3, package=make_package(root, operating_point=0.999))
+    with TestClient(create_app(root)) as client:
+        answer = client.post("/invocations", json={"dataframe_records": [RECORD]}).json()["predictions"][0]
+        assert (answer["prediction"], answer["score"] > 0.5) == ("no", True)
+        parameters = client.get("/v2/models/credit").json()["parameters"]
+        assert (parameters["positive"], parameters["operating_point"]) == ("yes", 0.999)
+
+
 def test_only_the_outputs_asked_for_are_sent(client):
     assert [output["name"] for output in v2(client, outputs=[{"name": "score"}]).json()["outputs"]] == ["score"]
     assert v2(client, outputs=[{"name": "socre"}]).status_code == 400

@@ -1,0 +1,45 @@
+"""From a model's scores to its prediction: in a service, a table and on a device alike, so this module imports nothing that a device lacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """How scores are read."""
+
+    classes: Sequence[str]
+    """Names of the scores' columns; none for a regression."""
+    positive: int | None = None
+    """Place of the positive class; binary tasks only."""
+    operating_point: float | None = None
+    """Score of the positive class from which on a row is predicted to be of it; None: the likelier class is predicted."""
+    separator: str | None = None
+    """What stands between the classes of an answer that may have several; None where it has one."""
+    likely: float = 0.5
+    """Score from which on an answer that may have several classes has one."""
+
+    def of(self, scores: NDArray[np.float32]) -> tuple[list[str] | list[float], NDArray[np.float64]]:
+        """What a person or a table wants of `scores` [n, C]: the prediction (class, or value) and one score a row.
+
+        The score is the probability of the positive class (binary), of the predicted class (multiclass), the largest one (multilabel, whose prediction is
+        the likely classes with the separator between them, an empty text where there are none), or the value.
+        """
+        if not self.classes:
+            values = scores[:, 0].astype(np.float64)
+            return values.tolist(), values
+        if self.separator is not None:
+            likely = [[name for name, said in zip(self.classes, row, strict=True) if said] for row in (scores >= self.likely).tolist()]
+            return [self.separator.join(names) for names in likely], scores.max(axis=1).astype(np.float64)
+        if self.positive is None:
+            best = scores.argmax(axis=1)
+            return [self.classes[place] for place in best.tolist()], scores[np.arange(len(scores)), best].astype(np.float64)
+        of_positive = scores[:, self.positive].astype(np.float64)
+        if self.operating_point is None:
+            places = scores.argmax(axis=1)
+        else:
+            places = np.where(of_positive >= self.operating_point, self.positive, 1 - self.positive)
+        return [self.classes[place] for place in places.tolist()], of_positive
