@@ -26,7 +26,7 @@ class Cause:
 
 CAUSES = {
     "OOMKilled": Cause(True, "raise `resources.<stage>.memory` in the profile, or let the stage need less (a smaller batch, more shards)"),
-    "Evicted": Cause(True, "the node ran short of memory or disk, or was drained; what the events say of it is what to raise"),
+    "Evicted": Cause(True, "the node ran short of memory or disk or was drained, or the queue took the pod back; what the message names is what to raise"),
     "Preempted": Cause(True, "a pod of higher priority took its place; give the template a `priorityClassName` if this one is more urgent"),
     "NodeLost": Cause(True, "the machine is gone or does not answer; on spot machines that is daily life"),
     "NotAdmitted": Cause(True, "the node had no room for it after all, or lacks a device"),
@@ -35,7 +35,8 @@ CAUSES = {
     "ImageNotFound": Cause(False, "correct `images` in the profile, push the image, or give the template `imagePullSecrets`; then clear the task"),
     "ImagePullFailed": Cause(True, "the registry did not give the image; its state, or the node's way to it, is to be looked at"),
     "ConfigError": Cause(False, "a Secret or ConfigMap that the pod names is missing; make it (`secrets` in the profile, the template), then clear the task"),
-    "StartError": Cause(True, "the image's command could not be run; the events say why"),
+    "InitError": Cause(True, "an init container that the pod template adds has failed: what it does, or its image, is to be mended in the template"),
+    "StartError": Cause(True, "the container could not be made, or the image's command could not be run; the events say why"),
     "SlowStart": Cause(True, "a large image or a volume takes its time; raise `startup_timeout`"),
     "DeadlineExceeded": Cause(True, "the task's `execution_timeout` is over; a retry goes on from the newest checkpoint"),
     "QuotaExceeded": Cause(True, "raise the namespace's ResourceQuota, lower the task's pool, or let Kueue queue the pods (`queue`)"),
@@ -83,8 +84,11 @@ _DISRUPTIONS = {
     "PreemptionByScheduler": "Preempted",
     "EvictionByEvictionAPI": "Evicted",
     "DeletionByTaintManager": "NodeLost",
+    "DeletionByDeviceTaintManager": "NodeLost",
     "DeletionByPodGC": "NodeLost",
 }
+_PREEMPTED_IN_QUEUE = "WorkloadEvictedDueToPreempted"
+"""Kueue's reason, of many for which it ends a pod, that a workload of higher priority has taken the place."""
 # What `status.reason` of a failed pod says; every other reason means that the kubelet did not take it.
 _REASONS = {
     "Evicted": "Evicted",
@@ -99,7 +103,26 @@ _NOT_PULLABLE = re.compile(
     r"not found|manifest unknown|does not exist|denied|unauthorized|forbidden|no basic auth|invalid reference|invalid image name",
     re.IGNORECASE,
 )
+_ABSENT = re.compile(r"not found|couldn't find key|non-existent", re.IGNORECASE)
+"""How a kubelet says that a Secret or ConfigMap, or a key of one, is not there; it says other things where it could not look."""
+_UNSEEN = frozenset({"ContainerStatusUnknown", "Unknown"})
+"""What a kubelet says of a container that it finds no more, and containerd of one that ended while it was down. Their exit codes, 137 and 255, say nothing."""
+_WAITING = {
+    "ErrImagePull": "ImagePullFailed",
+    "ImagePullBackOff": "ImagePullFailed",
+    "ImageInspectError": "ImagePullFailed",
+    "RegistryUnavailable": "ImagePullFailed",
+    "SignatureValidationFailed": "ImagePullFailed",
+    "CreateContainerConfigError": "StartError",
+    "CreateContainerError": "StartError",
+    "PreCreateHookError": "StartError",
+    "PreStartHookError": "StartError",
+    "PostStartHookError": "StartError",
+    "RunContainerError": "StartError",
+}
+"""What a container that waits in vain waits for, to the name of it."""
 _SIGNALLED = 128
+_LAST_SIGNAL = 64
 
 
 def ended(pod: Any, now: datetime | None = None) -> End | None:
@@ -111,7 +134,8 @@ def ended(pod: Any, now: datetime | None = None) -> End | None:
     if pod.status.phase == "Succeeded":
         return End(EXITED, code=ExitCode.DONE)
     if pod.status.phase == "Failed":
-        return _disrupted(pod) or End("NotAdmitted", _reason(pod))
+        lost = _lost(pod) if has_begun(pod) else None
+        return _from_outside(pod, "the pod was deleted") or _not_prepared(pod) or lost or End("NotAdmitted", _reason(pod))
     if pod.metadata.deletion_timestamp is not None and (now or datetime.now(UTC)) > pod.metadata.deletion_timestamp + _LATE:
         return End("NodeLost", f"it was deleted and has not ended, so its node {pod.spec.node_name} does not answer")
     return None
@@ -145,14 +169,8 @@ def too_slow(pod: Any, seconds: float) -> End:
     """Why `pod` has not begun within its time."""
     late = f"after {seconds:.0f} s"
     for waiting in _waiting(pod):
-        name = {
-            "ErrImagePull": "ImagePullFailed",
-            "ImagePullBackOff": "ImagePullFailed",
-            "CreateContainerConfigError": "ConfigError",
-            "CreateContainerError": "StartError",
-            "RunContainerError": "StartError",
-        }.get(waiting.reason, "SlowStart")
-        return End(name, f"{_said(waiting)} ({late})")
+        absent = waiting.reason == "CreateContainerConfigError" and _ABSENT.search(waiting.message or "")
+        return End("ConfigError" if absent else _WAITING.get(waiting.reason, "SlowStart"), f"{_said(waiting)} ({late})")
     scheduled = _condition(pod, "PodScheduled")
     if scheduled is None or scheduled.status != "True":
         return End("Unschedulable", f"no node took it {late}: {(scheduled and scheduled.message) or 'the scheduler has not said why'}")
@@ -186,22 +204,42 @@ def _terminated(pod: Any, terminated: Any) -> End:
     if terminated.reason == "OOMKilled":
         limit = next((c.resources.limits.get("memory") for c in pod.spec.containers if c.name == CONTAINER and c.resources.limits), None)
         return End("OOMKilled", f"it used more memory than its limit of {limit}", tail=tail)
-    if terminated.reason == "ContainerStatusUnknown":
-        return End("NodeLost", f"node {pod.spec.node_name} lost sight of it", tail=tail)
     if terminated.reason in ("StartError", "ContainerCannotRun"):
         return End("StartError", f"{terminated.reason}: {terminated.message or 'nothing more is said'}")
-    outside = _disrupted(pod)
-    if outside is None and pod.metadata.deletion_timestamp is not None:
-        outside = End("Deleted", f"the pod was deleted, and the stage then ended with exit code {code}")
-    return replace(outside or End(EXITED, code=_SIGNALLED - code if code > _SIGNALLED else code), tail=tail)
+    if terminated.reason in _UNSEEN:
+        # A kubelet says it also of a pod that it did not take; then the pod has a reason.
+        return _from_outside(pod, "the pod was deleted") or (End("NotAdmitted", _reason(pod)) if pod.status.reason else _lost(pod))
+    signalled = _SIGNALLED < code <= _SIGNALLED + _LAST_SIGNAL
+    by_itself = End(EXITED, code=_SIGNALLED - code if signalled else code)
+    return replace(_from_outside(pod, f"the pod was deleted, and the stage then ended with exit code {code}") or by_itself, tail=tail)
+
+
+def _not_prepared(pod: Any) -> End | None:
+    """Which init container has kept the stage from beginning."""
+    for status in pod.status.init_container_statuses or ():
+        terminated = status.state.terminated if status.state else None
+        if terminated is not None and terminated.exit_code != 0:
+            why = f"{status.name} ended with exit code {terminated.exit_code} ({terminated.reason})"
+            return End("InitError", why, tail=(terminated.message or "").splitlines())
+    return None
+
+
+def _lost(pod: Any) -> End:
+    return End("NodeLost", f"node {pod.spec.node_name} lost sight of it")
+
+
+def _from_outside(pod: Any, deleted: str) -> End | None:
+    """What ended `pod` from outside; `deleted` is what is said where somebody deleted it."""
+    found = _disrupted(pod)
+    return found or (None if pod.metadata.deletion_timestamp is None else End("Deleted", deleted))
 
 
 def _disrupted(pod: Any) -> End | None:
-    """What ended `pod` from outside."""
+    """What the cluster says that it ended `pod` for."""
     for kind in ("DisruptionTarget", "TerminationTarget"):  # the second is Kueue's
         condition = _condition(pod, kind)
         if condition is not None and condition.status == "True":
-            name = _REASONS.get(pod.status.reason or "", "Evicted") if kind == "DisruptionTarget" else "Preempted"
+            name = "Preempted" if condition.reason == _PREEMPTED_IN_QUEUE else _REASONS.get(pod.status.reason or "", "Evicted")
             return End(_DISRUPTIONS.get(condition.reason, name), condition.message or _reason(pod))
     if pod.status.reason in _REASONS:
         return End(_REASONS[pod.status.reason], _reason(pod))
