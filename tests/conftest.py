@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 
 from pipelines_lib.config import Profile, Project
@@ -44,6 +45,24 @@ SHOP: dict[str, Any] = {
     "split": {"by": "entity"},
     "gate": {"metric": "roc_auc", "floor": 0.6},
 }
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew-golden", action="store_true", help="Write what the tests find into tests/golden, to be read with `git diff`.")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, Any], None]:
+    """Returns `golden(name, found)`: `found` is what tests/golden/<name> says; with --renew-golden the file is written first."""
+
+    def compare(name: str, found: Any) -> None:
+        path = Path(__file__).parent / "golden" / name
+        if request.config.getoption("--renew-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(yaml.safe_dump(found, width=120, allow_unicode=True), encoding="utf-8")
+        assert found == yaml.safe_load(path.read_text(encoding="utf-8")), f"where this is meant, renew {path} by pytest --renew-golden"
+
+    return compare
 
 
 @pytest.fixture
