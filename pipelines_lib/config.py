@@ -296,6 +296,16 @@ def load_use_case(folder: Path) -> UseCase:
 
 def load(path: Path, model: type[S]) -> S:
     """Read the YAML file `path` as `model`. Raises `ConfigError` that lists every mistake with its line."""
+    root, values = document(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [line for e in error.errors() for line in _explain(path, root, model, e)]
+        raise ConfigError("\n".join(problems)) from error
+
+
+def document(path: Path) -> tuple[yaml.MappingNode, dict[str, Any]]:
+    """The mapping in the YAML file `path`: with the lines of its text, and as values. Raises `ConfigError` with the line where it is none."""
     try:
         text = path.read_text(encoding="utf-8")
         root = yaml.compose(text, Loader=_Loader)
@@ -309,16 +319,11 @@ def load(path: Path, model: type[S]) -> S:
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(f"{path}:1: expected settings as `key: value` lines, found {'nothing' if root is None else 'something else'}")
     try:
-        loader = _Loader("")
-        document = loader.construct_document(root)
+        values: dict[str, Any] = _Loader("").construct_document(root)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise ConfigError(f"{path}:{line}: {error.problem}") from error
-    try:
-        return model.model_validate(document)
-    except ValidationError as error:
-        problems = [line for e in error.errors() for line in _explain(path, root, model, e)]
-        raise ConfigError("\n".join(problems)) from error
+    return root, values
 
 
 def line_of(path: Path, *location: str | int) -> int:

@@ -1,15 +1,19 @@
 """A pod as Sluice wants it, on top of the template that says what else it needs on a cluster."""
 
-import json
+import datetime as dt
+import difflib
+import re
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import yaml
-
+from pipelines_lib.config import document, line_of
 from pipelines_lib.errors import ConfigError
 
 Manifest = dict[str, Any]
+Place = tuple[str | int, ...]
+"""Keys and indices that lead to a value of a manifest."""
 
 CONTAINER = "base"
 """The container that is the stage, or the server; a template may set its fields under this name, and add others."""
@@ -29,19 +33,33 @@ CONTAINER_SECURITY: Manifest = {
     "capabilities": {"drop": ["ALL"]},
 }
 
+_SIMPLE: dict[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "text"),
+    "int": ((int,), "a whole number"),
+    "bool": ((bool,), "true or false"),
+    "datetime": ((str, dt.datetime), "a moment"),
+}
+"""The simple types of Kubernetes' model of a pod: as what YAML reads them, and what they are called."""
+_OF_THE_POD = frozenset({"runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile"})
+"""What a container's security context would say in place of its pod's."""
+_QUANTITIES = frozenset({"limits", "requests", "overhead", "sizeLimit", "divisor"})
+"""Fields that are text to the model, and may be numbers."""
+
 
 def from_template(path: Path, pod: Manifest) -> Manifest:
-    """`pod` on top of the template at `path`. Raises `ConfigError` where that is no manifest of a pod."""
-    try:
-        template = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(template, dict) or template.get("kind") != "Pod" or not isinstance(template.get("spec"), dict):
-        raise ConfigError(f"{path}: not a pod; write a manifest with `apiVersion: v1`, `kind: Pod` and `spec:`")
-    if unknown := _unknown(template):
-        raise ConfigError(f"{path}: {unknown}: a pod has no such field, or not with this value; correct it or remove it")
-    merged: Manifest = _merged(template, pod)
+    """`pod` on top of the template at `path`. Raises `ConfigError`, with the line, where that is no manifest of a pod."""
+    merged: Manifest = _merged(read(path), pod)
     return merged
+
+
+def read(path: Path) -> Manifest:
+    """The template at `path`. Raises `ConfigError` with the line of the first mistake."""
+    _, template = document(path)
+    if template.get("apiVersion", "v1") != "v1" or template.get("kind") != "Pod" or not isinstance(template.get("spec"), dict):
+        raise ConfigError(f"{path}: not a pod; write a manifest with `apiVersion: v1`, `kind: Pod` and `spec:`")
+    for place, message in chain(_mistakes(template, "V1Pod", ()), _amiss(template)):
+        raise ConfigError(f"{path}:{line_of(path, *place)}: {_dotted(place)}: {message}")
+    return template
 
 
 def _merged(under: Any, over: Any) -> Any:
@@ -56,28 +74,66 @@ def _merged(under: Any, over: Any) -> Any:
     return over
 
 
-def _unknown(template: Manifest) -> str | None:
-    """The first field of `template` that Kubernetes' model of a pod does not have: the model leaves it out without a word."""
-    from kubernetes.client import ApiClient
+def _amiss(template: Manifest) -> Iterator[tuple[Place, str]]:
+    """What Kubernetes would take, and no stage could live with: (place, rule and remedy)."""
+    for index, container in enumerate(template["spec"]["containers"]):
+        place: Place = ("spec", "containers", index)
+        if container["name"] == CONTAINER and "args" in container:
+            yield (*place, "args"), "they would be added to the command, which is Sluice's; remove them"
+        if container["name"] == CONTAINER:
+            for key in _OF_THE_POD.intersection(container.get("securityContext") or ()):
+                yield (*place, "securityContext", key), "Sluice sets it for the whole pod, and this would take its place; remove it"
+        if container["name"] != CONTAINER and "image" not in container:
+            yield place, f"a container beside the stage's own needs an `image`; name one, or call it {CONTAINER}, which is the stage's"
 
-    client = ApiClient()
-    try:
-        known = client.sanitize_for_serialization(client.deserialize(SimpleNamespace(data=json.dumps(template)), "V1Pod"))
-    except ValueError as error:
-        return str(error)
-    return _missing(template, known)
 
-
-def _missing(given: Any, known: Any, field: str = "") -> str | None:
-    if isinstance(given, dict):
-        pairs = [(f"{field}.{key}".lstrip("."), value, known.get(key) if isinstance(known, dict) else None) for key, value in given.items()]
-    elif isinstance(given, list):
-        pairs = [(f"{field}[{i}]", value, known[i] if isinstance(known, list) else None) for i, value in enumerate(given)]
+def _mistakes(value: Any, kind: str, place: Place) -> Iterator[tuple[Place, str]]:
+    """What of `value`, which stands at `place`, is not of `kind`, a type in Kubernetes' model of a pod: (place, rule and remedy)."""
+    inner = re.fullmatch(r"(list|dict)\[(?:str, )?(.+)\]", kind)
+    if value is None or kind == "object":
+        return
+    if kind in _SIMPLE:
+        if not _is(value, kind, place):
+            yield place, f"{_SIMPLE[kind][1]} is expected, not {value!r:.80}; {'put it in quotes' if kind == 'str' else 'correct it'}"
+    elif inner is not None and inner[1] == "list":
+        if not isinstance(value, list):
+            yield place, f"a list is expected, not {value!r:.80}; correct it"
+            return
+        for index, item in enumerate(value):
+            yield from _mistakes(item, inner[2], (*place, index))
+    elif not isinstance(value, dict):
+        yield place, f"a mapping is expected, not {value!r:.80}; correct it"
+    elif inner is not None:
+        for key, item in value.items():
+            yield from (*_mistakes(key, "str", (*place, key)), *_mistakes(item, inner[2], (*place, key)))
     else:
-        return None
-    for name, value, found in pairs:
-        if value is not None and found is None:
-            return name
-        if deeper := _missing(value, found, name):
-            return deeper
-    return None
+        yield from _mistakes_of_object(value, kind, place)
+
+
+def _is(value: Any, kind: str, place: Place) -> bool:
+    if isinstance(value, bool):
+        return kind == "bool"
+    as_good = kind == "str" and isinstance(value, int | float) and bool(_QUANTITIES.intersection(place))
+    return as_good or isinstance(value, _SIMPLE[kind][0])
+
+
+def _mistakes_of_object(value: Manifest, kind: str, place: Place) -> Iterator[tuple[Place, str]]:
+    from kubernetes import client
+
+    model = getattr(client, kind)
+    names = {key: name for name, key in model.attribute_map.items()}
+    for key, item in value.items():
+        if key not in names:
+            near = difflib.get_close_matches(str(key), names, n=1)
+            yield (*place, key), f"a pod has no such field{f' (did you mean {near[0]}?)' if near else ''}; correct it or remove it"
+            return
+        yield from _mistakes(item, model.openapi_types[names[key]], (*place, key))
+    try:
+        model(**{names[key]: item for key, item in value.items()})
+    except ValueError as error:  # the model's word for a field that it must have, and has not
+        [missing] = re.findall(r"`(\w+)`, must not be", str(error))
+        yield place, f"`{model.attribute_map[missing]}` is missing; add it"
+
+
+def _dotted(place: Place) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".") or "pod"
