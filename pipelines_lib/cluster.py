@@ -11,6 +11,7 @@ from pipelines_lib.use_case.base import ConnectionName, Duration, Settings
 from pipelines_lib.use_case.rules import FieldErrors
 
 _SUFFIXES = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40}
+_LEAST_CPU, _LEAST_BYTES = 1e-3, 2.0**20
 _IMAGE = re.compile(
     r"(?:[a-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?", re.ASCII
 )
@@ -22,12 +23,25 @@ def amount(quantity: str) -> float:
     return float(number) * _SUFFIXES[quantity[len(number) :]]
 
 
-def _quantity(value: object) -> object:
-    """A number of the YAML as the text that it stands for."""
+def _text(value: object) -> str:
+    """A number of the YAML as the text that it stands for; anything else that is no text as an empty one."""
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
-    if isinstance(text, str) and re.fullmatch(r"\d+(\.\d+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", text) and amount(text) > 0:
+    return text if isinstance(text, str) else ""
+
+
+def _cpus(value: object) -> str:
+    text = _text(value)
+    if re.fullmatch(r"\d+(\.\d+)?m?", text) and amount(text) >= _LEAST_CPU:
         return text
-    raise ValueError(f"{value!r} is not a quantity; write a number with a unit of Kubernetes or none, such as 500m (CPU) or 4Gi")
+    raise ValueError(f"{value!r} is no number of CPUs; write such as 2, 0.5 or 500m")
+
+
+def _bytes(value: object) -> str:
+    text = _text(value)
+    # Kubernetes would take 512m, and read half a byte.
+    if re.fullmatch(r"\d+(\.\d+)?(k|M|G|T|Ki|Mi|Gi|Ti)?", text) and amount(text) >= _LEAST_BYTES:
+        return text
+    raise ValueError(f"{value!r} is no size of memory or disk (at least 1Mi); write a number with its unit, such as 512Mi or 4Gi")
 
 
 def _pinned(image: str) -> str:
@@ -42,7 +56,8 @@ def _pinned(image: str) -> str:
     return image
 
 
-Quantity = Annotated[str, BeforeValidator(_quantity)]
+Cpus = Annotated[str, BeforeValidator(_cpus)]
+Bytes = Annotated[str, BeforeValidator(_bytes)]
 Image = Annotated[str, AfterValidator(_pinned)]
 ObjectName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")]
 """The name of an object of the cluster: at most 63 lower-case letters, digits and hyphens."""
@@ -69,13 +84,13 @@ class Images(Settings):
 class Resources(Settings):
     """What a pod reserves. Of memory, disk and GPUs it gets no more; of CPU it may use what others leave."""
 
-    cpu: Quantity = "1"
-    memory: Quantity = "4Gi"
+    cpu: Cpus = "1"
+    memory: Bytes = "4Gi"
     gpu: int = Field(default=0, ge=0, le=64)
     """Whole GPUs, asked for as nvidia.com/gpu."""
-    ephemeral_storage: Quantity = "10Gi"
+    ephemeral_storage: Bytes = "10Gi"
     """Disk of the node: temporary files and the log."""
-    shm: Quantity = "1Gi"
+    shm: Bytes = "1Gi"
     """Size of /dev/shm, through which the processes of a training talk; what lies there counts as memory."""
 
 
