@@ -33,6 +33,12 @@ def name_of(*parts: object) -> str:
     return text[: _LONGEST_NAME - len(mark)].rstrip("-") + mark
 
 
+def label_of(text: str) -> str:
+    """`text` as the value of a label; where that changes it, a hash keeps two texts apart."""
+    # Airflow's begins with a hyphen where no character may stay, as of a run id in Chinese, and the API server refuses that.
+    return str(make_safe_label_value(text)).lstrip("-")
+
+
 JOBS = f"{_NAME_LABEL}=sluice,app.kubernetes.io/component=job"
 """What selects the pods of every stage."""
 
@@ -71,7 +77,7 @@ def service(spec: JobSpec, kubernetes: Kubernetes) -> Manifest:
         "metadata": {
             "name": service_name(spec),
             "namespace": kubernetes.namespace,
-            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()},
+            "labels": known | {key: label_of(value) for key, value in own.items()},
         },
         "spec": {
             "clusterIP": "None",
@@ -101,7 +107,7 @@ def stage_pod(
         "metadata": {
             "name": name,
             "namespace": kubernetes.namespace,
-            "labels": known | {key: make_safe_label_value(value) for key, value in own.items()} | dict(labels) | queue | group,
+            "labels": known | {key: label_of(value) for key, value in (own | dict(labels)).items()} | queue | group,
             **({"annotations": {f"{_KUEUE}/pod-group-total-count": str(gang.nodes[0])}} if group and gang is not None else {}),
         },
         "spec": {
@@ -113,7 +119,7 @@ def stage_pod(
             "shareProcessNamespace": True,
             "terminationGracePeriodSeconds": int(kubernetes.grace.total_seconds()),
             "securityContext": POD_SECURITY,
-            "containers": [_container(spec, kubernetes, reserved, [*([name] if has_secret else []), *kubernetes.secrets], gang)],
+            "containers": [_container(spec, kubernetes, reserved, [*kubernetes.secrets, *([name] if has_secret else [])], gang)],
             "volumes": [
                 {"name": "tmp", "emptyDir": {}},
                 {"name": "home", "emptyDir": {}},
@@ -138,6 +144,7 @@ def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secre
             *([] if gang is None else [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]),
             *({"name": name, "value": value} for name, value in _environment(spec, reserved).items()),
         ],
+        # Of two with the same key the last counts: a connection of Airflow's, before one that every pod gets.
         "envFrom": [{"secretRef": {"name": name}} for name in secret_names],
         # No limit of the CPU: it would stop threads for parts of a second while cores are idle.
         "resources": {"requests": {"cpu": reserved.cpu, **limits}, "limits": limits},
