@@ -21,7 +21,7 @@ import psutil
 from pydantic import JsonValue
 
 from pipelines_lib.config import Profile, Project
-from pipelines_lib.errors import BadInput, Unavailable
+from pipelines_lib.errors import BadInput, ConfigError, Unavailable
 from pipelines_lib.launcher import warm_socket
 from pipelines_lib.serving import local
 from pipelines_lib.serving.pointer import pointer_path
@@ -268,7 +268,10 @@ def _serve_champions(project: Project, profile: Profile, say: Say) -> None:
     for use_case in project.use_cases_or_errors()[0]:
         root = store_of(profile) / use_case.name
         if profile.launcher == "local" and pointer_path(root).exists():
-            say(f"{use_case.name} answers at {local.ensure(use_case, project, root).url}")
+            try:
+                say(f"{use_case.name} answers at {local.ensure(use_case, project, root).url}")
+            except ConfigError as error:  # its token is not here, and everything else may run without it
+                say(f"{use_case.name} is not served: {error}")
 
 
 def _is_healthy(service: Service, profile: Profile) -> bool:

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from pipelines_lib.contracts import safe_name
+from pipelines_lib.serving.access import carries
 from pipelines_lib.serving.page import index_page
 from pipelines_lib.serving.prediction_log import PredictionLog
 from pipelines_lib.serving.rows import RequestError
@@ -33,15 +34,29 @@ _SMALL = 64 * 1024
 _QUICK = 0.003
 """Seconds that such answers may usually take; beyond them others would wait too long for their turn."""
 
+_STRANGER = RequestError(
+    "no token, or not the one of this service",
+    where="header Authorization",
+    rule="a request carries `Authorization: Bearer <token>`",
+    remedy="Ask the owner of the use case for it",
+    status=401,
+)
+
 Answer = Callable[[bytes], Document]
 
 
 def create_app(
-    root: StorePath, *, home: Path | None = None, candidate: bool = False, poll_seconds: float = 1.0, flush_seconds: float = 1.0
+    root: StorePath,
+    *,
+    home: Path | None = None,
+    candidate: bool = False,
+    token: str | None = None,
+    poll_seconds: float = 1.0,
+    flush_seconds: float = 1.0,
 ) -> FastAPI:
     """The service of the use case whose folder in the store is `root`; `home` is the state folder, where keys made on this machine lie.
 
-    With `candidate` it serves what is being verified.
+    With `candidate` it serves what is being verified. With `token` it answers requests that carry it, and to others tells its health and metrics alone.
     """
     service = Service(root, Slot(root, poll_seconds, home, candidate=candidate), PredictionLog(root, flush_seconds))
 
@@ -54,7 +69,7 @@ def create_app(
         await run_in_threadpool(service.predictions.close)
 
     # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/` says how to ask.
-    app = _App(service, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
+    app = _App(service, token, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.state.service = service
     _add_errors(app)
     _add_health(app, service)
@@ -66,21 +81,35 @@ def create_app(
 class _App(FastAPI):
     """The inference endpoints are looked for before the framework's routes: its way to them takes as long as a small model's answer."""
 
-    def __init__(self, service: Service, **kwargs: Any) -> None:
+    def __init__(self, service: Service, token: str | None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._service = service
+        self._token = None if token is None else token.encode()
+        self._open = {"/ping", "/metrics", "/v2/health/live", "/v2/health/ready", f"/v2/models/{service.name}/ready"}
         self._inference = {f"/v2/models/{service.name}/infer": ("infer", service.infer), "/invocations": ("invocations", service.invoke)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
         found = self._inference.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
-        if found is None:
+        if (
+            self._token is not None
+            and scope["type"] == "http"
+            and scope["path"] not in self._open
+            and not carries(scope["headers"], self._token)
+        ):
+            if found is not None:
+                self._service.metrics.observe(found[0], _STRANGER.status, 0.0)
+            await _send(send, _STRANGER.status, _encoded(_told(_STRANGER)), (b"www-authenticate", b"Bearer"), (b"connection", b"close"))
+        elif found is None:
             await super().__call__(scope, receive, send)
-            return
-        status, body = await _answered(self._service, found[0], scope, receive, found[1])
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        else:
+            await _send(send, *await _answered(self._service, found[0], scope, receive, found[1]))
+
+
+async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    headers = ((b"content-type", b"application/json"), (b"content-length", b"%d" % len(body)), *headers)
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _add_inference(app: FastAPI, service: Service) -> None:

@@ -21,6 +21,7 @@ from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import ConfigError, Unavailable
 from pipelines_lib.pods.ends import cannot_begin, too_slow
 from pipelines_lib.pods.template import CONTAINER, Manifest
+from pipelines_lib.serving.access import token_of
 from pipelines_lib.serving.objects import PORT, autoscaler, deployment, disruption_budget, labels_of, name_of, service, url_of
 from pipelines_lib.serving.replica import Replica
 from pipelines_lib.store import StorePath
@@ -40,6 +41,7 @@ class Cluster:
     def __init__(self, use_case: UseCase, project: Project, profile: Profile, root: StorePath) -> None:
         assert profile.kubernetes is not None, "a profile whose launcher is kubernetes has it"
         self._use_case = use_case.name
+        self._token = use_case.deployment.token
         self._profile = profile
         self._root = str(root)
         self._kubernetes = profile.kubernetes
@@ -88,7 +90,8 @@ class Cluster:
             # One that an earlier image left goes by itself.
             if _image(pod) == self._kubernetes.images.serving and (end := cannot_begin(pod)) is not None:
                 raise ConfigError(f"pod {pod.metadata.name}: {end.sentence()}")
-        return [Replica(pod.status.pod_ip, PORT) for pod in pods if _runs(pod)], _missing(found, pods, self.seconds)
+        token = token_of(self._token)
+        return [Replica(pod.status.pod_ip, PORT, token) for pod in pods if _runs(pod)], _missing(found, pods, self.seconds)
 
     def end(self, *, candidate: bool) -> None:
         """Delete the candidate's Deployment, or all of the users' service."""
@@ -100,7 +103,9 @@ class Cluster:
             self._delete("services", self._core.delete_namespaced_service, name)
 
     def _apply_deployment(self, *, candidate: bool, replicas: int | None) -> None:
-        manifest = deployment(self._use_case, self._root, self._profile, self._template, candidate=candidate, replicas=replicas)
+        manifest = deployment(
+            self._use_case, self._root, self._profile, self._template, candidate=candidate, replicas=replicas, token=self._token
+        )
         with self._told("deployments"):
             self._apps.patch_namespaced_deployment(manifest["metadata"]["name"], self._namespace, manifest, **_APPLY)
 

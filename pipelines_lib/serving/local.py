@@ -26,6 +26,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.contracts import Contract
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.launcher import MARK
+from pipelines_lib.serving.access import token_of
 from pipelines_lib.serving.replica import Replica
 from pipelines_lib.store import StorePath, read_json, write_json
 from pipelines_lib.use_case import UseCase
@@ -77,17 +78,19 @@ def ensure(use_case: UseCase, project: Project, root: StorePath, *, candidate: b
     the one that serves what is being verified.
 
     It listens on `deployment.port`, or, where that is not set, on its last port or a free one of 8800 to 8999.
-    Raises `Unavailable` where it can't listen or does not come up within `timeout` seconds.
+    Raises `Unavailable` where it can't listen or does not come up within `timeout` seconds, and `ConfigError` where its token is missing.
     """
+    token = token_of(use_case.deployment.token)
     port = None if candidate else use_case.deployment.port
     with _lock(project):
         record = _read(_name(use_case.name, candidate=candidate), project)
-        if record and _process(record) and record.root == str(root) and port in (None, record.port) and _is_live(record):
+        fits = record and _process(record) and record.root == str(root) and port in (None, record.port)
+        if record and fits and _is_live(record) and _asks_for(token, record):
             return _service(record)
         if record:
             _end(record)
         for _ in range(_STARTS):
-            record, child = _start(use_case.name, project, root, _pick_port(port, record, project), candidate=candidate)
+            record, child = _start(use_case, project, root, _pick_port(port, record, project), candidate=candidate)
             if _comes_up(record, child, project, timeout):
                 return _service(record)
         raise _did_not_start(
@@ -134,7 +137,7 @@ class Processes:
         record = _read(_name(self._use_case.name, candidate=candidate), self._project)
         if record is None or _process(record) is None:
             return [], "its process does not run"
-        return [Replica(HOST, record.port)], ""
+        return [Replica(HOST, record.port, token_of(self._use_case.deployment.token))], ""
 
     def end(self, *, candidate: bool) -> None:
         """End the process."""
@@ -144,11 +147,12 @@ class Processes:
 # --- the process ------------------------------------------------------------------------------------------------
 
 
-def _start(use_case: str, project: Project, root: StorePath, port: int, *, candidate: bool) -> "tuple[Record, subprocess.Popen[bytes]]":
+def _start(use_case: UseCase, project: Project, root: StorePath, port: int, *, candidate: bool) -> "tuple[Record, subprocess.Popen[bytes]]":
     # The launcher ends every process with a job's mark when the job ends; the service must outlive the deploy job.
     environment = {key: value for key, value in os.environ.items() if key != MARK}
     environment["PYTHONPATH"] = str(Path(pipelines_lib.__file__).parents[1])
-    name = _name(use_case, candidate=candidate)
+    token = use_case.deployment.token
+    name = _name(use_case.name, candidate=candidate)
     path = _log(name, project)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as log:
@@ -163,6 +167,7 @@ def _start(use_case: str, project: Project, root: StorePath, port: int, *, candi
                 HOST,
                 "--port",
                 str(port),
+                *(["--token", token.connection] if token else []),
                 *(["--candidate"] if candidate else []),
             ],
             env=environment,
@@ -174,7 +179,9 @@ def _start(use_case: str, project: Project, root: StorePath, port: int, *, candi
     _children.append(process)
     # Nobody has waited for it yet, so its id can't have gone to another process.
     started = psutil.Process(process.pid).create_time()
-    record = Record(use_case=use_case, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started, candidate=candidate)
+    record = Record(
+        use_case=use_case.name, root=str(root), url=_url(port), port=port, pid=process.pid, create_time=started, candidate=candidate
+    )
     write_json(_path(name, project), record)
     return record, process
 
@@ -231,6 +238,15 @@ def _is_live(record: Record, timeout: float = 5) -> bool:
     except (OSError, ValueError):
         return False
     return status == 200 and isinstance(document, dict) and document.get("pid") == record.pid
+
+
+def _asks_for(token: str | None, record: Record) -> bool:
+    """Whether the process wants this token, or none: one that was started before the use case named it, or before it was changed, does not."""
+    try:
+        with_it, without = (Replica(HOST, record.port, given).ask("/v2", timeout=5)[0] for given in (token, None))
+    except (OSError, ValueError):
+        return False
+    return with_it == 200 and (without == 200) == (token is None)
 
 
 # --- ports and files --------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pipelines_lib.config import Profile
 from pipelines_lib.connections import variable_of
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest, from_template
+from pipelines_lib.use_case import Token
 
 PORT = 8080
 """What a server listens on in its pod."""
@@ -30,7 +31,9 @@ def labels_of(use_case: str, *, candidate: bool) -> dict[str, str]:
     return known | {"use_case": use_case, "track": "candidate" if candidate else "champion"}
 
 
-def deployment(use_case: str, root: str, profile: Profile, template: Path, *, candidate: bool, replicas: int | None) -> Manifest:
+def deployment(
+    use_case: str, root: str, profile: Profile, template: Path, *, candidate: bool, replicas: int | None, token: Token | None = None
+) -> Manifest:
     """The servers of the use case whose folder in the store is `root`; None for `replicas` leaves their number to the autoscaler.
 
     Raises `ConfigError` where the profile does not say what they need.
@@ -39,15 +42,17 @@ def deployment(use_case: str, root: str, profile: Profile, template: Path, *, ca
     assert kubernetes is not None, "a profile whose launcher is kubernetes has it"
     if kubernetes.images.serving is None:
         raise ConfigError(f"profile {profile.name}: kubernetes.images.serving is missing; name the image of the model service there")
-    if profile.store_connection is not None and not kubernetes.secrets:
-        raise ConfigError(
-            f"profile {profile.name}: the servers need store_connection {profile.store_connection!r}, and outlive the task that has it; put it into a Secret "
-            f"of namespace {kubernetes.namespace} as {variable_of(profile.store_connection)}, and name that under kubernetes.secrets"
-        )
+    needed = {"store_connection": profile.store_connection, "deployment.token": token.connection if token else None}
+    for setting, connection in needed.items():
+        if connection is not None and not kubernetes.secrets:
+            raise ConfigError(
+                f"profile {profile.name}: the servers need connection {connection!r} ({setting}), and outlive the task that has it; put it into a Secret "
+                f"of namespace {kubernetes.namespace} as {variable_of(connection)}, and name that under kubernetes.secrets"
+            )
     labels = labels_of(use_case, candidate=candidate)
     # The list of a pod template takes neither name nor namespace: the Deployment gives them.
     pod = from_template(
-        template, {"metadata": {"labels": labels}, "spec": _pod_spec(root, profile.name, kubernetes, labels, candidate=candidate)}
+        template, {"metadata": {"labels": labels}, "spec": _pod_spec(root, profile.name, kubernetes, labels, token, candidate=candidate)}
     )
     spec: Manifest = {
         "selector": {"matchLabels": labels},
@@ -108,7 +113,7 @@ def _metadata(use_case: str, kubernetes: Kubernetes, *, candidate: bool = False)
     }
 
 
-def _pod_spec(root: str, profile: str, kubernetes: Kubernetes, labels: dict[str, str], *, candidate: bool) -> Manifest:
+def _pod_spec(root: str, profile: str, kubernetes: Kubernetes, labels: dict[str, str], token: Token | None, *, candidate: bool) -> Manifest:
     return {
         "serviceAccountName": kubernetes.service_account,
         "automountServiceAccountToken": False,
@@ -123,20 +128,21 @@ def _pod_spec(root: str, profile: str, kubernetes: Kubernetes, labels: dict[str,
                 "labelSelector": {"matchLabels": labels},
             }
         ],
-        "containers": [_container(root, profile, kubernetes, candidate=candidate)],
+        "containers": [_container(root, profile, kubernetes, token, candidate=candidate)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
 
 
-def _container(root: str, profile: str, kubernetes: Kubernetes, *, candidate: bool) -> Manifest:
+def _container(root: str, profile: str, kubernetes: Kubernetes, token: Token | None, *, candidate: bool) -> Manifest:
     reserved = kubernetes.of(SERVING)
     limits = {"memory": reserved.memory, "ephemeral-storage": reserved.ephemeral_storage}
     listens = ["--host", "0.0.0.0", "--port", str(PORT)]  # noqa: S104 - in a pod, whose network policy says who reaches it
+    asked = [*(["--token", token.connection] if token else []), *(["--candidate"] if candidate else [])]
     live, ready = ({"httpGet": {"path": f"/v2/health/{state}", "port": "http"}} for state in ("live", "ready"))
     return {
         "name": CONTAINER,
         "image": kubernetes.images.serving,
-        "command": ["python", "-m", "pipelines_lib.serving.server", "--root", root, *listens, *(["--candidate"] if candidate else [])],
+        "command": ["python", "-m", "pipelines_lib.serving.server", "--root", root, *listens, *asked],
         "env": [
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own
             {"name": "SLUICE_HOME", "value": "/tmp/sluice"},  # noqa: S108

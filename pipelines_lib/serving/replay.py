@@ -17,6 +17,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError, SluiceError, Unavailable
 from pipelines_lib.serving import local
+from pipelines_lib.serving.access import bearer, token_of
 from pipelines_lib.serving.objects import url_of
 from pipelines_lib.serving.requests import DATATYPES
 from pipelines_lib.store import store_of
@@ -78,6 +79,7 @@ class _Replay:
         if self.rows.num_rows == 0:
             raise DataError(f"there are no clean rows of {partition} to send; run {name}__data for it first")
         self.url = url.rstrip("/") if url else _url(project, name)
+        self._headers = bearer(token_of(use_case.deployment.token))
         self._infer = f"{self.url}/v2/models/{name}/infer"
 
     def ask(self, rows: pa.Table, request_id: str, *, log: bool = True) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class _Replay:
         ]
         body = {"id": request_id, "inputs": inputs, "parameters": {"partition_key": self.partition, "log": log}}
         try:
-            answer = httpx.post(self._infer, json=body, timeout=60)
+            answer = httpx.post(self._infer, json=body, headers=self._headers, timeout=60)
         except httpx.TransportError as error:
             raise Unavailable(
                 f"{self._infer} does not answer ({error}); from outside a cluster forward a port to it (`kubectl port-forward`), and name that as --url"

@@ -11,8 +11,11 @@ import sys
 import uvicorn
 
 from pipelines_lib.config import Project
+from pipelines_lib.errors import ConfigError
+from pipelines_lib.serving.access import token_of
 from pipelines_lib.serving.app import create_app
 from pipelines_lib.store import opened
+from pipelines_lib.use_case import Token
 
 
 def main() -> None:
@@ -21,12 +24,17 @@ def main() -> None:
     parser.add_argument("--root", required=True, help="the use case's folder in the store, or its s3:// address")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 127.0.0.1 is this machine alone")
     parser.add_argument("--port", required=True, type=int)
+    parser.add_argument("--token", help="the connection whose password requests must carry as a bearer token")
     parser.add_argument("--candidate", action="store_true", help="serve the version that is being verified; no user may be sent here")
     arguments, project = parser.parse_args(), Project.from_environment()
+    try:
+        token = token_of(Token(connection=arguments.token) if arguments.token else None)
+    except ConfigError as error:
+        sys.exit(str(error))  # never without it: what the use case protects would be open
     # The prediction log's thread gives way to requests that often; else each waits 5 ms for it.
     sys.setswitchinterval(0.0005)
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
-    app = create_app(opened(arguments.root, project).resolve(), home=project.home, candidate=arguments.candidate)
+    app = create_app(opened(arguments.root, project).resolve(), home=project.home, candidate=arguments.candidate, token=token)
     # What is imported stays. The garbage collector would go through all of it again and again, 40 ms in which nobody is answered.
     gc.freeze()
     uvicorn.run(

@@ -239,6 +239,9 @@ class UseCase(Settings):
             # The service, which deploy starts, hashes what a request brings.
             for hashing in ("ingest", "deploy"):
                 reads.setdefault(hashing, []).append(self.privacy)
+        if self.deployment.token is not None:
+            for asking in ("deploy", "verify"):
+                reads.setdefault(asking, []).append(self.deployment.token)
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:

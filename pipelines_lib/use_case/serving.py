@@ -2,7 +2,14 @@
 
 from pydantic import Field
 
-from pipelines_lib.use_case.base import Settings
+from pipelines_lib.use_case.base import ConnectionName, Settings
+
+
+class Token(Settings):
+    """A secret that requests must carry."""
+
+    connection: ConnectionName
+    """Its password is the token."""
 
 
 class Deployment(Settings):
@@ -10,6 +17,8 @@ class Deployment(Settings):
 
     port: int | None = Field(default=None, ge=1024, le=65535)
     """Port of the local service on 127.0.0.1; a free one is picked and kept when absent."""
+    token: Token | None = None
+    """The bearer token without which the service answers nothing but its health and its metrics; whoever reaches it may ask when absent."""
     approve: bool = False
     """Whether a person approves each promotion in the Airflow UI."""
     tolerance: float = Field(default=1e-3, gt=0)

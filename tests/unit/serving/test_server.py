@@ -12,7 +12,7 @@ import pytest
 
 from pipelines_lib.config import Project
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import Unavailable
+from pipelines_lib.errors import ConfigError, Unavailable
 from pipelines_lib.launcher import MARK
 from pipelines_lib.serving import local
 
@@ -108,6 +108,24 @@ def test_one_life_of_a_service(project, root, deploy, make_use_case, monkeypatch
 
     # Started again it has the port that people know.
     assert local.ensure(use_case, project, root).port == service.port
+
+
+def test_a_changed_token_is_asked_for_by_another_process(project, root, deploy, make_use_case, monkeypatch):
+    deploy(root, 1)
+    guarded = make_use_case(deployment={"token": {"connection": "shop_token"}})
+    with pytest.raises(ConfigError, match="SLUICE_CONN_SHOP_TOKEN"):
+        local.ensure(guarded, project, root)
+    seen = set()
+    for token in ("the-first-long-token", "the-other-long-token"):
+        monkeypatch.setenv("SLUICE_CONN_SHOP_TOKEN", json.dumps({"conn_type": "generic", "password": token}))
+        service = local.ensure(guarded, project, root)
+        assert local.ensure(guarded, project, root) == service
+        seen.add(service.pid)
+        assert token not in " ".join(psutil.Process(service.pid).cmdline())
+        assert ask(service.port)[0] == 401
+        [replica], _ = local.Processes(guarded, project, root).replicas(candidate=False)
+        assert replica.ask("/v2/models/shop")[0] == 200
+    assert len(seen) == 2
 
 
 def test_a_recycled_process_id_is_left_alone(project, root, deploy, make_use_case):
