@@ -6,10 +6,10 @@ profile of a window. It is stored as JSON, and equal rows give equal bytes.
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import compress
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,18 @@ import numpy.typing as npt
 from pipelines_lib.errors import DataError
 from pipelines_lib.features.text import tokens
 from pipelines_lib.features.values import Column, Distinct
-from pipelines_lib.monitoring.summaries import Categories, Quantiles
+from pipelines_lib.monitoring.summaries import Categories, Quantiles, Tokens
+from pipelines_lib.monitoring.summaries import Distinct as DistinctValues
+from pipelines_lib.monitoring.text_profile import MAX_WORDS, clusters_of, shares_of, token_shares
 from pipelines_lib.use_case import ColumnType
 
-FORMAT = 1
-MAX_WORDS = 1000
-"""Words counted of one text; a Chinese or Japanese character counts as one."""
+FORMAT = 2
+_READABLE = (1, FORMAT)
+"""Format 1 knew texts by their lengths alone, and did not count distinct values."""
 
 Kind = Literal["input", "prediction"]
+
+Summary = TypeVar("Summary")
 
 NUMERIC: tuple[ColumnType, ...] = ("integer", "number")
 
@@ -42,6 +46,12 @@ class ColumnProfile:
     """`value` of a number; `characters` and `words` (counts) of a text; empty for the other types."""
     categories: Categories | None
     """Of a string or a boolean ("true", "false")."""
+    distinct: DistinctValues | None = None
+    """Of the values that are there; None of a profile that an earlier Sluice wrote, as the next two."""
+    tokens: Tokens | None = None
+    """Of a text."""
+    clusters: Categories | None = None
+    """Of a text: rows by the region of the embedding space that the text lies in."""
 
     @property
     def missing_share(self) -> float:
@@ -70,9 +80,9 @@ class DataProfile:
         """The reverse of `to_json`. Raises `DataError` where `text` is no profile."""
         try:
             document = json.loads(text)
-            if document["format"] != FORMAT:
+            if document["format"] not in _READABLE:
                 raise DataError(
-                    f"a data profile of format {document['format']!r}; this version reads format {FORMAT}. Make it again: run the stage that wrote it"
+                    f"a data profile of format {document['format']!r}; this version reads up to format {FORMAT}. Make it again: run the stage that wrote it"
                 )
             return cls(int(document["n_rows"]), {name: _column_from_dict(column) for name, column in document["columns"].items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -124,20 +134,38 @@ def _profile(name: str, values: Column, kind: ColumnType, role: Kind) -> ColumnP
         array = _array(name, values)
         numbers = _numbers(name, array)
         finite = numbers[np.isfinite(numbers)]
-        return ColumnProfile(kind, role, len(array), len(array) - len(finite), {"value": Quantiles.of(finite)}, None)
+        distinct = DistinctValues.of_numbers(finite)
+        return ColumnProfile(kind, role, len(array), len(array) - len(finite), {"value": Quantiles.of(finite)}, None, distinct)
     found, times = (values.values, values.counts()) if isinstance(values, Distinct) else (_array(name, values).tolist(), None)
     present = [not _is_missing(value) for value in found]
     known = list(compress(found, present))
     repeats = np.ones(len(known), np.int64) if times is None else times[np.asarray(present, bool)]
     n_missing = len(values) - int(repeats.sum())
     if kind == "text":
-        texts = [str(value) for value in known]
-        quantiles = {
-            "characters": Quantiles.of(np.repeat(np.array([len(text) for text in texts], dtype=np.float64), repeats)),
-            "words": Quantiles.of(np.repeat(np.array([len(tokens(text, MAX_WORDS)) for text in texts], dtype=np.float64), repeats)),
-        }
-        return ColumnProfile(kind, role, len(values), n_missing, quantiles, None)
-    return ColumnProfile(kind, role, len(values), n_missing, {}, Categories.of(map(_category, known), repeats.tolist()))
+        return _text_profile(role, [str(value) for value in known], repeats, len(values))
+    categories = list(map(_category, known))
+    counted = Categories.of(categories, repeats.tolist())
+    distinct = DistinctValues.of_texts(categories if times is not None else dict.fromkeys(categories))
+    return ColumnProfile(kind, role, len(values), n_missing, {}, counted, distinct)
+
+
+def _text_profile(role: Kind, texts: Sequence[str], repeats: npt.NDArray[np.int64], n_rows: int) -> ColumnProfile:
+    """Of texts that stand for as many rows as `repeats` says, and of those without one."""
+    words = [tokens(text, MAX_WORDS) for text in texts]
+    lengths = {"characters": [len(text) for text in texts], "words": [len(found) for found in words]}
+    quantiles = {name: Quantiles.of(np.repeat(np.array(n, dtype=np.float64), repeats)) for name, n in lengths.items()}
+    pieces = [(Tokens.of(token_shares(shares), weights), clusters_of(shares, weights)) for shares, weights in shares_of(words, repeats)]
+    return ColumnProfile(
+        "text",
+        role,
+        n_rows,
+        n_rows - int(repeats.sum()),
+        quantiles,
+        None,
+        DistinctValues.of_texts(texts),
+        Tokens.merged([piece for piece, _ in pieces]),
+        Categories.merged([piece for _, piece in pieces]),
+    )
 
 
 def _array(name: str, values: Column) -> npt.NDArray[Any]:
@@ -172,8 +200,17 @@ def _merge_columns(columns: Sequence[ColumnProfile]) -> ColumnProfile:
         sum(column.n_rows for column in columns),
         sum(column.n_missing for column in columns),
         {name: Quantiles.merged([column.quantiles[name] for column in columns]) for name in first.quantiles},
-        None if first.categories is None else Categories.merged([c.categories for c in columns if c.categories is not None]),
+        _merged(Categories.merged, [column.categories for column in columns]),
+        _merged(DistinctValues.merged, [column.distinct for column in columns]),
+        _merged(Tokens.merged, [column.tokens for column in columns]),
+        _merged(Categories.merged, [column.clusters for column in columns]),
     )
+
+
+def _merged(merge: Callable[[Sequence[Summary]], Summary], parts: Sequence[Summary | None]) -> Summary | None:
+    """None where a part is: an earlier Sluice did not make it."""
+    there = [part for part in parts if part is not None]
+    return merge(there) if len(there) == len(parts) else None
 
 
 def _column_to_dict(column: ColumnProfile) -> dict[str, Any]:
@@ -184,6 +221,9 @@ def _column_to_dict(column: ColumnProfile) -> dict[str, Any]:
         "n_missing": column.n_missing,
         "quantiles": {name: quantiles.to_dict() for name, quantiles in column.quantiles.items()},
         "categories": None if column.categories is None else column.categories.to_dict(),
+        "distinct": None if column.distinct is None else column.distinct.to_json(),
+        "tokens": None if column.tokens is None else column.tokens.to_dict(),
+        "clusters": None if column.clusters is None else column.clusters.to_dict(),
     }
 
 
@@ -194,5 +234,12 @@ def _column_from_dict(document: Mapping[str, Any]) -> ColumnProfile:
         int(document["n_rows"]),
         int(document["n_missing"]),
         {name: Quantiles.from_dict(quantiles) for name, quantiles in document["quantiles"].items()},
-        None if document["categories"] is None else Categories.from_dict(document["categories"]),
+        _read(Categories.from_dict, document["categories"]),
+        _read(DistinctValues.from_json, document.get("distinct")),
+        _read(Tokens.from_dict, document.get("tokens")),
+        _read(Categories.from_dict, document.get("clusters")),
     )
+
+
+def _read(read: Callable[[Any], Summary], document: Any) -> Summary | None:
+    return None if document is None else read(document)

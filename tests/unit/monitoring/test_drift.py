@@ -9,11 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines_lib.monitoring.drift import (
+    BINS,
     compare,
+    compare_column,
     decile_edges,
     jensen_shannon_divergence,
     noise_of_psi,
     population_stability_index,
+    scaled_wasserstein,
+    weights,
 )
 from pipelines_lib.monitoring.sketch import profile_columns
 from pipelines_lib.monitoring.summaries import Quantiles
@@ -57,6 +61,69 @@ def test_noise_is_what_chance_gives():
     assert np.mean(drawn) == pytest.approx(mean, rel=0.08)
     assert np.mean(np.array(drawn) > critical) == pytest.approx(0.01, abs=0.01)
     assert noise_of_psi(1, 5, 5) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(("n", "m", "shift"), [(2000, 200, 0.0), (2000, 200, 0.4), (400, 100, 0.8), (20_000, 2000, 0.8)])
+def test_an_interval_holds_the_effect_of_endless_samples(n, m, shift):
+    rng = np.random.default_rng(int(100 * shift) + n)
+    endless = rng.normal(size=400_000)
+    edges = np.quantile(endless, np.arange(1, BINS) / BINS)
+    p, q = (np.diff(np.searchsorted(np.sort(sample), edges), prepend=0, append=len(sample)) for sample in (endless, endless + shift))
+    truth = population_stability_index(p, q)
+    drifts = [compare(numeric(rng.normal(size=n)), numeric(rng.normal(shift, size=m)), 0.2)[0] for _ in range(150)]
+    assert np.mean([drift.effect_lower > truth for drift in drifts]) <= 0.1
+    assert np.mean([drift.effect_upper < truth for drift in drifts]) <= 0.15
+    assert all(drift.effect_lower <= drift.effect <= drift.effect_upper for drift in drifts)
+
+
+def test_wasserstein_is_a_distance_in_deviations_and_knows_its_noise():
+    rng = np.random.default_rng(3)
+    assert scaled_wasserstein(Quantiles.of(np.array([0.0, 2.0])), Quantiles.of(np.array([1.0, 5.0])))[0] == pytest.approx(2.0)
+    distance, _ = scaled_wasserstein(Quantiles.of(rng.normal(0, 10, 20_000)), Quantiles.of(rng.normal(10, 10, 20_000)))
+    assert distance == pytest.approx(1.0, abs=0.05)
+    quiet = [scaled_wasserstein(Quantiles.of(rng.normal(size=2000)), Quantiles.of(rng.normal(size=200))) for _ in range(200)]
+    assert np.mean([found for found, _ in quiet]) == pytest.approx(np.mean([noise for _, noise in quiet]), rel=0.08)
+    assert scaled_wasserstein(Quantiles.of(np.zeros(9)), Quantiles.of(np.zeros(4))) == (0.0, 0.0)
+    assert scaled_wasserstein(Quantiles.of(np.zeros(9)), Quantiles.of(np.ones(4))) == (None, None)
+
+
+def test_what_a_column_is_worth():
+    assert weights(["a", "b"], {}) == {"a": 0.5, "b": 0.5}
+    assert weights(["a", "b"], {"a": -0.1, "gone": 3.0}) == {"a": 0.5, "b": 0.5}, "chance made it negative"
+    found = weights(["a", "b", "c", "d"], {"a": 0.3, "b": 0.1, "c": -0.01})
+    assert found == pytest.approx({"a": 0.5, "b": 0.25, "c": 0.125, "d": 0.125})
+    both = profile_columns({"a": [1.0], "b": [1.0]}, {"a": "number", "b": "number"}, scores=[0.5])
+    assert [drift.weight for drift in compare(both, both, 0.2, {"a": 1.0})] == [0.75, 0.25, None]
+
+
+SMALL_TALK = ["the", "a", "to", "of", "and", "is", "it", "for", "on", "in"]
+SUBJECTS = {
+    "card": ["card", "lost", "stolen", "pin", "block", "replace", "new", "arrived", "post"],
+    "money": ["transfer", "money", "account", "sent", "euro", "fee", "pending", "late", "bank"],
+}
+
+
+def opinions(rng, n, subject):
+    return [" ".join([*rng.choice(SMALL_TALK, 5), *rng.choice(SUBJECTS[subject], 4)]) for _ in range(n)]
+
+
+def test_texts_of_equal_length_on_another_subject_have_drifted():
+    rng = np.random.default_rng(11)
+    reference, quiet, other = (
+        profile_columns({"x": opinions(rng, n, subject)}, {"x": "text"}).columns["x"]
+        for n, subject in ((1000, "card"), (200, "card"), (200, "money"))
+    )
+    assert not compare_column("x", reference, quiet, 0.2).drifted
+    found = compare_column("x", reference, other, 0.2)
+    assert (found.drifted, found.part) == (True, "tokens")
+
+
+def test_quiet_windows_of_text_rarely_alarm():
+    rng = np.random.default_rng(12)
+    pool = np.array(opinions(rng, 3000, "card") + opinions(rng, 3000, "money"))
+    reference = profile_columns({"x": rng.choice(pool, 3000)}, {"x": "text"}).columns["x"]
+    windows = [profile_columns({"x": rng.choice(pool, 200)}, {"x": "text"}).columns["x"] for _ in range(100)]
+    assert sum(compare_column("x", reference, window, 0.2).drifted for window in windows) <= 2
 
 
 def test_edges_of_a_discrete_column_keep_what_lies_below_apart():

@@ -1,3 +1,5 @@
+import json
+
 import datasketches
 import numpy as np
 import pandas as pd
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.sketch import DataProfile, merge_profiles, profile_columns
-from pipelines_lib.monitoring.summaries import MAX_CATEGORIES, MAX_POINTS, Categories, Quantiles
+from pipelines_lib.monitoring.summaries import MAX_CATEGORIES, MAX_POINTS, Categories, Distinct, Quantiles
 
 TYPES = {"amount": "number", "country": "string", "opinion": "text", "member": "boolean"}
 
@@ -122,6 +124,35 @@ def test_rare_categories_beyond_the_cap_are_summed():
     assert len(made.counts) == MAX_CATEGORIES
     assert made.counts["often"] == 5
     assert (made.n, made.n_other) == (len(values), 11)
+
+
+def test_distinct_values_are_counted_across_merges():
+    values = np.random.default_rng(6).integers(0, 40_000, 300_000).astype(float)
+    parts = [Distinct.of_numbers(part) for part in np.array_split(values, 7)]
+    assert Distinct.merged(parts).to_json() == Distinct.of_numbers(values).to_json()
+    assert Distinct.of_numbers(values).n == pytest.approx(len(np.unique(values)), rel=0.3)
+    assert Distinct.of_numbers(np.array([0.0, -0.0, 1.5, 1.5])).n == 2
+    assert Distinct.of_texts(["a", "b", "a"]).n == 2
+    assert Distinct.of_texts([]).n == 0
+
+
+def test_a_text_is_known_by_tokens_and_clusters_and_no_word_is_kept():
+    made = profile_columns({"x": ["Zebra crossing", "zebra", "", None]}, {"x": "text"})
+    column = made.columns["x"]
+    assert (column.tokens.n, column.clusters.n, column.distinct.n) == (2, 2, 3)
+    assert column.tokens.sums.sum() == pytest.approx(2)
+    assert sorted(column.tokens.sums[column.tokens.sums > 0].tolist()) == [0.5, 1.5]
+    assert "zebra" not in made.to_json().lower()
+
+
+def test_a_profile_of_the_first_format_is_read_and_has_no_tokens():
+    document = json.loads(profile_columns({"x": ["a b"], "y": [1.0]}, {"x": "text", "y": "number"}).to_json()) | {"format": 1}
+    for column in document["columns"].values():
+        for name in ("distinct", "tokens", "clusters"):
+            del column[name]
+    old = DataProfile.from_json(json.dumps(document))
+    assert (old.columns["x"].tokens, old.columns["y"].distinct) == (None, None)
+    assert old.merge(old).columns["x"].tokens is None
 
 
 def test_what_does_not_fit_is_said():
