@@ -14,6 +14,7 @@ from types import ModuleType
 
 import pyarrow as pa
 
+from pipelines_lib.check_cluster import use_case_problems
 from pipelines_lib.check_sources import column_problems, made_of_several, truth_problems
 from pipelines_lib.config import Project, line_of
 from pipelines_lib.data.cleaning import clean
@@ -61,7 +62,7 @@ def check_use_case(project: Project, name: str) -> list[str]:
         problems += _values(path, use_case, rows, at)
     if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
         problems += truth_problems(truths, use_case.label.join, at, private=bool(use_case.private()))
-    problems += _prices(project, use_case, at)
+    problems += [*_prices(project, use_case, at), *use_case_problems(project, use_case, at)]
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 

@@ -62,12 +62,16 @@ def new(
 
 @app.command()
 def check(names: Annotated[list[str] | None, typer.Argument(help="Use cases to check; all when none is named.")] = None) -> None:
-    """Check use cases: settings, columns against the data file, expectations against Great Expectations."""
+    """Check use cases (settings, columns against the data file, expectations against Great Expectations), and a profile whose stages are pods."""
     from pipelines_lib.check import check_use_case  # noqa: PLC0415
+    from pipelines_lib.check_cluster import check_profile  # noqa: PLC0415
     from pipelines_lib.check_sources import not_checked  # noqa: PLC0415
 
     project = Project.from_environment()
     wrong = 0
+    if (problems := check_profile(project)) is not None:
+        wrong += bool(problems)
+        typer.echo(f"{'✗' if problems else '✓'} profile {project.profile_name}" + "".join(f"\n{problem}" for problem in problems))
     for name in names or project.use_case_names():
         problems = check_use_case(project, name)
         wrong += bool(problems)

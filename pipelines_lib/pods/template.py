@@ -19,6 +19,10 @@ CONTAINER = "base"
 """The container that is the stage, or the server; a template may set its fields under this name, and add others."""
 USER = 10001
 """The numeric user that pods run as."""
+HOME = "/home/sluice"
+"""Of the stages' user."""
+WRITABLE = ("/tmp", HOME, "/dev/shm")  # noqa: S108 - the pod's own
+"""The folders that a stage may write to."""
 POD_SECURITY: Manifest = {
     "runAsNonRoot": True,
     "runAsUser": USER,
@@ -40,8 +44,6 @@ _SIMPLE: dict[str, tuple[tuple[type, ...], str]] = {
     "datetime": ((str, dt.datetime), "a moment"),
 }
 """The simple types of Kubernetes' model of a pod: as what YAML reads them, and what they are called."""
-_OF_THE_POD = frozenset({"runAsUser", "runAsGroup", "runAsNonRoot", "seccompProfile"})
-"""What a container's security context would say in place of its pod's."""
 _QUANTITIES = frozenset({"limits", "requests", "overhead", "sizeLimit", "divisor"})
 """Fields that are text to the model, and may be numbers."""
 
@@ -81,7 +83,7 @@ def _amiss(template: Manifest) -> Iterator[tuple[Place, str]]:
         if container["name"] == CONTAINER and "args" in container:
             yield (*place, "args"), "they would be added to the command, which is Sluice's; remove them"
         if container["name"] == CONTAINER:
-            for key in _OF_THE_POD.intersection(container.get("securityContext") or ()):
+            for key in POD_SECURITY.keys() & (container.get("securityContext") or {}).keys():
                 yield (*place, "securityContext", key), "Sluice sets it for the whole pod, and this would take its place; remove it"
         if container["name"] != CONTAINER and "image" not in container:
             yield place, f"a container beside the stage's own needs an `image`; name one, or call it {CONTAINER}, which is the stage's"

@@ -277,6 +277,16 @@ def test_the_shipped_use_cases_are_right():
     assert {name: check_use_case(shipped, name) for name in shipped.use_case_names()} == {"diagnosis": [], "recommendation": []}
 
 
+def test_trials_that_are_pods_need_a_database(project):
+    profiles = project.folder / "include" / "profiles"
+    profiles.mkdir(parents=True)
+    cluster = "kubernetes: {namespace: sluice, images: {cpu: 'job:1'}}\n"
+    (profiles / "local.yaml").write_text(f"name: local\nlauncher: kubernetes\nstore: s3://bucket\ntracking_uri: http://mlflow\n{cluster}")
+    [problem] = check(project, SETTINGS + "tuning: {space: {learning_rate: [0.1, 0.2]}}\n")
+
+    assert problem.startswith("use_case.yaml:23: tuning: trials are pods, each of which would have a SQLite file of its own")
+
+
 def test_a_budget_needs_prices(project):
     profiles = project.folder / "include" / "profiles"
     profiles.mkdir(parents=True)

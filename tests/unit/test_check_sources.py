@@ -74,6 +74,9 @@ def test_a_query_is_not_asked_and_that_is_said(project, monkeypatch):
 
 def test_the_command_says_it(project, monkeypatch):
     write(project, SETTINGS.replace("SOURCE", "http: {url: 'https://api.example.com/{partition}'}"))
+    profile = project.folder / "include" / "profiles" / "local.yaml"
+    profile.parent.mkdir(parents=True)
+    profile.write_text('name: local\nstore: "{home}/store"\ntracking_uri: "sqlite:///{home}/mlflow.db"\n', encoding="utf-8")
     for name, value in (("PROJECT", project.folder), ("HOME", project.home), ("USE_CASES", project.use_cases)):
         monkeypatch.setenv(f"SLUICE_{name}", str(value))
 

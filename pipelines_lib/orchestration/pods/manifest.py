@@ -11,10 +11,7 @@ from pipelines_lib.cluster import DEPLOYING, Kubernetes, Resources, amount
 from pipelines_lib.contracts import JobSpec
 from pipelines_lib.cost.meter import REQUESTS
 from pipelines_lib.launcher import ENVIRONMENT, Gang, command
-from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest
-
-HOME = "/home/sluice"
-"""The only folder that a stage may write to, beside /tmp and /dev/shm."""
+from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, HOME, POD_SECURITY, Manifest
 
 _NAME_LABEL = "app.kubernetes.io/name"
 _KUEUE = "kueue.x-k8s.io"
