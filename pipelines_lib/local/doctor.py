@@ -65,8 +65,19 @@ def examine(project: Project) -> list[Finding]:
     except SluiceError as error:
         findings.append(Finding(False, f"the profile {project.profile_name!r} is not right", str(error)))
     else:
-        findings += [*store(profile), *ports(project, profile), *services(project), *databases(project, profile)]
+        findings += [*store(profile), *(_of_this_machine(project, profile) if profile.launcher == "local" else _of_the_cluster(profile))]
     return [*findings, *use_cases(project)]
+
+
+def _of_this_machine(project: Project, profile: Profile) -> list[Finding]:
+    return [*ports(project, profile), *services(project), *databases(project, profile)]
+
+
+def _of_the_cluster(profile: Profile) -> list[Finding]:
+    from pipelines_lib.local.cluster import examine_cluster  # noqa: PLC0415 - its client is slow to import
+
+    assert profile.kubernetes is not None, "a launcher of pods has it"
+    return examine_cluster(profile.kubernetes)
 
 
 def python(found: tuple[str, str, str]) -> Finding:

@@ -72,6 +72,8 @@ class Request:
     query: dict[str, str]
     body: str
     token: str
+    accept: str = ""
+    """As what the answer is asked for."""
     code: int | None = None
     """What it was answered with; None: with nothing, or not yet."""
 
@@ -111,6 +113,8 @@ class ApiServer:
     namespaces: tuple[str, ...] = ("default", "sluice")
     tokens: set[str] | None = None
     """The bearer tokens that are valid; None: every one, and none at all."""
+    apis: tuple[str, ...] = ("apps/v1", "autoscaling/v2", "policy/v1")
+    """Which groups of kinds it says it has, beside the core's; it takes objects of every one."""
     forbidden: set[tuple[str, str]] = field(default_factory=set)
     """Pairs of verb and resource, such as ("create", "pods") or ("get", "pods/log"), that nobody may."""
     max_pods: int | None = None
@@ -501,7 +505,7 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        self._request = Request(self.command, parts.path, query, body, token)
+        self._request = Request(self.command, parts.path, query, body, token, self.headers.get("Accept", ""))
         self.api.requests.append(self._request)
         fault = self.api.fault(self.command, parts.path)
         try:
@@ -519,6 +523,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise Refusal(401, "Unauthorized", "Unauthorized")
         if request.path in ("/version", "/version/", "/readyz"):
             self._send(200, {"major": "1", "minor": "36", "gitVersion": "v1.36.0"})
+            return
+        if request.path in ("/apis", "/apis/"):
+            self._send(200, _groups(self.api.apis))
             return
         call = _understood(request, self.headers.get("Content-Type", ""))
         if call.verb == "watch":
@@ -585,6 +592,15 @@ _REASONS = {
 }
 _VERBS = {"GET": "get", "POST": "create", "PUT": "update", "PATCH": "patch", "DELETE": "delete"}
 _OF_MANY = {"get": "list", "delete": "deletecollection"}
+
+
+def _groups(apis: tuple[str, ...]) -> Object:
+    versions = [{"groupVersion": api, "version": api.partition("/")[2]} for api in apis]
+    groups = [
+        {"name": api.partition("/")[0], "versions": [version], "preferredVersion": version}
+        for api, version in zip(apis, versions, strict=True)
+    ]
+    return {"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}
 
 
 def _understood(request: Request, content_type: str) -> Call:
