@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -73,6 +74,17 @@ class Launch:
         """A task of Airflow's, as a process that runs one try of it has it."""
         self.tasks.append(PodJobOperator(task_id=stage, use_case_name="shop", pipeline=str(Pipeline.DATA), stage=stage, **kwargs))
         return self.tasks[-1]
+
+    def answered(self, path: str, code: int) -> int:
+        """How many requests whose path ends in `path` were answered with `code`."""
+        return sum(request.path.endswith(path) and request.code == code for request in self.api.requests)
+
+    def until_answered(self, path: str, code: int, n: int = 1) -> None:
+        """Wait until `n` of them were."""
+        deadline = time.monotonic() + 30
+        while self.answered(path, code) < n:
+            assert time.monotonic() < deadline, f"{path} was not answered {n} times with {code}"
+            time.sleep(0.01)
 
     def later(self, seconds: float, call: Callable[[], object]) -> None:
         """Call `call` in `seconds`, whatever goes on then."""

@@ -70,7 +70,7 @@ def test_an_api_server_that_is_overrun_is_asked_when_it_says(launch: Launch) -> 
     def play(name: str) -> None:
         launch.api.run(name)
         launch.api.fail("GET", f"/pods/{name}$", 429, headers={"Retry-After": "1"})
-        time.sleep(0.1)
+        launch.until_answered(f"/pods/{name}", 429)
         moments.append(len(launch.api.requests))
         time.sleep(0.7)
         moments.append(len(launch.api.requests))
@@ -174,10 +174,10 @@ def test_a_log_that_stops_leaves_the_pod_to_be_watched(launch: Launch, capfd: py
     def play(name: str) -> None:
         launch.api.run(name)
         launch.api.say(name, "before")
-        time.sleep(0.2)
-        launch.api.fail("GET", "/log$", 500, times=3)
+        launch.until_answered("/log", 200, launch.answered("/log", 200) + 2)  # the first may have begun before
         launch.api.fail("GET", "/log$", None, times=3)
-        time.sleep(0.5)
+        launch.api.fail("GET", "/log$", 500, times=3)
+        launch.until_answered("/log", 500, 3)
         launch.api.say(name, "after")
         launch.done(name)
 
