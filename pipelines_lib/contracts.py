@@ -13,7 +13,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
-from pipelines_lib.errors import ConfigError
+from pipelines_lib.errors import ConfigError, Held
 
 
 class ExitCode(IntEnum):
@@ -137,6 +137,8 @@ class Params(Contract):
     """Why the run was started."""
     trainings_in_flight: int = Field(default=0, ge=0)
     """Trainings of the use case that are queued or running; the DAG counts them for `decide`."""
+    retrainings_known: int | None = Field(default=None, ge=0)
+    """Retrainings in the ledger when they were counted; those there are, where None."""
 
     @classmethod
     def checked(cls, given: Mapping[str, JsonValue]) -> Self:
@@ -221,13 +223,46 @@ def run_dir(store: str, use_case: str, pipeline: Pipeline, run_id: str) -> str:
     return f"{store.rstrip('/')}/{use_case}/runs/{pipeline}/{safe_name(run_id)}"
 
 
-TRIGGERED = ".triggered.json"
-"""`<store>/<use_case>/decisions/<partition><TRIGGERED>`: the task `retrain` has fired a training for the partition."""
+class Firing(Contract):
+    """A retraining that drift has fired."""
+
+    partition_key: str
+    """The partition it was fired for."""
+    run_id: str
+    """The run of the training DAG."""
+    model_version: int
+    """The champion whose answers had drifted."""
+    at: float
+    """When, in seconds since 1970."""
 
 
-def triggered_path(store: str, use_case: str, partition_key: str) -> str:
-    """Where the mark of a fired training is kept. The Airflow world writes it, the governor counts it."""
-    return f"{store.rstrip('/')}/{use_case}/decisions/{partition_key}{TRIGGERED}"
+class Ledger(Contract):
+    """Every retraining of a use case that drift has fired, in the order of firing.
+
+    The task `retrain` alone adds to it, by compare-and-swap; the governor counts it. A decision says how many retrainings it
+    knew of, and fires nothing once there are more: of two partitions decided on at the same time one trains.
+    """
+
+    fired: tuple[Firing, ...] = ()
+
+    def of(self, partition_key: str) -> Firing | None:
+        """The retraining that was fired for the partition."""
+        return next((firing for firing in self.fired if firing.partition_key == partition_key), None)
+
+    def with_one_more(self, firing: Firing, n_known: int) -> Self:
+        """The ledger with `firing`, whose decision knew of `n_known`; itself where it is in there. Raises `Held` where there are others."""
+        if (there := self.of(firing.partition_key)) is not None and there.run_id == firing.run_id:
+            return self
+        if len(self.fired) != n_known:
+            newest = self.fired[-1]
+            raise Held(
+                f"a retraining was fired for {newest.partition_key} (run {newest.run_id}) after this was decided; clear `decide` to decide anew"
+            )
+        return self.model_copy(update={"fired": (*self.fired, firing)})
+
+
+LEDGER = "retrainings.json"
+"""The ledger's name in the use case's folder in the store."""
 
 
 def safe_name(text: str) -> str:

@@ -28,7 +28,20 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.s3 import S3Path
 from pipelines_lib.store import StorePath
 
-Layer = Literal["raw", "clean", "labelled", "quarantine", "quality", "predictions", "profiles", "drift", "ground_truth", "reviews"]
+Layer = Literal[
+    "raw",
+    "clean",
+    "labelled",
+    "quarantine",
+    "quality",
+    "predictions",
+    "profiles",
+    "drift",
+    "performance",
+    "decisions",
+    "ground_truth",
+    "reviews",
+]
 
 _ATTEMPTS = 20
 # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines_lib.contracts import JobResult, ModelRef
@@ -15,7 +16,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.answers import answered, main_version
 from pipelines_lib.monitoring.drift import compare
-from pipelines_lib.monitoring.history import drift_rows, window
+from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, performance_row, window
 from pipelines_lib.monitoring.performance import realised
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry.package import MANIFEST, PROFILE, Manifest
@@ -31,6 +32,7 @@ def main(stage: Stage) -> JobResult:
     version = main_version({int(v): n for v, n in json.loads(row["versions"]).items()})
     if version is None:
         tables.write("drift", key, drift_rows([], 0))
+        tables.write("performance", key, pa.Table.from_pylist([], schema=PERFORMANCE))
         return JobResult(stage="measure", reason=f"nothing was answered on {key}, so there is nothing to compare", figures={"n_rows": 0})
     now = DataProfile.from_json(row["profile_json"])
     model = model_of(stage, version)
@@ -40,7 +42,9 @@ def main(stage: Stage) -> JobResult:
     rows = drift_rows(drifts, version)
     tables.write("drift", key, rows)
     found = window(key, rows)
-    performance = _performance(stage, tables, model)
+    manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
+    performance = _performance(stage, tables, model, manifest)
+    tables.write("performance", key, pa.Table.from_pylist(_performance_rows(stage, performance, model, manifest), schema=PERFORMANCE))
     drifted = [drift.column for drift in drifts if drift.drifted]
     return JobResult(
         stage="measure",
@@ -73,7 +77,7 @@ def reference_profile(stage: Stage, model: ModelRef) -> DataProfile:
     return DataProfile.from_json((package_folder(stage.root, model) / PROFILE).read_text(encoding="utf-8"))
 
 
-def _performance(stage: Stage, tables: Tables, model: ModelRef) -> dict[str, Any] | None:
+def _performance(stage: Stage, tables: Tables, model: ModelRef, manifest: Manifest) -> dict[str, Any] | None:
     """Realised performance, or None where the labels have not come or no key tells whose they are."""
     key = stage.spec.partition_key
     if key not in tables.partitions("labelled"):
@@ -81,10 +85,27 @@ def _performance(stage: Stage, tables: Tables, model: ModelRef) -> dict[str, Any
     rows = answered(tables, key)
     assert rows is not None
     mine = rows.filter(pc.equal(rows["model_version"], model.version))
-    manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
     labelled = tables.read("labelled", [key])
     found = realised(mine, labelled, stage.use_case, manifest.classes, manifest.positive, operating_point=manifest.operating_point)
     return None if found is None else asdict(found)
+
+
+def _performance_rows(stage: Stage, realised: dict[str, Any] | None, model: ModelRef, manifest: Manifest) -> list[dict[str, object]]:
+    """What the governor looks at: the gate's metric beside the champion's own on its hold-out."""
+    metric = stage.use_case.gate.metric
+    if realised is None or realised["metrics"].get(metric) is None:
+        return []
+    row = performance_row(
+        "realised",
+        metric,
+        value=realised["metrics"][metric],
+        low=realised["low"],
+        high=realised["high"],
+        reference=manifest.metrics.get(metric),
+        n_rows=realised["n_rows"],
+        model_version=model.version,
+    )
+    return [row]
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
-"""The governor: the one place where drift figures become "retrain", or "hold, because …".
+"""The governor: the one place where what was measured becomes "retrain", "hold, because …" or "alert: a person should look".
 
-A pure function of what it is given: it reads no clock and no table, so the same facts give the same decision.
+A pure function of what it is given: it reads no clock and no table, so the same facts give the same decision, in whatever
+order the partitions were measured.
+
+Performance outranks inputs. A partition speaks for a retraining where the metric has fallen, whatever its inputs do. Where
+they have drifted it speaks for one too, unless the metric is known not to have fallen: that is told, and trains nothing.
 """
 
 import datetime as dt
@@ -13,6 +17,23 @@ from pydantic import JsonValue
 from pipelines_lib.use_case import Monitoring
 
 BUDGET_PERIOD = dt.timedelta(days=30)
+
+Action = Literal["retrain", "hold", "alert"]
+
+_ALERTING = ("bad_data", "no_loss")
+"""The rules that a person should hear of, the most telling first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loss:
+    """How much of the champion's hold-out metric is lost, as a share of it; negative where the partition is better."""
+
+    metric: str
+    source: Literal["realised", "estimated"]
+    share: float
+    low: float
+    high: float
+    """Ends of its 95 % interval."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,22 +48,40 @@ class Window:
     n_drifted: int
     """Input columns compared, and those that have drifted."""
     prediction_drifted: bool
+    loss: Loss | None = None
+    """None where performance is not known."""
+    bad_data: str = ""
+    """Why its rows are no measure of the world: a gate that held them, columns without any value. Empty where nothing is wrong."""
 
-    def drifted(self, settings: Monitoring) -> bool:
-        """Whether the partition speaks for a retraining: enough input columns, or the predictions, moved."""
+    def moved(self, settings: Monitoring) -> bool:
+        """Whether enough input columns, or the predictions, have drifted."""
         share = self.n_drifted / self.n_inputs if self.n_inputs else 0.0
         return self.prediction_drifted or (self.n_drifted > 0 and share >= settings.share)
+
+    def lost(self, settings: Monitoring) -> bool:
+        """Whether the metric has fallen by what counts, and chance does not explain it."""
+        return settings.loss is not None and self.loss is not None and self.loss.share >= settings.loss and self.loss.low > 0
+
+    def kept(self, settings: Monitoring) -> bool:
+        """Whether the metric is known not to have fallen by what counts."""
+        return settings.loss is not None and self.loss is not None and self.loss.high < settings.loss
+
+    def drifted(self, settings: Monitoring) -> bool:
+        """Whether the partition speaks for a retraining."""
+        return self.lost(settings) or (self.moved(settings) and not self.kept(settings))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fired:
-    """A retraining that was fired for another partition."""
+    """A retraining that was fired."""
 
     partition_key: str
     partitions_away: int
     """Partitions between it and the one decided on, whichever came first."""
     moment: dt.datetime
     """Start of its partition."""
+    cost: float = 0.0
+    """In the currency of the profile's cloud."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +95,16 @@ class Facts:
     """The version that serves now, whose answers alone are judged; None where nothing serves."""
     trainings_in_flight: int
     fired: tuple[Fired, ...]
-    """Retrainings fired for other partitions. This partition's own earlier decision is none of them."""
+    """Retrainings fired so far. A decision that has fired one for this very partition stands, and is not asked for again."""
+    next_cost: float = 0.0
+    """What the next one is expected to cost."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
     """What to do, why, and the figures behind it."""
 
-    action: Literal["retrain", "hold"]
+    action: Action
     reason: str
     figures: dict[str, JsonValue]
 
@@ -71,62 +112,115 @@ class Decision:
 def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Decision:
     """Retrain, if and only if no rule speaks against it; the first that does is the reason, the figures name all that do.
 
-    `history` holds the windows measured so far; those beyond the last `settings.of` partitions or of another model
-    version are for the caller to leave out (another version) or are not there (not measured).
+    `history` holds the windows measured among the last `settings.of` partitions, in any order. Those with too few rows, with
+    bad data, or of another version than the champion's do not count.
     """
-    counted = [window for window in history if window.n_rows >= settings.min_rows and window.model_version == facts.champion_version]
-    drifted = [window.partition_key for window in counted if window.drifted(settings)]
-    objections = dict(_objections(history, settings, facts, drifted))
+    history = sorted(history, key=lambda window: window.partition_key)
+    counted = [window for window in history if _counts(window, settings, facts)]
+    drifted = [window for window in counted if window.drifted(settings)]
+    gain = _expected_gain(drifted)
+    objections = dict(_objections(history, counted, settings, facts))
     figures: dict[str, JsonValue] = {
-        "drifted_partitions": list(drifted),
-        "counted_partitions": [window.partition_key for window in counted],
+        "drifted_partitions": _keys(drifted),
+        "counted_partitions": _keys(counted),
         "need": settings.need,
         "of": settings.of,
+        "expected_gain": None if gain is None else round(gain, 4),
         "fired_in_30_days": _most_in_any_period(facts),
         "trainings_in_flight": facts.trainings_in_flight,
         "objections": list(objections),
     }
+    for rule in _ALERTING:
+        if rule in objections and facts.champion_version is not None:
+            return Decision(action="alert", reason=objections[rule], figures=figures)
     if objections:
         return Decision(action="hold", reason=next(iter(objections.values())), figures=figures)
-    reason = f"{len(drifted)} of the last {settings.of} partitions have drifted ({', '.join(drifted)}); {settings.need} are enough"
+    what = "have lost performance or drifted" if any(window.lost(settings) for window in drifted) else "have drifted"
+    keys = ", ".join(window.partition_key for window in drifted)
+    reason = f"{len(drifted)} of the last {settings.of} partitions {what} ({keys}); {settings.need} are enough"
     return Decision(action="retrain", reason=reason, figures=figures)
 
 
-def _objections(history: Sequence[Window], settings: Monitoring, facts: Facts, drifted: list[str]) -> Iterator[tuple[str, str]]:
+def _counts(window: Window, settings: Monitoring, facts: Facts) -> bool:
+    return window.n_rows >= settings.min_rows and not window.bad_data and window.model_version == facts.champion_version
+
+
+def _objections(history: Sequence[Window], counted: Sequence[Window], settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
     """Every rule that speaks against a retraining, the most telling first: (rule, reason)."""
-    here = next((window for window in history if window.partition_key == facts.partition_key), None)
-    n_rows = here.n_rows if here else 0
+    drifted = [window for window in counted if window.drifted(settings)]
     if facts.champion_version is None:
         yield "champion", "no model serves, so there is nothing to retrain; run the training DAG"
-    if n_rows < settings.min_rows:
-        yield (
-            "min_rows",
-            f"{n_rows} predictions in {facts.partition_key}; fewer than {settings.min_rows} (monitoring.min_rows) say too little",
-        )
-    elif here is not None and here.model_version != facts.champion_version:
-        yield (
-            "version",
-            f"{facts.partition_key} was answered by version {here.model_version}, and version {facts.champion_version} serves now",
-        )
-    elif here is not None and not here.drifted(settings):
-        yield "quiet", _quiet(here, settings)
+    yield from _against_this_partition(history, counted, settings, facts)
     if len(drifted) < settings.need:
-        which = f" ({', '.join(drifted)})" if drifted else ""
+        which = f" ({', '.join(window.partition_key for window in drifted)})" if drifted else ""
         yield (
             "need",
             f"{len(drifted)} of the last {settings.of} partitions have drifted{which}; {settings.need} are needed (monitoring.need)",
         )
+    gain = _expected_gain(drifted)
+    if settings.min_gain is not None and gain is not None and gain < settings.min_gain:
+        yield (
+            "gain",
+            f"a retraining is expected to win back {gain:.1%} of the metric; {settings.min_gain:.1%} make one (monitoring.min_gain)",
+        )
+    for period in settings.quiet:
+        if period.first <= facts.moment.date() <= period.last:
+            yield (
+                "quiet_period",
+                f"no retraining from {period.first} to {period.last}{f': {period.why}' if period.why else ''} (monitoring.quiet)",
+            )
     if facts.trainings_in_flight > 0:
         yield "in_flight", f"{facts.trainings_in_flight} training(s) of this use case are under way; their champion comes first"
+    yield from _against_another(settings, facts)
+
+
+def _against_this_partition(
+    history: Sequence[Window], counted: Sequence[Window], settings: Monitoring, facts: Facts
+) -> Iterator[tuple[str, str]]:
+    """What the partition decided on says itself."""
+    here = next((window for window in history if window.partition_key == facts.partition_key), None)
+    if here is None or here.n_rows < settings.min_rows:
+        n_rows = here.n_rows if here else 0
+        yield (
+            "min_rows",
+            f"{n_rows} predictions in {facts.partition_key}; fewer than {settings.min_rows} (monitoring.min_rows) say too little",
+        )
+    elif here.model_version != facts.champion_version:
+        yield (
+            "version",
+            f"{facts.partition_key} was answered by version {here.model_version}, and version {facts.champion_version} serves now",
+        )
+    elif not here.moved(settings) and not here.lost(settings):
+        yield "quiet", _quiet(here, settings)
+    elif here.bad_data:
+        yield "bad_data", f"bad data rather than drift in {here.partition_key}: {here.bad_data}. Mend it; nothing is trained on it"
+    elif not here.drifted(settings) and sum(window.moved(settings) for window in counted) >= settings.need:
+        yield "no_loss", _no_loss(here, settings)
+    elif not here.drifted(settings):
+        yield "kept", _no_loss(here, settings)
+
+
+def _against_another(settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
+    """What the retrainings fired so far leave no room for."""
     near = [fired for fired in facts.fired if abs(fired.partitions_away) <= settings.cooldown]
     if near:
-        when = f"{near[0].partition_key}, {abs(near[0].partitions_away)} partition(s) away"
+        nearest = min(near, key=lambda fired: (abs(fired.partitions_away), fired.partition_key))
+        when = f"{nearest.partition_key}, {abs(nearest.partitions_away)} partition(s) away"
         yield "cooldown", f"a retraining was fired for {when}; {settings.cooldown} must pass (monitoring.cooldown)"
     if (spent := _most_in_any_period(facts)) >= settings.max_retrainings:
         yield (
             "budget",
             f"{spent} retrainings were fired within 30 days; {settings.max_retrainings} are allowed (monitoring.max_retrainings)",
         )
+    if settings.max_cost is not None and (cost := _most_spent_in_any_period(facts)) + facts.next_cost > settings.max_cost:
+        yield "cost", _too_dear(cost, facts.next_cost, settings.max_cost)
+
+
+def _too_dear(cost: float, next_cost: float, allowed: float) -> str:
+    return (
+        f"retrainings cost {cost:.4g} within 30 days, and the next is expected to cost {next_cost:.4g}; "
+        f"together {allowed:g} are allowed (monitoring.max_cost)"
+    )
 
 
 def _quiet(window: Window, settings: Monitoring) -> str:
@@ -136,8 +230,39 @@ def _quiet(window: Window, settings: Monitoring) -> str:
     )
 
 
+def _no_loss(window: Window, settings: Monitoring) -> str:
+    assert window.loss is not None
+    assert settings.loss is not None
+    return (
+        f"drift without a loss of performance in {window.partition_key}: {window.n_drifted} of {window.n_inputs} input columns have drifted, and "
+        f"{window.loss.source} {window.loss.metric} has lost {window.loss.share:.1%} ({window.loss.low:.1%} to {window.loss.high:.1%}), "
+        f"less than {settings.loss:.1%} (monitoring.loss)"
+    )
+
+
+def _expected_gain(drifted: Sequence[Window]) -> float | None:
+    """What a retraining can be expected to win back at most: the mean loss of the drifted windows whose performance is known."""
+    losses = [window.loss.share for window in drifted if window.loss is not None]
+    return sum(losses) / len(losses) if losses else None
+
+
 def _most_in_any_period(facts: Facts) -> int:
     """The most retrainings fired within any 30 days that hold this partition."""
-    moments = [fired.moment for fired in facts.fired]
-    starts = [start for start in (*moments, facts.moment) if facts.moment - BUDGET_PERIOD < start <= facts.moment]
-    return max(sum(start <= moment < start + BUDGET_PERIOD for moment in moments) for start in starts)
+    return max(len(period) for period in _periods(facts))
+
+
+def _most_spent_in_any_period(facts: Facts) -> float:
+    """The most that they cost within any 30 days that hold this partition."""
+    return max(sum(fired.cost for fired in period) for period in _periods(facts))
+
+
+def _periods(facts: Facts) -> Iterator[list[Fired]]:
+    """The retrainings of each 30 days that hold this partition; those that begin with a retraining, or with it, are enough to look at."""
+    moments = (*(fired.moment for fired in facts.fired), facts.moment)
+    for start in moments:
+        if facts.moment - BUDGET_PERIOD < start <= facts.moment:
+            yield [fired for fired in facts.fired if start <= fired.moment < start + BUDGET_PERIOD]
+
+
+def _keys(windows: Sequence[Window]) -> list[JsonValue]:
+    return [window.partition_key for window in windows]

@@ -1,25 +1,27 @@
-"""What monitoring has found and decided so far: the table `drift`, and one decision a partition below `decisions/`.
+"""What monitoring has found and decided so far.
 
-Beside a decision lies the mark of the training that was fired for it. A decision alone starts nothing: `sluice run` decides
-without triggering, and a trigger may fail.
+The tables `drift` (one row a column) and `performance` (one row a source), what the data pipeline's gate said (`quality`), one
+decision a partition below `decisions/`, and the ledger of the retrainings that were fired. A decision alone fires nothing:
+`sluice run` decides without triggering, and a trigger may fail.
 """
 
-import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, JsonValue, ValidationError
 
-from pipelines_lib.contracts import TRIGGERED, Contract
-from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import DataError
+from pipelines_lib import cost
+from pipelines_lib.config import Profile
+from pipelines_lib.contracts import LEDGER, Contract, Ledger, Pipeline, safe_name
+from pipelines_lib.data.tables import Layer, Tables
+from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.monitoring.drift import ColumnDrift
-from pipelines_lib.monitoring.governor import Fired, Window
+from pipelines_lib.monitoring.governor import Action, Fired, Loss, Window
 from pipelines_lib.store import StorePath, read_json
-from pipelines_lib.use_case import Monitoring, UseCase
+from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
 
 DRIFT = pa.schema(
     {
@@ -50,18 +52,35 @@ DRIFT = pa.schema(
 """The table `drift`: one row a column, whose name is the `row_id`."""
 
 
+PERFORMANCE = pa.schema(
+    {
+        "row_id": pa.string(),
+        "metric": pa.string(),
+        "value": pa.float64(),
+        "low": pa.float64(),
+        "high": pa.float64(),
+        "reference": pa.float64(),
+        "n_rows": pa.int64(),
+        "model_version": pa.int64(),
+    }
+)
+"""The table `performance`: the gate's metric once `realised` and once `estimated` (the `row_id`), the ends of its 95 % interval, and the
+same metric of the champion's hold-out."""
+
+
 class Recorded(Contract):
     """A decision as it is kept."""
 
     partition_key: str
-    action: Literal["retrain", "hold"]
+    action: Action
     reason: str
     figures: dict[str, JsonValue] = Field(default_factory=dict)
     model_version: int | None
     """The champion of that moment, whose answers were judged."""
     trigger_run_id: str
-    evidence: str
-    """Hash of the measured windows, the settings and the champion: a decision stands as long as what it rests on."""
+    """Of the training that follows from it: the same for the same use case, champion and partition."""
+    n_known: int
+    """Retrainings in the ledger when it was made: it fires nothing once there are more."""
 
 
 def drift_rows(drifts: Sequence[ColumnDrift], model_version: int) -> pa.Table:
@@ -92,17 +111,43 @@ def drifts_of(rows: pa.Table) -> list[ColumnDrift]:
     ]
 
 
-def windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[Window]:
+def performance_row(
+    source: Literal["realised", "estimated"],
+    metric: str,
+    *,
+    value: float | None,
+    low: float | None,
+    high: float | None,
+    reference: float | None,
+    n_rows: int,
+    model_version: int,
+) -> dict[str, object]:
+    """One row of the table `performance`."""
+    return {
+        "row_id": source, "metric": metric, "value": value, "low": low, "high": high, "reference": reference, "n_rows": n_rows,
+        "model_version": model_version,
+    }  # fmt: skip
+
+
+def windows(tables: Tables, use_case: UseCase, partition_keys: Sequence[str]) -> list[Window]:
+    """Those of the partitions that were measured, oldest first."""
+    drift = _by_partition(tables, "drift", partition_keys)
+    performance = _by_partition(tables, "performance", partition_keys)
+    quality = _by_partition(tables, "quality", partition_keys)
+    return [_window(use_case, key, rows, performance.get(key), quality.get(key)) for key, rows in sorted(drift.items())]
+
+
+def last_windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[Window]:
     """The measured ones of the last `monitoring.of` partitions up to `partition_key`, oldest first."""
-    wanted = [use_case.shift(partition_key, -back) for back in range(use_case.monitoring.of - 1, -1, -1)]
-    there = set(tables.partitions("drift"))
-    return [window(key, tables.read("drift", [key])) for key in wanted if key in there]
+    return windows(tables, use_case, [use_case.shift(partition_key, -back) for back in range(use_case.monitoring.of)])
 
 
 def window(partition_key: str, rows: pa.Table) -> Window:
     """The window that the drift rows of one partition make; there is at least one row."""
     drifts = drifts_of(rows)
     inputs = [drift for drift in drifts if drift.kind == "input"]
+    # A feature that nobody sent is a broken feed: a model trained on it would learn to do without.
+    empty = sorted(drift.column for drift in inputs if drift.missing_now == 1 and drift.missing_reference < 0.5)
     return Window(
         partition_key=partition_key,
         n_rows=max(drift.n_now for drift in drifts),
@@ -110,13 +155,40 @@ def window(partition_key: str, rows: pa.Table) -> Window:
         n_inputs=len(inputs),
         n_drifted=sum(drift.drifted for drift in inputs),
         prediction_drifted=any(drift.drifted for drift in drifts if drift.kind == "prediction"),
+        bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )
 
 
-def evidence(history: Sequence[Window], settings: Monitoring, champion: int | None) -> str:
-    """Hash of what a decision rests on, beside the trainings under way or fired at that moment."""
-    parts = [[asdict(window) for window in history], settings.model_dump(mode="json"), champion]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+def _window(use_case: UseCase, partition_key: str, drift: pa.Table, performance: pa.Table | None, quality: pa.Table | None) -> Window:
+    found = window(partition_key, drift)
+    held = [] if quality is None else [row["observed"] for row in quality.to_pylist() if row["kind"] == "partition" and not row["success"]]
+    return replace(
+        found,
+        loss=None if performance is None else _loss(use_case, performance, found.model_version),
+        bad_data=f"its data was held ({held[0]})" if held else found.bad_data,
+    )
+
+
+def _loss(use_case: UseCase, performance: pa.Table, model_version: int) -> Loss | None:
+    """What was realised, where labels have come for as many rows as count; else what is estimated."""
+    rows = {row["row_id"]: row for row in performance.to_pylist() if row["model_version"] == model_version}
+    enough = {"realised": use_case.monitoring.min_rows, "estimated": 0}
+    for source, least in enough.items():
+        row = rows.get(source)
+        if row is None or row["n_rows"] < least or None in (row["value"], row["low"], row["high"]) or not row["reference"]:
+            continue
+        sign, scale = (1 if HIGHER_IS_BETTER[row["metric"]] else -1), abs(row["reference"])
+        share, *ends = (sign * (row["reference"] - row[name]) / scale for name in ("value", "low", "high"))
+        return Loss(metric=row["metric"], source=source, share=share, low=min(ends), high=max(ends))  # type: ignore[arg-type]
+    return None
+
+
+def _by_partition(tables: Tables, layer: Layer, partition_keys: Sequence[str]) -> dict[str, pa.Table]:
+    there = sorted({*partition_keys} & {*tables.partitions(layer)})
+    if not there:
+        return {}
+    rows = tables.read(layer, there)
+    return {key: rows.filter(pc.equal(rows["partition_key"], key)) for key in there}
 
 
 def decision_path(root: StorePath, partition_key: str) -> StorePath:
@@ -135,17 +207,50 @@ def recorded(root: StorePath, partition_key: str) -> Recorded | None:
         raise DataError(f"{path} is not a decision: {error}. Delete it and run the decide stage again") from error
 
 
-def is_fired(root: StorePath, partition_key: str) -> bool:
-    """Whether a training was triggered for the partition."""
-    return (root / "decisions" / f"{partition_key}{TRIGGERED}").exists()
+def ledger(root: StorePath) -> Ledger:
+    """The retrainings that were fired so far."""
+    path = root / LEDGER
+    try:
+        return Ledger.model_validate(read_json(path))
+    except FileNotFoundError:
+        return Ledger()
+    except ValidationError as error:
+        raise DataError(
+            f"{path} is no ledger of retrainings: {error}. Restore it from a copy; without it cool-down and budget forget"
+        ) from error
 
 
-def fired(root: StorePath, use_case: UseCase, partition_key: str) -> tuple[Fired, ...]:
-    """Retrainings that were triggered for other partitions than this, oldest first."""
+def fired(known: Ledger, use_case: UseCase, partition_key: str, costs: Mapping[str, float]) -> tuple[Fired, ...]:
+    """The retrainings of the ledger as seen from a partition. `costs` are by run id."""
     here = use_case.partition_time(partition_key)
-    keys = sorted(path.name.removesuffix(TRIGGERED) for path in (root / "decisions").glob(f"*{TRIGGERED}"))
-    moments = {key: use_case.partition_time(key) for key in keys if key != partition_key}
     return tuple(
-        Fired(partition_key=key, partitions_away=(moment - here) // use_case.partition_step, moment=moment)
-        for key, moment in moments.items()
+        Fired(
+            partition_key=firing.partition_key,
+            partitions_away=(moment - here) // use_case.partition_step,
+            moment=moment,
+            cost=costs.get(firing.run_id, 0.0),
+        )
+        for firing in known.fired
+        for moment in [use_case.partition_time(firing.partition_key)]
     )
+
+
+def training_costs(root: StorePath, profile: Profile, run_ids: Sequence[str]) -> tuple[dict[str, float], float]:
+    """(run id to what the training cost, what the newest training of all cost), in the currency of the profile's cloud.
+
+    Raises `ConfigError` where the profile names no cloud whose prices count.
+    """
+    if profile.cloud is None:
+        raise ConfigError(
+            f"monitoring.max_cost needs prices, and profile {profile.name} names no cloud whose prices count; "
+            "set its `cloud` and `prices`, or remove `max_cost`"
+        )
+    cloud = profile.cloud
+    prices = {cloud: profile.prices[cloud]}
+
+    def of(run: StorePath) -> float:
+        return sum((bill.cost[cloud] for bill in cost.of_run(run, prices).values()), 0.0)
+
+    newest = cost.newest_run(root, Pipeline.TRAINING)
+    runs = {run_id: of(root / "runs" / Pipeline.TRAINING / safe_name(run_id)) for run_id in run_ids}
+    return runs, 0.0 if newest is None else of(newest)

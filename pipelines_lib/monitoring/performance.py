@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
+from pipelines_lib.evaluation.compare import draws, interval
 from pipelines_lib.use_case import LIKELY, METRICS, Task, UseCase, classes_in
+
+_RESAMPLES = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +25,9 @@ class Performance:
     """Answers of the version, labelled or not."""
     metrics: dict[str, float | None]
     """None where these rows leave one undefined."""
+    low: float | None = None
+    high: float | None = None
+    """Ends of the 95 % interval of the gate's metric."""
 
 
 def realised(
@@ -53,7 +59,14 @@ def realised(
         known, scores = _of_several(rows, labels, classes, use_case.label.separator)
     point = LIKELY if operating_point is None else operating_point
     figures = metrics.values(_computable(use_case.task), known, scores, point)
-    return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures)
+    low, high = _interval(use_case.gate.metric, known, scores, point) if use_case.gate.metric in figures else (None, None)
+    return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures, low=low, high=high)
+
+
+def _interval(metric: str, known: metrics.Truth, scores: NDArray[np.float32], point: float) -> tuple[float | None, float | None]:
+    """The bootstrap's percentile interval."""
+    figure = metrics.prepare(metric, known, scores, point)
+    return interval(np.concatenate([figure(weights) for weights in draws(len(scores), None, _RESAMPLES, seed=0)]), 0.95)
 
 
 def _known(labels: list[Any], classes: Sequence[str], positive: str | None) -> metrics.Truth:

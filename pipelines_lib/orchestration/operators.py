@@ -13,11 +13,12 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from pipelines_lib import failures
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.connections import variable_of
-from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, TUNE, ExitCode, JobResult, JobSpec, Pipeline, dag_id
+from pipelines_lib.contracts import EXTRA_STAGES, SHARDED, STAGES, TUNE, ExitCode, JobResult, JobSpec, Pipeline
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.launcher import Job
 from pipelines_lib.orchestration.links import LINKS
 from pipelines_lib.orchestration.partition import partition_of
+from pipelines_lib.orchestration.retrainings import seen
 from pipelines_lib.orchestration.store import open_store
 from pipelines_lib.store import StorePath, beside, read_json
 from pipelines_lib.use_case import UseCase
@@ -115,9 +116,7 @@ class StageOperator(BaseOperator):
     def _spec(self, context: Mapping[str, Any], use_case: UseCase, profile: Profile) -> JobSpec:
         params = {key: value for key, value in context["params"].items() if key != "partition" and value is not None}
         if self.stage == "decide":
-            params["trainings_in_flight"] = context["ti"].get_dr_count(
-                dag_id=dag_id(use_case.name, Pipeline.TRAINING), states=["queued", "running"]
-            )
+            params |= seen(context["ti"], open_store(profile), use_case.name)
         return JobSpec(
             stage=self.stage,
             pipeline=Pipeline(self.pipeline),

@@ -6,19 +6,21 @@ from typing import Any
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 
-from pipelines_lib.contracts import Pipeline, dag_id, triggered_path
+from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.errors import Held
 from pipelines_lib.orchestration.earlier import earlier
 from pipelines_lib.orchestration.operators import RETRIES
-from pipelines_lib.store import beside, write_json
+from pipelines_lib.orchestration.retrainings import enter
 from pipelines_lib.use_case import UseCase
 
 
 class RetrainOperator(TriggerDagRunOperator):
     """Start the training that `decide` asked for, under the run id it named: a retry or rerun finds the run there already.
 
-    A mark in the store tells the governor that a training was fired. It is written when Airflow is about to be asked: the
-    request itself is made after `execute`, out of our hands. Where it fails in every try, the task is red and the mark is
-    there nevertheless, so the cool-down counts a training that never ran; clearing the task asks again.
+    The retraining is entered in the use case's ledger first, unless another was entered since the decision: partitions that are
+    decided on at the same time, by a backfill or by two schedulers, fire one training together. It is entered when Airflow is
+    about to be asked: the request itself is made after `execute`, out of our hands. Where that fails in every try, the task is
+    red and the entry is there nevertheless, so the cool-down counts a training that never ran; clearing the task asks again.
     """
 
     def __init__(self, *, use_case: UseCase, **kwargs: Any) -> None:
@@ -34,7 +36,7 @@ class RetrainOperator(TriggerDagRunOperator):
         self.use_case_name = use_case.name
 
     def execute(self, context: Any) -> None:
-        """Trigger, or skip with the reason of the hold."""
+        """Trigger, or skip with the reason."""
         decided = earlier(context, self.use_case_name, Pipeline.MONITORING, "decide")
         decision, key = decided.outputs, decided.partition_key
         if decision["action"] != "retrain":
@@ -46,6 +48,8 @@ class RetrainOperator(TriggerDagRunOperator):
             super().execute(context)
         except DagRunTriggerException:
             # Airflow's way to ask for the run. What speaks against asking (the DAG is paused) was raised before.
-            mark = beside(decided.store, triggered_path(str(decided.store), decided.use_case.name, key))
-            write_json(mark, {"partition_key": key, "run_id": self.trigger_run_id})
+            try:
+                enter(decided)
+            except Held as held:
+                raise AirflowSkipException(f"no retraining: {held.reason}") from None
             raise

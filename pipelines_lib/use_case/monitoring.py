@@ -1,10 +1,26 @@
 """When drift is worth a retraining: `monitoring:`."""
 
+import datetime as dt
 from typing import Self
 
 from pydantic import Field, model_validator
 
 from pipelines_lib.use_case.base import Settings
+
+
+class QuietPeriod(Settings):
+    """Days on which no retraining is fired: a freeze, a sale, a holiday whose data is like no other."""
+
+    first: dt.date
+    last: dt.date
+    """The last day of it."""
+    why: str = ""
+
+    @model_validator(mode="after")
+    def _ends_after_it_begins(self) -> Self:
+        if self.last < self.first:
+            raise ValueError(f"the period's last day ({self.last}) lies before its first ({self.first}); swap them")
+        return self
 
 
 class Monitoring(Settings):
@@ -16,6 +32,9 @@ class Monitoring(Settings):
     """Population stability index from which a column has drifted."""
     share: float = Field(default=0.25, gt=0, le=1)
     """Share of the input columns that must have drifted; drift of the predictions counts alone."""
+    loss: float | None = Field(default=0.05, gt=0)
+    """Share of the champion's hold-out metric (`gate.metric`) whose loss counts, whatever the inputs do; and without which drift of the
+    inputs is only told. null: performance is shown, and decides nothing."""
     need: int = Field(default=2, ge=1)
     """Drifted partitions …"""
     of: int = Field(default=3, ge=1)
@@ -24,6 +43,12 @@ class Monitoring(Settings):
     """Partitions after a retraining in which no other is fired."""
     max_retrainings: int = Field(default=4, ge=0)
     """Retrainings fired in any 30 days."""
+    max_cost: float | None = Field(default=None, gt=0)
+    """What they may cost in any 30 days, in the currency of the profile's `cloud`; the next one is expected to cost what the newest training did."""
+    min_gain: float | None = Field(default=None, gt=0)
+    """Share of the metric that a retraining must be expected to win back: what the drifted partitions lost on average, where that is known."""
+    quiet: tuple[QuietPeriod, ...] = ()
+    """Periods in which no retraining is fired."""
 
     @model_validator(mode="after")
     def _need_within_of(self) -> Self:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines_lib.contracts import JobResult, run_dir, triggered_path
+from pipelines_lib.contracts import LEDGER, Firing, JobResult, Ledger, run_dir
 from pipelines_lib.store import write_json
 
 from .conftest import write_use_case
@@ -28,37 +28,46 @@ except Exception as error:
 
 @pytest.fixture
 def execute(tmp_path: Path, in_airflow):
-    """Returns `execute(action, paused, before)`: [exception, its text, the run id asked for, retries], and the mark or None."""
+    """Returns `execute(action, paused, before)`: [exception, its text, the run id asked for, retries], and the run ids in the ledger."""
     store = str(tmp_path / "home" / "store")
 
-    def run(action: str = "retrain", *, paused: bool = False, before: str = "") -> tuple[list, dict | None]:
+    def run(action: str = "retrain", *, paused: bool = False, before: str = "") -> tuple[list, list[str]]:
         write_use_case(tmp_path / "cases", "alpha")
-        decided = JobResult(stage="decide", outputs={"action": action, "reason": "because", "trigger_run_id": "drift__alpha__v1"})
+        outputs = {"action": action, "reason": "because", "trigger_run_id": "drift__alpha__v1", "model_version": 1, "n_known": 0}
+        decided = JobResult(stage="decide", outputs=outputs)
         write_json(Path(run_dir(store, "alpha", "monitoring", "run")) / "decide" / "result.json", decided)
         found = json.loads(in_airflow(EXECUTE.format(paused=paused, before=before), tmp_path / "cases"))
-        mark = Path(triggered_path(store, "alpha", "2026-01-07"))
-        return found, json.loads(mark.read_text()) if mark.exists() else None
+        ledger = Path(store) / "alpha" / LEDGER
+        return found, [entry["run_id"] for entry in json.loads(ledger.read_text())["fired"]] if ledger.exists() else []
 
     return run
 
 
-def test_it_asks_and_marks(execute) -> None:
-    found, mark = execute()
+def test_it_asks_and_enters_it(execute) -> None:
+    found, ledger = execute()
     assert (found[0], found[2], found[3]) == ("DagRunTriggerException", "drift__alpha__v1", 2)
-    assert mark == {"partition_key": "2026-01-07", "run_id": "drift__alpha__v1"}
+    assert ledger == ["drift__alpha__v1"]
 
 
-def test_a_hold_is_skipped_and_leaves_no_mark(execute) -> None:
-    found, mark = execute("hold")
-    assert (found[0], found[1], mark) == ("AirflowSkipException", "no retraining: because", None)
+def test_it_fires_nothing_where_another_was_fired_since_the_decision(execute, tmp_path: Path) -> None:
+    other = Firing(partition_key="2026-01-06", run_id="drift__alpha__v1__2026-01-06", model_version=1, at=0.0)
+    write_json(tmp_path / "home" / "store" / "alpha" / LEDGER, Ledger(fired=(other,)))
+    found, ledger = execute()
+    assert (found[0], ledger) == ("AirflowSkipException", [other.run_id])
+    assert "a retraining was fired for 2026-01-06 (run drift__alpha__v1__2026-01-06) after this was decided" in found[1]
 
 
-def test_a_paused_training_fires_nothing_and_leaves_no_mark(execute) -> None:
-    found, mark = execute(paused=True)
-    assert (found[0], mark) == ("DagIsPaused", None)
+def test_a_hold_is_skipped_and_is_not_in_the_ledger(execute) -> None:
+    found, ledger = execute("hold")
+    assert (found[0], found[1], ledger) == ("AirflowSkipException", "no retraining: because", [])
+
+
+def test_a_paused_training_fires_nothing_and_is_not_in_the_ledger(execute) -> None:
+    found, ledger = execute(paused=True)
+    assert (found[0], ledger) == ("DagIsPaused", [])
 
 
 def test_settings_that_were_broken_meanwhile_are_not_tried_again(execute) -> None:
-    found, mark = execute(before='(Project.from_environment().use_cases / "alpha" / "use_case.yaml").write_text("name: [alpha")')
-    assert (found[0], mark) == ("AirflowFailException", None)
+    found, ledger = execute(before='(Project.from_environment().use_cases / "alpha" / "use_case.yaml").write_text("name: [alpha")')
+    assert (found[0], ledger) == ("AirflowFailException", [])
     assert "use_case.yaml" in found[1]

@@ -144,15 +144,16 @@ def shop(make_use_case):
             "action": {"type": "string", "role": "label"},
         },
         split={"by": "row"},
-        monitoring={"min_rows": 50, "need": 2, "of": 3, "cooldown": 1},
+        monitoring={"min_rows": 50, "need": 2, "of": 3, "cooldown": 1, "loss": None},
     )
 
 
 @pytest.fixture
 def answer(sandbox) -> Callable[..., None]:
-    """Returns `answer(day, shift=0.0, version=1, n=200)`: what the service would have logged on a day, and the truth."""
+    """Returns `answer(day, shift=0.0, version=1, n=200, wrong=0)`: what the service would have logged on a day, and the truth, which
+    differs from every `wrong`th answer."""
 
-    def log(day: str, shift: float = 0.0, version: int = 1, n: int = 200) -> None:
+    def log(day: str, shift: float = 0.0, version: int = 1, n: int = 200, wrong: int = 0) -> None:
         import pyarrow as pa
 
         from pipelines_lib.data.tables import Tables
@@ -175,7 +176,7 @@ def answer(sandbox) -> Callable[..., None]:
             "model_version": [version] * n,
         }
         tables.append("predictions", pa.table(answers))
-        truth = ["yes" if score > 0.5 else "no" for score in scores]
+        truth = ["yes" if (score > 0.5) != (wrong > 0 and row % wrong == 0) else "no" for row, score in enumerate(scores)]
         tables.write("labelled", day, pa.table({"row_id": [f"{i:06d}" for i in ids], "customer": ids, "label": truth}))
 
     return log

@@ -1,10 +1,16 @@
-from pathlib import Path
+from dataclasses import replace
 
+import pyarrow as pa
 import pytest
 
-from pipelines_lib.contracts import triggered_path
+from pipelines_lib.config import Prices
+from pipelines_lib.contracts import LEDGER
+from pipelines_lib.cost.usage import Usage
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import ConfigError, DataError
+from pipelines_lib.jobs import decide
 from pipelines_lib.serving.pointer import read_pointer
-from pipelines_lib.store import read_json, write_json
+from pipelines_lib.store import read_json, update_json, write_json
 
 
 @pytest.fixture
@@ -20,8 +26,23 @@ def day(number):
 
 @pytest.fixture
 def trigger(root):
-    """Returns `trigger(day)`: leaves the mark that the task retrain leaves."""
-    return lambda key: write_json(Path(triggered_path(str(root.parent), "shop", key)), {"partition_key": key, "run_id": "drift"})
+    """Returns `trigger(day)`: enters what the task retrain does."""
+
+    def enter(key):
+        decided = read_json(root / "decisions" / f"{key}.json")
+        entry = {"partition_key": key, "run_id": decided["trigger_run_id"], "model_version": decided["model_version"], "at": 0.0}
+        update_json(root / LEDGER, lambda known: {"fired": [*(known or {"fired": []})["fired"], entry]})
+
+    return enter
+
+
+@pytest.fixture
+def fired(answer, monitor, trigger):
+    """Two drifted days, whose retraining was fired."""
+    for number in (6, 7):
+        answer(day(number), shift=2)
+        monitor(day(number))
+    trigger(day(7))
 
 
 def test_quiet_then_drifted_then_retrain(answer, monitor, root, trigger):
@@ -131,3 +152,62 @@ def test_drift_from_an_earlier_champion_does_not_count(answer, monitor, deploy, 
 
 def test_nothing_is_served(monitor):
     assert monitor(day(5))["decide"].outputs["reason"].startswith("no model serves")
+
+
+@pytest.mark.usefixtures("fired")
+def test_a_partition_that_fired_fires_nothing_more_though_its_decision_was_lost(monitor, root):
+    (root / "decisions" / "2026-01-07.json").unlink()
+    assert monitor(day(7))["decide"].outputs["reason"].startswith("a retraining was fired for 2026-01-07, 0 partition(s) away")
+
+
+def test_a_damaged_ledger_is_no_empty_one(answer, monitor, root):
+    answer(day(6))
+    (root / LEDGER).write_text('{"fired": 3}')
+    with pytest.raises(DataError, match="no ledger of retrainings"):
+        monitor(day(6))
+
+
+class TestWherePerformanceCounts:
+    @pytest.fixture
+    def shop(self, shop):
+        return shop.model_copy(update={"monitoring": shop.monitoring.model_copy(update={"loss": 0.05})})
+
+    def test_drift_without_a_loss_of_performance_is_told_and_trains_nothing(self, answer, monitor, root):
+        for number in (6, 7):
+            answer(day(number), shift=0.8)
+            decided = monitor(day(number))["decide"]
+        assert decided.outputs["action"] == "alert"
+        assert decided.outputs["reason"].startswith("drift without a loss of performance in 2026-01-07: 2 of 4 input columns have drifted")
+
+    def test_a_loss_without_drift_of_the_inputs_is_retrained_for(self, answer, monitor, root):
+        for number in (6, 7):
+            answer(day(number), wrong=3)
+            decided = monitor(day(number))["decide"]
+        assert (decided.outputs["action"], decided.figures["objections"]) == ("retrain", [])
+        assert decided.figures["expected_gain"] > 0.1
+
+    def test_drift_of_data_that_the_gate_held_trains_nothing(self, answer, monitor, root):
+        for number in (6, 7):
+            answer(day(number), shift=2, wrong=3)
+            monitor(day(number))
+        found = {"row_id": "partition", "kind": "partition", "success": False, "observed": "30% of the rows break a rule"}
+        Tables(root).write("quality", day(7), pa.Table.from_pylist([found]))
+        decided = monitor(day(7))["decide"]
+        assert decided.outputs["action"] == "alert"
+        assert "bad data rather than drift in 2026-01-07: its data was held (30% of the rows break a rule)" in decided.outputs["reason"]
+
+
+@pytest.mark.usefixtures("fired")
+def test_retrainings_cost_no_more_than_they_may(root, shop, sandbox):
+    """One retraining costs 3600 CPU seconds at 2 an hour."""
+    limited = shop.model_copy(update={"monitoring": shop.monitoring.model_copy(update={"max_cost": 3.0})})
+    used = Usage(launch="a", attempt=1, rank=0, started=0.0, seconds=3600.0, cpu_seconds=3600.0, memory_gib_seconds=0.0, outcome="done")
+    write_json(root / "runs" / "training" / "drift__shop__v1__2026-01-07" / "train" / "usage" / "1-0.json", used)
+    stage = sandbox.stage("decide", limited, day(9))
+    with pytest.raises(ConfigError, match="names no cloud whose prices count"):
+        decide.main(replace(stage, profile=stage.profile.model_copy(update={"cloud": None})))
+    prices = {"here": Prices(currency="EUR", cpu_hour=2, memory_gib_hour=0, gpu_hour={"default": 0})}
+    priced = replace(stage, profile=stage.profile.model_copy(update={"cloud": "here", "prices": prices}))
+    assert "cost" in decide.main(priced).figures["objections"]
+    dearer = shop.model_copy(update={"monitoring": shop.monitoring.model_copy(update={"max_cost": 4.0})})
+    assert "cost" not in decide.main(replace(priced, use_case=dearer)).figures["objections"]

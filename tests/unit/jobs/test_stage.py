@@ -57,7 +57,7 @@ WRONG = [
     ({"force": "yes"}, "parameter 'force': Input should be a valid boolean (found 'yes'); change the value or leave it out"),
     (
         {"epoch": 3},
-        "parameter 'epoch': unknown; known are window, epochs, force, reason, trainings_in_flight. Fix the spelling or leave it",
+        "parameter 'epoch': unknown; known are window, epochs, force, reason, trainings_in_flight, retrainings_known. Fix the spelling or leave it",
     ),
 ]
 

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from pipelines_lib import failures
 from pipelines_lib.config import CheckpointStore, Project
-from pipelines_lib.contracts import JobResult, Pipeline
+from pipelines_lib.contracts import LEDGER, Firing, JobResult, Ledger, Pipeline
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.failures import Failure
 from pipelines_lib.orchestration import operators
@@ -33,9 +34,10 @@ def project(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -> Pro
 class TaskInstance:
     try_number = 2
 
-    def get_dr_count(self, **query: Any) -> int:
-        assert query == {"dag_id": "shop__training", "states": ["queued", "running"]}
-        return 3
+    def get_dr_count(self, dag_id: str, states: list[str] | None = None, run_ids: list[str] | None = None) -> int:
+        """Three trainings run; of those that drift has fired Airflow knows the first."""
+        assert dag_id == "shop__training"
+        return 3 if states == ["queued", "running"] else sum(run_id == "drift__1" for run_id in run_ids or [])
 
 
 class FakeJob:
@@ -204,7 +206,15 @@ def test_a_trial_gets_the_address_of_the_others(project: Project, monkeypatch: p
 
 def test_decide_is_told_of_trainings_in_flight(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     execute(monkeypatch, project, 0, stage="decide", pipeline=Pipeline.MONITORING)
-    assert FakeJob.spec.params["trainings_in_flight"] == 3
+    assert FakeJob.spec.params == {"epochs": 3, "trainings_in_flight": 3, "retrainings_known": 0}
+
+
+def test_a_retraining_that_was_just_fired_is_in_flight_before_its_run_is_there(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    ages = {"drift__1": 5, "drift__2": 5, "drift__3": 100_000}
+    fired = [Firing(partition_key=run_id, run_id=run_id, model_version=1, at=time.time() - age) for run_id, age in ages.items()]
+    write_json(Path(project.profile().store) / "shop" / LEDGER, Ledger(fired=tuple(fired)))
+    execute(monkeypatch, project, 0, stage="decide", pipeline=Pipeline.MONITORING)
+    assert FakeJob.spec.params == {"epochs": 3, "trainings_in_flight": 4, "retrainings_known": 3}
 
 
 @pytest.mark.parametrize(
