@@ -12,6 +12,7 @@ from pipelines_lib import quarantine_cli
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import EXTRA_STAGES, TUNE, ExitCode, JobSpec, Params, Pipeline, stages_of
 from pipelines_lib.errors import BadInput, SluiceError
+from pipelines_lib.monitoring import cli as monitoring_cli
 from pipelines_lib.store import in_order, opened, read_json, store_of
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app = typer.Typer(
 label_app = typer.Typer(no_args_is_help=True, help="Ask people for labels: export tasks for Label Studio, import its answers.")
 app.add_typer(label_app, name="label")
 app.add_typer(quarantine_cli.app, name="quarantine")
+app.add_typer(monitoring_cli.app, name="monitor")
 
 UseCaseName = Annotated[str, typer.Argument(help="Name of the use case: its folder's name.")]
 PartitionKey = Annotated[str, typer.Option("--partition", help="Partition key, such as 2026-01-15.")]

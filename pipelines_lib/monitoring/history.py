@@ -142,9 +142,10 @@ def last_windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[
     return windows(tables, use_case, [use_case.shift(partition_key, -back) for back in range(use_case.monitoring.of)])
 
 
-def window(partition_key: str, rows: pa.Table) -> Window:
-    """The window that the drift rows of one partition make; there is at least one row."""
+def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
+    """The window that the drift rows of one partition make; there is at least one row. A `psi` above that of the measuring counts fewer columns."""
     drifts = drifts_of(rows)
+    drifted = [drift for drift in drifts if drift.drifted and (drift.effect or 0.0) >= psi]
     inputs = [drift for drift in drifts if drift.kind == "input"]
     # A feature that nobody sent is a broken feed: a model trained on it would learn to do without.
     empty = sorted(drift.column for drift in inputs if drift.missing_now == 1 and drift.missing_reference < 0.5)
@@ -153,14 +154,14 @@ def window(partition_key: str, rows: pa.Table) -> Window:
         n_rows=max(drift.n_now for drift in drifts),
         model_version=rows["model_version"][0].as_py(),
         n_inputs=len(inputs),
-        n_drifted=sum(drift.drifted for drift in inputs),
-        prediction_drifted=any(drift.drifted for drift in drifts if drift.kind == "prediction"),
+        n_drifted=sum(drift.kind == "input" for drift in drifted),
+        prediction_drifted=any(drift.kind == "prediction" for drift in drifted),
         bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )
 
 
 def _window(use_case: UseCase, partition_key: str, drift: pa.Table, performance: pa.Table | None, quality: pa.Table | None) -> Window:
-    found = window(partition_key, drift)
+    found = window(partition_key, drift, use_case.monitoring.psi)
     held = [] if quality is None else [row["observed"] for row in quality.to_pylist() if row["kind"] == "partition" and not row["success"]]
     return replace(
         found,
