@@ -38,9 +38,9 @@ def scaffold(project: Project, name: str, data: Path, target: str, say: Callable
 
 
 def _free_folder(project: Project, name: str) -> Path:
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
+    if not re.fullmatch(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?", name):
         raise BadInput(
-            f"use case {name!r}: a name is up to 40 lower-case letters, digits and underscores, and starts with a letter; "
+            f"use case {name!r}: a name is up to 40 lower-case letters, digits and underscores, starts with a letter and does not end with an underscore; "
             f"try {_valid_name(name)!r}"
         )
     folder = project.use_cases / name
@@ -51,7 +51,7 @@ def _free_folder(project: Project, name: str) -> Path:
 
 def _valid_name(name: str) -> str:
     text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
-    return (text if re.match(r"[a-z]", text) else f"use_case_{text}".rstrip("_"))[:40]
+    return (text if re.match(r"[a-z]", text) else f"use_case_{text}")[:40].rstrip("_")
 
 
 def _stored_path(project: Project, data: Path) -> str:

@@ -17,7 +17,8 @@ _GRACE = 45
 
 def name_of(use_case: str, *, candidate: bool = False) -> str:
     """The name of every object of a use case's service, or of its candidate's Deployment."""
-    return f"serving-{use_case.replace('_', '-')}" + ("-candidate" if candidate else "")
+    # The mark of a candidate comes first: behind, it would be the name of a use case `shop_candidate`.
+    return f"{'candidate' if candidate else 'serving'}-{use_case.replace('_', '-')}"
 
 
 def url_of(use_case: str, namespace: str) -> str:

@@ -60,8 +60,8 @@ OF_LISTS = ("ndcg", "recall", "map")
 class UseCase(Settings):
     """One prediction problem: `include/use_cases/<name>/use_case.yaml`."""
 
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")
-    """The folder's name: lower-case letters, digits and underscores."""
+    name: str = Field(pattern=r"^[a-z]([a-z0-9_]{0,38}[a-z0-9])?$")
+    """The folder's name: lower-case letters, digits and underscores, with no underscore at the end, since objects of a cluster are called by it."""
     title: str
     description: str = ""
     owner: str

@@ -1,5 +1,6 @@
 """The service of a use case on a cluster: its objects, and what the API server and the servers say."""
 
+import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 from kubernetes import config
 from kubernetes.client import AppsV1Api
 
@@ -83,6 +86,18 @@ def test_users_are_sent_to_the_champion_alone(profile: Profile) -> None:
     selected = service["spec"]["selector"].items()
     assert selected <= champion["spec"]["template"]["metadata"]["labels"].items()
     assert not selected <= candidate["spec"]["template"]["metadata"]["labels"].items()
+
+
+USE_CASES = st.from_regex(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?", fullmatch=True)  # that of UseCase.name
+
+
+@given(st.lists(USE_CASES | st.sampled_from(["shop", "shop_candidate", "candidate_shop"]), min_size=2, max_size=4, unique=True))
+def test_no_two_services_have_a_name_in_common_whatever_the_use_cases_are_called(use_cases: list[str]) -> None:
+    names = [objects.name_of(use_case, candidate=candidate) for use_case in use_cases for candidate in (False, True)]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?", name) for name in names)
+    labels = [value for use_case in use_cases for value in objects.labels_of(use_case, candidate=True).values()]
+    assert all(re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", label) for label in labels)
 
 
 def test_what_the_servers_need_is_asked_for(profile: Profile) -> None:
@@ -175,7 +190,7 @@ class Servers:
 
     def pod(self, name: str, host: str, answer: int | str, *, track: str = "champion", image: str | None = None) -> None:
         """Let a pod run."""
-        deployment = self._kube_api.get("deployments", "serving-shop" + ("" if track == "champion" else "-candidate"), group="apps")
+        deployment = self._kube_api.get("deployments", ("serving-" if track == "champion" else "candidate-") + "shop", group="apps")
         assert deployment is not None
         pod = deployment["spec"]["template"]
         if image is not None:
@@ -223,7 +238,7 @@ def test_every_server_must_have_the_version(servers: Servers, place: Cluster) ->
     servers.pod("b", "10.0.0.2", 1)
     servers.pod("c", "10.0.0.3", 2, track="candidate")
     servers.ready("serving-shop", 2, 2)
-    servers.ready("serving-shop-candidate", 1, 1)
+    servers.ready("candidate-shop", 1, 1)
     assert wait_for(place, MODEL, candidate=True) == [Replica("10.0.0.3", 8080)]
     with pytest.raises(Unavailable, match=r"10\.0\.0\.2:8080: version 1 answers"):
         wait_for(place, MODEL, candidate=False)
@@ -243,7 +258,7 @@ def test_servers_that_are_still_to_come_are_waited_for(servers: Servers, place: 
 
 def test_a_package_that_cannot_be_opened_is_told_at_once(servers: Servers, place: Cluster) -> None:
     servers.pod("a", "10.0.0.1", f"{MODEL.package}/model.onnx was changed", track="candidate")
-    servers.ready("serving-shop-candidate", 0, 1)
+    servers.ready("candidate-shop", 0, 1)
     with pytest.raises(DataError, match=r"can't serve version 2: shop/packages/p/model\.onnx was changed"):
         wait_for(place, MODEL, candidate=True)
 
@@ -254,7 +269,7 @@ def waiting(reason: str, **more: Any) -> list[dict[str, Any]]:
 
 
 def test_an_image_that_never_comes_is_told_with_its_remedy(servers: Servers, place: Cluster, kube_api: ApiServer) -> None:
-    servers.ready("serving-shop-candidate", 0, 1)
+    servers.ready("candidate-shop", 0, 1)
     servers.pod("old", "10.0.0.1", 1, track="candidate", image="before/it:1")
     kube_api.set_status("old", phase="Pending", containerStatuses=waiting("ImagePullBackOff"))
     with pytest.raises(Unavailable, match="0 of 1 servers are ready"):
@@ -266,7 +281,7 @@ def test_an_image_that_never_comes_is_told_with_its_remedy(servers: Servers, pla
 
 
 def test_a_server_that_ends_again_and_again_shows_its_last_words(servers: Servers, place: Cluster, kube_api: ApiServer) -> None:
-    servers.ready("serving-shop-candidate", 0, 1)
+    servers.ready("candidate-shop", 0, 1)
     servers.pod("a", "10.0.0.1", 1, track="candidate")
     last = {"terminated": {"exitCode": 1, "reason": "Error", "message": "no module named x"}}
     kube_api.set_status("a", containerStatuses=waiting("CrashLoopBackOff", restartCount=3, lastState=last))

@@ -43,7 +43,7 @@ TEXT = st.one_of(
         ]
     ),
 )
-USE_CASES = st.from_regex(r"[a-z][a-z0-9_]{0,39}", fullmatch=True)  # that of UseCase.name
+USE_CASES = st.from_regex(r"[a-z]([a-z0-9_]{0,38}[a-z0-9])?", fullmatch=True)  # that of UseCase.name
 STAGE = st.sampled_from([(pipeline, stage) for pipeline, stages in STAGES.items() for stage in stages])
 
 
