@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.config import Profile, Project, line_of
+from pipelines_lib.connections import variable_of
 from pipelines_lib.contracts import EXTRA_STAGES, STAGES, TUNE
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.pods.template import CONTAINER, WRITABLE, Manifest, read
@@ -53,6 +54,12 @@ def use_case_problems(project: Project, use_case: UseCase, at: At) -> Iterator[s
         yield at(
             f"trials are pods, each of which would have a SQLite file of its own; name a connection to a database as tuning_connection of profile {profile.name}",
             "tuning",
+        )
+    if (token := use_case.deployment.token) is not None and not profile.kubernetes.secrets:
+        yield at(
+            f"the servers outlive the task that has connection {token.connection!r}; put it into a Secret of namespace {profile.kubernetes.namespace} as "
+            f"{variable_of(token.connection)}, and name that under kubernetes.secrets of profile {profile.name}",
+            *("deployment", "token"),
         )
     templates, _ = _templates(project, profile.kubernetes, at)
     ingest = templates.get(profile.kubernetes.template_of("ingest"))

@@ -26,7 +26,7 @@ class Cause:
 
 CAUSES = {
     "OOMKilled": Cause(True, "raise `resources.<stage>.memory` in the profile, or let the stage need less (a smaller batch, more shards)"),
-    "Evicted": Cause(True, "the node ran short of memory or disk or was drained, or the queue took the pod back; what the message names is what to raise"),
+    "Evicted": Cause(True, "the node was drained, the queue took the pod back, or memory or disk ran short: raise what the message names (`memory`, `ephemeral_storage`, `shm` of `resources.<stage>`)"),
     "Preempted": Cause(True, "a pod of higher priority took its place; give the template a `priorityClassName` if this one is more urgent"),
     "NodeLost": Cause(True, "the machine is gone or does not answer; on spot machines that is daily life"),
     "NotAdmitted": Cause(True, "the node had no room for it after all, or lacks a device"),
@@ -113,6 +113,7 @@ _WAITING = {
     "ImageInspectError": "ImagePullFailed",
     "RegistryUnavailable": "ImagePullFailed",
     "SignatureValidationFailed": "ImagePullFailed",
+    "CrashLoopBackOff": "InitError",  # of a server's own container its restarts are told; the stages' are not started again
     "CreateContainerConfigError": "StartError",
     "CreateContainerError": "StartError",
     "PreCreateHookError": "StartError",

@@ -51,6 +51,9 @@ _QUANTITIES = frozenset({"limits", "requests", "overhead", "sizeLimit", "divisor
 def from_template(path: Path, pod: Manifest) -> Manifest:
     """`pod` on top of the template at `path`. Raises `ConfigError`, with the line, where that is no manifest of a pod."""
     merged: Manifest = _merged(read(path), pod)
+    for container in merged["spec"].get("initContainers") or ():
+        # The last lines of its log are all that an error shows of it.
+        container.setdefault("terminationMessagePolicy", "FallbackToLogsOnError")
     return merged
 
 

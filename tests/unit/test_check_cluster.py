@@ -205,8 +205,23 @@ TUNED = USE_CASE + "tuning: {trials: 2, space: {learning_rate: {low: 0.001, high
             ],
         ),
         (TUNED.replace("{home}", "s3://bucket/in"), PROFILE + "tuning_connection: tuning_db\n", []),
+        (
+            USE_CASE.replace("{home}", "s3://bucket/in") + "deployment: {token: {connection: shop_token}}\n",
+            PROFILE,
+            [
+                (
+                    "deployment.token: the servers outlive the task that has connection 'shop_token'; put it into a Secret of namespace sluice as "
+                    "SLUICE_CONN_SHOP_TOKEN, and name that under kubernetes.secrets of profile pods"
+                )
+            ],
+        ),
+        (
+            USE_CASE.replace("{home}", "s3://bucket/in") + "deployment: {token: {connection: shop_token}}\n",
+            PROFILE + "  secrets: [shop]\n",
+            [],
+        ),
     ],
-    ids=["the state folder", "a bucket", "a volume", "the image", "tuning", "tuning with a database"],
+    ids=["the state folder", "a bucket", "a volume", "the image", "tuning", "tuning with a database", "a token", "a token in a Secret"],
 )
 def test_a_use_case_that_needs_one_machine_is_told(project: Project, settings: str, profile: str, expected: list[str]) -> None:
     write(project, profile, cpu=MOUNT)

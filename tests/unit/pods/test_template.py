@@ -172,6 +172,12 @@ spec:
     ]
 
 
+def test_an_init_container_that_fails_shows_its_last_lines(tmp_path: Path) -> None:
+    given = SPEC + "  initContainers: [{name: fetch, image: 'x:1'}, {name: other, image: 'x:1', terminationMessagePolicy: File}]\n"
+    made = from_template(template(tmp_path, given), OWN)
+    assert [container["terminationMessagePolicy"] for container in made["spec"]["initContainers"]] == ["FallbackToLogsOnError", "File"]
+
+
 def test_a_template_that_is_not_there_is_told_with_those_that_are(tmp_path: Path) -> None:
     folder = tmp_path / "include" / "pod_templates"
     folder.mkdir(parents=True)
