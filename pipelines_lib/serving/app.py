@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
+from pydantic_core import to_json
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -197,7 +198,7 @@ async def _answered(service: Service, endpoint: str, scope: Scope, receive: Rece
             document, seconds = await run_in_threadpool(_timed, answer, body)
         if len(body) <= _SMALL:
             service.usual_seconds += (seconds - service.usual_seconds) / 16
-        status, answered = 200, _encoded(document)
+        status, answered = 200, to_json(document)
     except RequestError as error:
         status, answered = error.status, _encoded(_told(error))
     except ClientDisconnect:

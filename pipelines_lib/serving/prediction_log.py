@@ -9,11 +9,9 @@ import secrets
 import socket
 import threading
 import time
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
-from typing import Any, NamedTuple, Self
+from typing import Any
 
 import pyarrow as pa
 
@@ -60,74 +58,75 @@ def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnTy
     return {**{name: "number" if kind == "integer" else kind for name, kind in features.items()}, **keys}
 
 
-class _Packed(NamedTuple):
-    """Answers as they wait: one tuple holds all values, column after column. An object a value would keep the garbage collector busy."""
+class _Waiting:
+    """Answers alike in their columns, as they wait: a list a column, so that few objects keep the garbage collector busy and a table is soon made."""
 
-    row_ids: tuple[str, ...]
-    partition_key: str
-    names: tuple[str, ...]
-    types: dict[str, ColumnType]
-    values: tuple[Any, ...]
-    predictions: tuple[str, ...] | tuple[float, ...]
-    scores: tuple[float, ...]
-    model_version: int
+    def __init__(self, types: dict[str, ColumnType], names: Sequence[str], prediction: pa.DataType) -> None:
+        self.types = types
+        self._prediction = prediction
+        self._columns: dict[str, list[Any]] = {name: [] for name in names}
+        self._row_ids: list[str] = []
+        self._partition_keys: list[str] = []
+        self._predictions: list[str | float] = []
+        self._scores: list[float] = []
+        self._versions: list[int] = []
 
-    @classmethod
-    def of(cls, answers: Answers) -> Self:
-        """The same answers."""
-        return cls(
-            row_ids=tuple(answers.row_ids),
-            partition_key=answers.partition_key,
-            names=tuple(answers.columns),
-            types=answers.types,
-            values=tuple(chain.from_iterable(answers.columns.values())),
-            predictions=tuple(answers.predictions),  # type: ignore[arg-type] # of the one kind or the other
-            scores=tuple(answers.scores),
-            model_version=answers.model_version,
+    def __len__(self) -> int:
+        return len(self._row_ids)
+
+    def add(self, answers: Answers) -> None:
+        """Rows more."""
+        for name, values in self._columns.items():
+            values.extend(answers.columns[name])
+        self._row_ids += answers.row_ids
+        self._partition_keys += [answers.partition_key] * len(answers.row_ids)
+        self._predictions += answers.predictions
+        self._scores += answers.scores
+        self._versions += [answers.model_version] * len(answers.row_ids)
+
+    def table(self) -> pa.Table:
+        """Rows of `predictions`."""
+        return pa.table(
+            {
+                "row_id": pa.array(self._row_ids, pa.string()),
+                "partition_key": pa.array(self._partition_keys, pa.string()),
+                **{name: _column(values, self.types[name]) for name, values in self._columns.items()},
+                "prediction": pa.array(self._predictions, self._prediction),
+                "score": pa.array(self._scores, pa.float64()),
+                "model_version": pa.array(self._versions, pa.int64()),
+            }
         )
+
+
+class _Batch:
+    """What is written in one commit. Versions with other features have other columns; the table holds both."""
+
+    def __init__(self) -> None:
+        self._alike: dict[Hashable, _Waiting] = {}
+
+    def __len__(self) -> int:
+        return sum(map(len, self._alike.values()))
+
+    def add(self, answers: Answers) -> None:
+        """Rows more."""
+        is_class = isinstance(answers.predictions[0], str)
+        # The types are a served version's own; while they are held here no other dictionary has their id.
+        key = (id(answers.types), is_class, *answers.columns)
+        if (waiting := self._alike.get(key)) is None:
+            waiting = self._alike[key] = _Waiting(answers.types, [*answers.columns], pa.string() if is_class else pa.float64())
+        waiting.add(answers)
+
+    def table(self) -> pa.Table:
+        """Rows of `predictions`."""
+        return pa.concat_tables([waiting.table() for waiting in self._alike.values()], promote_options="default")
 
 
 def as_table(batch: Iterable[Answers]) -> pa.Table:
     """Rows of `predictions`."""
-    return _as_table([_Packed.of(answers) for answers in batch])
-
-
-def _as_table(batch: Iterable[_Packed]) -> pa.Table:
-    # Answers alike in their columns are joined first: an array for each request would be slow.
-    alike: dict[tuple[Any, ...], list[_Packed]] = {}
+    together = _Batch()
     for answers in batch:
-        alike.setdefault((tuple(answers.types.items()), answers.names, isinstance(answers.predictions[0], str)), []).append(answers)
-    # Versions with other features have other columns; the table holds both.
-    return pa.concat_tables([_joined(group) for group in alike.values()], promote_options="default")
-
-
-def _joined(group: Sequence[_Packed]) -> pa.Table:
-    first, sizes = group[0], [len(answers.row_ids) for answers in group]
-    columns: list[list[Any]]
-    if max(sizes) == 1:
-        columns = list(map(list, zip(*(answers.values for answers in group), strict=True)))
-    else:
-        columns = [
-            [value for n, answers in zip(sizes, group, strict=True) for value in answers.values[place * n : (place + 1) * n]]
-            for place in range(len(first.names))
-        ]
-
-    def repeated(name: str) -> list[Any]:
-        return [getattr(answers, name) for n, answers in zip(sizes, group, strict=True) for _ in range(n)]
-
-    def together(name: str) -> list[Any]:
-        return list(chain.from_iterable(getattr(answers, name) for answers in group))
-
-    return pa.table(
-        {
-            "row_id": pa.array(together("row_ids"), pa.string()),
-            "partition_key": pa.array(repeated("partition_key"), pa.string()),
-            **{name: _column(values, first.types[name]) for name, values in zip(first.names, columns, strict=True)},
-            "prediction": pa.array(together("predictions"), pa.string() if isinstance(first.predictions[0], str) else pa.float64()),
-            "score": pa.array(together("scores"), pa.float64()),
-            "model_version": pa.array(repeated("model_version"), pa.int64()),
-        }
-    )
+        together.add(answers)
+    return together.table()
 
 
 def _column(values: list[Any], kind: ColumnType) -> pa.Array:
@@ -144,7 +143,7 @@ class PredictionLog:
         self._tables = Tables(root)
         self._flush_seconds = flush_seconds
         self._max_rows = max_rows
-        self._queue: deque[_Packed] = deque()
+        self._batch = _Batch()
         self._name = f"{socket.gethostname()}-{secrets.token_hex(8)}"
         self._n_batches = 0
         self._changed = threading.Condition()
@@ -166,7 +165,7 @@ class PredictionLog:
             if self._closing or self.rows_waiting + n > self._max_rows:
                 self.rows_lost += n
                 return
-            self._queue.append(_Packed.of(answers))
+            self._batch.add(answers)
             self.rows_waiting += n
             self._changed.notify()
 
@@ -180,28 +179,26 @@ class PredictionLog:
 
     def _work(self) -> None:
         while batch := self._next():
-            rows = sum(len(answers.row_ids) for answers in batch)
-            written = self._write(batch)
+            rows, written = len(batch), self._write(batch)
             with self._changed:
                 self.rows_waiting -= rows
                 self.rows_logged += written
                 self.rows_lost += rows - written
 
-    def _next(self) -> list[_Packed]:
+    def _next(self) -> _Batch:
         """What is to be written next; empty when the log is closed and everything is written."""
         with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._closing)
+            self._changed.wait_for(lambda: self._batch or self._closing)
             self._changed.wait_for(lambda: self.rows_waiting >= FLUSH_ROWS or self._closing, timeout=self._flush_seconds)
-            batch = list(self._queue)
-            self._queue.clear()
+            batch, self._batch = self._batch, _Batch()
             return batch
 
-    def _write(self, batch: Sequence[_Packed]) -> int:
+    def _write(self, batch: _Batch) -> int:
         """Append the batch, one commit; returns the rows that got there."""
         self._n_batches += 1
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                rows = _as_table(batch)
+                rows = batch.table()
                 self._tables.append("predictions", rows, batch=(self._name, self._n_batches))
                 return int(rows.num_rows)
             except Exception:  # whatever the store says, the service goes on answering

@@ -3,9 +3,10 @@
 Two of them carry the same rows: the Open Inference Protocol v2 (one tensor a column) and MLflow's `/invocations`.
 """
 
-import json
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
+
+from pydantic_core import from_json
 
 from pipelines_lib.serving.rows import RequestError, Rows, Shape, as_id, as_list, as_name, kind_of, read_options, refuse, rows_of, short
 from pipelines_lib.use_case import ColumnType
@@ -26,8 +27,8 @@ _FRAMES = ("dataframe_split", "dataframe_records", "inputs")
 def read_body(body: bytes) -> dict[str, Any]:
     """The JSON object in `body`. Raises `RequestError`."""
     try:
-        document = json.loads(body, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        document = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
         raise RequestError(
             f"not JSON ({error})",
             where="body",
@@ -122,7 +123,9 @@ def _split(frame: Any) -> dict[str, list[Any]]:
     where = "dataframe_split"
     if not isinstance(frame, dict):
         refuse(f"found {kind_of(frame)}", where, "an object with columns and data", 'Send {"columns": […], "data": [[…], …]}')
-    names = [as_name(name, f"{where}.columns") for name in as_list(frame.get("columns"), f"{where}.columns")]
+    names = as_list(frame.get("columns"), f"{where}.columns")
+    for name in names:
+        as_name(name, f"{where}.columns")
     if len(set(names)) != len(names):
         refuse("a column is named twice", f"{where}.columns", "names are unique", "Remove one")
     lines = as_list(frame.get("data"), f"{where}.data")
@@ -150,7 +153,3 @@ def _records(frame: Any, where: str, known: Mapping[str, ColumnType]) -> dict[st
         if len(record) != len(names) and (absent := [name for name in names if name not in record and name in known]):
             refuse(f"lacks {absent}", f"{where}[{place}]", "every record has the same columns", "Write null where a value is missing")
     return {name: [record.get(name) for record in records] for name in names}
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number; write null")

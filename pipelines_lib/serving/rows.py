@@ -30,7 +30,7 @@ class Shape:
     features: Mapping[str, ColumnType]
     keys: Mapping[str, ColumnType]
     """Columns a request may carry for the prediction log."""
-    required: frozenset[str]
+    required: tuple[str, ...]
     """Features that no row may lack."""
     key_format: str
     private: frozenset[str] = frozenset()
@@ -65,7 +65,8 @@ class Rows:
 
 def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) -> Rows:
     """The rows in `columns` (name to one value a row). Raises `RequestError`."""
-    if absent := [name for name in shape.features if name not in columns]:
+    if not shape.features.keys() <= columns.keys():
+        absent = [name for name in shape.features if name not in columns]
         rule = f"the model needs {_some(list(shape.features))}"
         refuse(f"lacks {_some(absent)}", "columns", rule, "Send every column, with null where a value is missing")
     known = {**shape.features, **shape.keys}
@@ -77,7 +78,7 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
     typed = {name: _checked_column(columns[name], known[name], name, told=name not in shape.private) for name in lengths}
-    for name in sorted(shape.required):
+    for name in shape.required:
         if None in typed[name]:
             where = f"column {name!r}, row {typed[name].index(None)}"
             refuse(
@@ -90,13 +91,21 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         n=n,
         columns={name: typed[name] for name in shape.features},
         keys={name: typed[name] for name in shape.keys if name in typed},
-        ignored=sorted(name for name in columns if name not in known),
+        ignored=sorted(columns.keys() - known.keys()),
         options=options,
     )
 
 
+_FLOATS, _TEXTS = {float}, {str, type(None)}
+
+
 def _checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:
-    if kind == "number" and all(type(value) is float and math.isfinite(value) for value in values):
+    # Most columns are what they should be, which is seen without a look at each value in Python.
+    found = set(map(type, values))
+    if kind == "number":
+        if found == _FLOATS and all(map(math.isfinite, values)):
+            return values
+    elif kind not in _WANTED and found <= _TEXTS:
         return values
     return [checked(value, kind, name, row, told=told) for row, value in enumerate(values)]
 
@@ -114,7 +123,7 @@ def checked(value: Any, kind: ColumnType, name: str, row: int, *, told: bool = T
         case "boolean":
             found = value if isinstance(value, bool) else None
         case _:
-            found = value if isinstance(value, str) and _is_unicode(value) else None
+            found = value if isinstance(value, str) else None
     if found is None:
         rule = f"the column is of type {kind}, so a value is {_WANTED.get(kind, 'text')} or null"
         refuse(f"found {kind_of(value) if told else 'another value'}", f"column {name!r}, row {row}", rule, "Correct the value")
@@ -138,11 +147,6 @@ def _number(value: Any) -> float | None:
     except OverflowError:
         return None
     return number if math.isfinite(number) else None
-
-
-def _is_unicode(text: str) -> bool:
-    # JSON can spell half of a surrogate pair, which no table can store.
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def read_options(given: Any, where: str, shape: Shape, *, request_id: str | None, outputs: tuple[str, ...] = ()) -> Options:

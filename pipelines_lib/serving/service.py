@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from pipelines_lib.registry.package import predicted
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.prediction_log import Answers, PredictionLog
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
@@ -123,7 +122,7 @@ class Service:
                 remedy="Deploy an earlier version; these rows make this one fail",
                 status=500,
             )
-        predictions, single = predicted(served.package.manifest, scores)
+        predictions, single = served.decision.of(scores)
         return scores, predictions, single.tolist()
 
     def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float]) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from pipelines_lib.decision import Decision
 from pipelines_lib.errors import DataError, SluiceError
 from pipelines_lib.registry.package import Package
 from pipelines_lib.s3 import Stat
@@ -36,6 +37,11 @@ class Served:
     def version(self) -> int:
         """The model's version."""
         return self.deployment.model.version
+
+    @cached_property
+    def decision(self) -> Decision:
+        """How the scores are read."""
+        return self.package.manifest.decision
 
     @cached_property
     def logged(self) -> dict[str, ColumnType]:
@@ -139,7 +145,8 @@ def _mark(path: StorePath) -> Hashable:
 def _shape(deployment: Deployment, package: Package) -> Shape:
     features = {feature.name: feature.type for feature in package.manifest.features}
     keys = {name: kind for name, kind in deployment.keys.items() if name not in features}
-    return Shape(features, keys, frozenset(deployment.required) & features.keys(), deployment.key_format, frozenset(deployment.private))
+    required = tuple(name for name in deployment.required if name in features)
+    return Shape(features, keys, required, deployment.key_format, frozenset(deployment.private))
 
 
 def _try_out(package: Package) -> None:
