@@ -134,7 +134,8 @@ def choose(use_case: UseCase, tables: Tables, last: str, window: int) -> Snapsho
             f"{use_case.name}: no labelled partition up to {last}; run {use_case.name}__data for it or for earlier ones"
             + (f" (labels are known {use_case.horizon} partitions later)" if use_case.horizon else "")
         )
-    owners = [name for name in (use_case.entity, use_case.owner_column) if name is not None]
+    asked = use_case.deployment.recommend
+    owners = [name for name in (use_case.entity, use_case.owner_column, asked.item if asked else None) if name is not None]
     unread = DatasetRef(
         use_case=use_case.name,
         table="labelled",

@@ -35,10 +35,11 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
+from pipelines_lib.registry.catalogue import Catalogue
 from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, identity, parameters
 from pipelines_lib.registry.models import ModelRegistry
-from pipelines_lib.registry.package import MODEL, TRANSFORM, Feature, Manifest, Package, Scorer, predicted
-from pipelines_lib.store import StorePath, read_json, write_json, write_text
+from pipelines_lib.registry.package import MODEL, TRANSFORM, Feature, Manifest, Package, Recommends, Scorer, predicted
+from pipelines_lib.store import StorePath, read_json, write_bytes, write_json, write_text
 from pipelines_lib.use_case import LIKELY, Split, UseCase
 
 log = logging.getLogger("sluice")
@@ -245,9 +246,14 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, p
         split=_split(stage, snapshot),
         entity=use_case.entity,
         operating_point=challenger.operating_point,
+        recommends=_recommends(use_case),
         mlflow_run_id=run.info.run_id,
     )
     write_json(stage.folder / "manifest.json", manifest)
+    if (asked := manifest.recommends) is not None:
+        catalogue = Catalogue.of(snapshot, user=asked.user.name, item=asked.item.name, columns=asked.columns)
+        for name, data in catalogue.files().items():
+            write_bytes(stage.folder / name, data)
     write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scorer))
     write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
     document: dict[str, Any] = {
@@ -257,6 +263,14 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, p
         "pictures": pictures,
     }
     write_json(stage.folder / "evaluation.json", document)
+
+
+def _recommends(use_case: UseCase) -> Recommends | None:
+    asked, user = use_case.deployment.recommend, use_case.entity
+    if asked is None or user is None:
+        return None
+    of_user, of_item = (Feature(name=name, type=use_case.columns[name].type) for name in (user, asked.item))
+    return Recommends(user=of_user, item=of_item, columns=use_case.item_columns)
 
 
 def _split(stage: Stage, snapshot: Snapshot) -> Split | None:

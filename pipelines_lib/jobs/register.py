@@ -12,7 +12,7 @@ from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.card import model_card
 from pipelines_lib.registry.models import ModelRegistry
-from pipelines_lib.registry.package import CARD, HOLDOUT, MODEL, PROFILE, TRANSFORM, Manifest, Package
+from pipelines_lib.registry.package import CARD, MODEL, TRANSFORM, Manifest, Package
 from pipelines_lib.store import StorePath, read_json
 
 
@@ -29,7 +29,7 @@ def main(stage: Stage) -> JobResult:
         manifest,
         {
             **{name: (trained / name).read_bytes() for name in (MODEL, TRANSFORM)},
-            **{name: (evaluated / name).read_bytes() for name in (PROFILE, HOLDOUT)},
+            **{name: (evaluated / name).read_bytes() for name in manifest.names if name not in (MODEL, TRANSFORM, CARD)},
             CARD: _card(stage, manifest, trained, evaluated).encode(),
         },
     )

@@ -6,6 +6,7 @@ transform.json  the feature transform that makes the graph's inputs
 profile.json    what the training rows looked like, for drift
 holdout.json    recorded rows with the scores that evaluation gave, for whoever must prove that he serves this model
 card.md         what a person should know
+items.arrow     the items that it recommends, and known.arrow, who has met which (see `catalogue`); where the use case asks for recommendations
 manifest.json   what the model is, and the SHA-256 of every other file; written last
 
 A package is never changed: its folder's name ends in a hash of its content.
@@ -29,6 +30,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.features.values import Column
 from pipelines_lib.graph import open_graph
+from pipelines_lib.registry.catalogue import ITEMS, KNOWN, Catalogue
 from pipelines_lib.s3 import S3Path
 from pipelines_lib.store import StorePath, read_json, remove_tree, write_json
 from pipelines_lib.use_case import LIKELY, ColumnType, Split, Task
@@ -64,6 +66,17 @@ class Holdout(Contract):
     """Scores [n, C] in the order of the manifest's classes."""
 
 
+class Recommends(Contract):
+    """What a model recommends."""
+
+    user: Feature
+    """The column that names a user, by which the items that he has met are known."""
+    item: Feature
+    """The column that names an item."""
+    columns: tuple[str, ...]
+    """The features that say what an item is; a request brings the others."""
+
+
 class Manifest(Contract):
     """What the model is. Everything but `files` is given by whoever writes the package."""
 
@@ -86,6 +99,7 @@ class Manifest(Contract):
     """The column that says whose row it is, where `split` goes by entity."""
     operating_point: float | None = None
     """Score of the positive class from which on it is predicted, the one with the best F1 of the validation rows; binary tasks only."""
+    recommends: Recommends | None = None
     mlflow_run_id: str
     files: dict[str, str] = Field(default_factory=dict)
     """File name to SHA-256."""
@@ -94,6 +108,11 @@ class Manifest(Contract):
     def positive_index(self) -> int | None:
         """The scores' column that holds the probability of the positive class; binary tasks only."""
         return None if self.positive is None else self.classes.index(self.positive)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The files of the package, beside the manifest."""
+        return FILES if self.recommends is None else (*FILES, ITEMS, KNOWN)
 
     @property
     def decision(self) -> Decision:
@@ -137,20 +156,23 @@ class Scorer:
 class Package(Scorer):
     """An opened package, ready to answer. `open` verifies every byte."""
 
-    def __init__(self, folder: StorePath, manifest: Manifest, transform: FeatureTransform, session: Any) -> None:
+    def __init__(
+        self, folder: StorePath, manifest: Manifest, transform: FeatureTransform, session: Any, catalogue: Catalogue | None = None
+    ) -> None:
         super().__init__(transform, session)
         self.folder = folder
         self.manifest = manifest
+        self.catalogue = catalogue
 
     @staticmethod
     def write(packages: StorePath, name: str, manifest: Manifest, files: Mapping[str, bytes]) -> StorePath:
         """Write a package below the folder `packages` and return its own folder, `<name>-<hash of its content>`.
 
-        `files` holds the content of every name in FILES. The same content lands in the same folder, and a folder that is
+        `files` holds the content of every name in `manifest.names`. The same content lands in the same folder, and a folder that is
         already there and whole is left alone.
         """
-        assert set(files) == set(FILES), sorted(files)
-        manifest = manifest.model_copy(update={"files": {file: _sha256(files[file]) for file in FILES}})
+        assert set(files) == set(manifest.names), sorted(files)
+        manifest = manifest.model_copy(update={"files": {file: _sha256(files[file]) for file in manifest.names}})
         package = f"{safe_name(name)}-{_sha256(manifest.model_dump_json().encode())[:12]}"
         if _is_whole(packages / package):
             return packages / package
@@ -161,7 +183,7 @@ class Package(Scorer):
         temporary = Path(tempfile.mkdtemp(dir=packages, prefix=".writing-"))
         try:
             temporary.chmod(0o755)
-            for file in FILES:
+            for file in manifest.names:
                 (temporary / file).write_bytes(files[file])
             write_json(temporary / MANIFEST, manifest)
             if folder.exists():  # damaged: the hash in its name says what it should have held
@@ -180,7 +202,8 @@ class Package(Scorer):
         transform = FeatureTransform.from_json(files[TRANSFORM].decode("utf-8"))
         if transform.columns != {feature.name: feature.type for feature in manifest.features}:
             raise DataError(f"{folder}: {TRANSFORM} and {MANIFEST} name different features; {_REMEDY}")
-        return cls(folder, manifest, transform, open_graph(files[MODEL], f"{folder / MODEL}", _REMEDY))
+        catalogue = None if manifest.recommends is None else Catalogue.opened(files, manifest.recommends.columns, str(folder))
+        return cls(folder, manifest, transform, open_graph(files[MODEL], f"{folder / MODEL}", _REMEDY), catalogue)
 
     def profile(self) -> str:
         """The data profile of the training rows, as JSON text."""
@@ -199,7 +222,7 @@ def predicted(manifest: Manifest, scores: NDArray[np.float32]) -> tuple[list[str
 def _write_objects(folder: S3Path, manifest: Manifest, files: Mapping[str, bytes]) -> S3Path:
     """The manifest goes last: without it there is no package. What a damaged one holds besides goes first."""
     remove_tree(folder)
-    for file in FILES:
+    for file in manifest.names:
         (folder / file).write_bytes(files[file])
     write_json(folder / MANIFEST, manifest)
     return folder
@@ -214,10 +237,10 @@ def _verified(folder: StorePath) -> tuple[Manifest, dict[str, bytes]]:
         manifest = Manifest.model_validate(read_json(folder / MANIFEST))
     except ValidationError as error:
         raise DataError(f"{folder / MANIFEST} is not a package's manifest: {error}; {remedy}") from error
-    # The names come from a file: only the five known ones are ever opened, so none can point elsewhere.
-    if set(manifest.files) != set(FILES):
-        raise DataError(f"{folder / MANIFEST} lists {sorted(manifest.files)}, and a package has {sorted(FILES)}; {remedy}")
-    if unknown := {entry.name for entry in folder.iterdir()} - {*FILES, MANIFEST}:
+    # The names come from a file: only the known ones are ever opened, so none can point elsewhere.
+    if set(manifest.files) != set(manifest.names):
+        raise DataError(f"{folder / MANIFEST} lists {sorted(manifest.files)}, and such a package has {sorted(manifest.names)}; {remedy}")
+    if unknown := {entry.name for entry in folder.iterdir()} - {*manifest.names, MANIFEST}:
         raise DataError(f"{folder} holds files that no package has: {sorted(unknown)}; {remedy}")
     files = {}
     for name, expected in manifest.files.items():

@@ -126,6 +126,11 @@ def _add_inference(app: FastAPI, service: Service) -> None:
         status, body = await _answered(service, "invocations", request.scope, request.receive, service.invoke)
         return Response(body, status, media_type="application/json")
 
+    @app.post("/recommend", summary="Ask which items suit a user")
+    async def recommend(request: Request) -> Response:
+        status, body = await _answered(service, "recommend", request.scope, request.receive, service.recommend, quick=False)
+        return Response(body, status, media_type="application/json")
+
 
 def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/v2/health/live")
@@ -185,18 +190,21 @@ def _add_errors(app: FastAPI) -> None:
         )
 
 
-async def _answered(service: Service, endpoint: str, scope: Scope, receive: Receive, answer: Answer) -> tuple[int, bytes]:
-    """Read, answer, count; returns status and body."""
+async def _answered(
+    service: Service, endpoint: str, scope: Scope, receive: Receive, answer: Answer, *, quick: bool = True
+) -> tuple[int, bytes]:
+    """Read, answer, count; returns status and body. What is not `quick` is answered in a thread, however small the request."""
     started = time.perf_counter()
     status = 500
     try:
         body = await _body(scope, receive)
-        if len(body) <= _SMALL and service.usual_seconds <= _QUICK:
+        quick = quick and len(body) <= _SMALL
+        if quick and service.usual_seconds <= _QUICK:
             # The way to a thread and back takes longer than such an answer.
             document, seconds = _timed(answer, body)
         else:
             document, seconds = await run_in_threadpool(_timed, answer, body)
-        if len(body) <= _SMALL:
+        if quick:
             service.usual_seconds += (seconds - service.usual_seconds) / 16
         status, answered = 200, to_json(document)
     except RequestError as error:

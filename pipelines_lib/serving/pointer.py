@@ -23,14 +23,14 @@ class Deployment(Contract):
     previous: "Deployment | None" = None
     """What served before, whole, to go back to: its model may take other columns. It remembers none before itself."""
     keys: dict[str, ColumnType] = Field(default_factory=dict)
-    """Columns that identify a row; a request may carry them, and the prediction log keeps them."""
+    """Columns that identify a row, and the item of it where items are recommended; a request may carry them, and the prediction log keeps them."""
     required: tuple[str, ...] = ()
     """Columns that no row may lack; the quality gate let none through without."""
     key_format: str = "%Y-%m-%d"
     """`strftime` format of a partition key."""
     title: str = ""
     private: dict[str, Column] = Field(default_factory=dict)
-    """The features and keys that are about a person: how a request's values are protected before they are logged."""
+    """The features and keys that are about a person, and the user of a recommendation: how a request's values are protected before they are logged."""
     markers: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """The values that mean "missing" in these columns; no protection touches them."""
     privacy: Privacy = Privacy()
@@ -38,14 +38,15 @@ class Deployment(Contract):
     @classmethod
     def candidate(cls, model: ModelRef, use_case: UseCase, current: "Deployment | None") -> Self:
         """The pointer that puts `model` up for verification in place of `current`."""
-        private = {
-            name: use_case.columns[name] for name in use_case.private() if name in (*use_case.features(), *use_case.columns_with("key"))
-        }
+        asked = use_case.deployment.recommend
+        keys = [*use_case.columns_with("key"), *([asked.item] if asked else [])]
+        told = {*use_case.features(), *keys, *([use_case.entity] if asked else [])}
+        private = {name: use_case.columns[name] for name in use_case.private() if name in told}
         return cls(
             model=model,
             state="candidate",
             previous=current.served if current else None,
-            keys={name: use_case.columns[name].type for name in use_case.columns_with("key")},
+            keys={name: use_case.columns[name].type for name in keys},
             required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
             key_format=use_case.key_format,
             title=use_case.title,

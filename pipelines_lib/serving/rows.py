@@ -77,7 +77,7 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
-    typed = {name: _checked_column(columns[name], known[name], name, told=name not in shape.private) for name in lengths}
+    typed = {name: checked_column(columns[name], known[name], name, told=name not in shape.private) for name in lengths}
     for name in shape.required:
         if None in typed[name]:
             where = f"column {name!r}, row {typed[name].index(None)}"
@@ -99,7 +99,8 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
 _FLOATS, _TEXTS = {float}, {str, type(None)}
 
 
-def _checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:
+def checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:
+    """`values` as `checked` leaves each of them. Raises `RequestError`."""
     # Most columns are what they should be, which is seen without a look at each value in Python.
     found = set(map(type, values))
     if kind == "number":

@@ -5,10 +5,9 @@ import secrets
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.prediction_log import Answers, PredictionLog
+from pipelines_lib.serving.recommend import choose, read_recommendation
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
 from pipelines_lib.serving.rows import RequestError, Rows, refuse
 from pipelines_lib.serving.slot import Served, Slot
@@ -73,6 +72,25 @@ class Service:
         self._log(served, rows, predictions, single)
         return {"predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)]}
 
+    def recommend(self, body: bytes) -> Document:
+        """Answer a request to `/recommend`. Raises `RequestError`."""
+        served = self.served()
+        wanted = read_recommendation(read_body(body), served)
+        chosen = choose(wanted, served)
+        predictions, single = served.decision.of(chosen.scores)
+        scores = single.tolist()
+        if chosen.rows.n:
+            self._log(served, _cleaned(served, chosen.rows), predictions, scores)
+        answer: Document = {
+            "model_name": self.name,
+            "model_version": str(served.version),
+            "items": [{"item": item, "score": score} for item, score in zip(chosen.items, scores, strict=True)],
+            "candidates": chosen.n_candidates,
+            "met": wanted.n_met,
+            **({"ignored": wanted.ignored} if wanted.ignored else {}),
+        }
+        return answer if wanted.options.id is None else {**answer, "id": wanted.options.id}
+
     def metadata(self) -> Document:
         """What serves, and why not what the pointer names, if so."""
         served = self.served()
@@ -95,6 +113,7 @@ class Service:
                 "positive": manifest.positive,
                 "operating_point": manifest.decision.operating_point,
                 "optional_inputs": dict(served.shape.keys),
+                "recommends": _recommends(served),
                 "not_logged": {"columns": served.guard.unlogged, "because": served.guard.problem} if served.guard.problem else None,
                 "error": self.slot.error,
             },
@@ -113,15 +132,7 @@ class Service:
         return self.metrics.text(gauges)
 
     def _predict(self, served: Served, rows: Rows) -> tuple[Any, Any, list[float]]:
-        scores = served.package.predict(rows.columns)
-        if not np.isfinite(scores).all():
-            raise RequestError(
-                "a score that is no number",
-                where=f"version {served.version}",
-                rule="a model's scores are finite",
-                remedy="Deploy an earlier version; these rows make this one fail",
-                status=500,
-            )
+        scores = served.scores(rows.columns)
         predictions, single = served.decision.of(scores)
         return scores, predictions, single.tolist()
 
@@ -141,6 +152,20 @@ class Service:
                 model_version=served.version,
             )
         )
+
+
+def _recommends(served: Served) -> Document | None:
+    """What can be recommended."""
+    recommends, catalogue = served.package.manifest.recommends, served.package.catalogue
+    if recommends is None or catalogue is None:
+        return None
+    return {
+        "user": recommends.user.name,
+        "item": recommends.item.name,
+        "columns": [name for name in served.shape.features if name not in recommends.columns],
+        "items": catalogue.items.num_rows,
+        "until": served.package.manifest.snapshot.partitions[-1],
+    }
 
 
 def _cleaned(served: Served, rows: Rows) -> Rows:

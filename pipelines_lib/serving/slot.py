@@ -5,19 +5,23 @@ A package that can't be opened, or does not answer, never gets there: the old on
 
 import logging
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipelines_lib.decision import Decision
 from pipelines_lib.errors import DataError, SluiceError
+from pipelines_lib.features.values import Column
 from pipelines_lib.registry.package import Package
 from pipelines_lib.s3 import Stat
 from pipelines_lib.serving.guard import Guard
 from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
 from pipelines_lib.serving.prediction_log import logged_types
-from pipelines_lib.serving.rows import Shape
+from pipelines_lib.serving.rows import RequestError, Shape
 from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import ColumnType
 
@@ -32,6 +36,19 @@ class Served:
     package: Package
     shape: Shape
     guard: Guard
+
+    def scores(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
+        """What the model says of rows [n, C]. Raises `RequestError` where it says what no number is."""
+        scores = self.package.predict(columns)
+        if not np.isfinite(scores).all():
+            raise RequestError(
+                "a score that is no number",
+                where=f"version {self.version}",
+                rule="a model's scores are finite",
+                remedy="Deploy an earlier version; these rows make this one fail",
+                status=500,
+            )
+        return scores
 
     @property
     def version(self) -> int:

@@ -16,7 +16,7 @@ from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
 from pipelines_lib.use_case.rules import FieldErrors
 from pipelines_lib.use_case.schedule import Schedule
-from pipelines_lib.use_case.serving import Deployment, Token
+from pipelines_lib.use_case.serving import Deployment, Recommend, Token
 from pipelines_lib.use_case.source import Csv, Log, Replay, Source
 from pipelines_lib.use_case.split import Split
 from pipelines_lib.use_case.training import Model, Shuffle, Training
@@ -48,6 +48,7 @@ __all__ = [
     "PrivacyRole",
     "Protect",
     "Quality",
+    "Recommend",
     "Replay",
     "Role",
     "Schedule",

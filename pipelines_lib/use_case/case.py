@@ -166,6 +166,15 @@ class UseCase(Settings):
         return self.training.model.type == "ranking" and self.entity is not None
 
     @property
+    def item_columns(self) -> tuple[str, ...]:
+        """The features that say what an item is that the service may recommend; empty where it recommends nothing."""
+        asked = self.deployment.recommend
+        if asked is None:
+            return ()
+        own = [asked.item] if asked.item in self.features() else []
+        return tuple(dict.fromkeys([*own, *(asked.columns or self.training.model.item)]))
+
+    @property
     def entity(self) -> str | None:
         """The column that says whose row it is."""
         return next(iter(self.columns_with("entity")), None)

@@ -63,6 +63,7 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
     yield from _series(use_case)
     yield from _treatment(use_case)
     yield from _towers(use_case)
+    yield from _recommending(use_case, unknown)
     yield from _splitting(use_case)
     if use_case.gate.metric not in use_case.metrics:
         yield (
@@ -140,6 +141,35 @@ def _towers(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:
                 yield ("training", "model", tower, index), message
     if both := sorted(set(model.user) & set(model.item)):
         yield ("training", "model", "item"), f"column {both[0]!r} is of the user too; leave it in one of the two"
+
+
+def _recommending(use_case: "UseCase", unknown: Callable[[str], str]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """What is recommended is an item that has a name and features, to a user who has one, in the order of one score."""
+    asked, where = use_case.deployment.recommend, ("deployment", "recommend")
+    if asked is None:
+        return
+    if use_case.task not in ("binary", "regression"):
+        yield where, f"items are recommended in the order of one score, and this task is {use_case.task}; make it binary or regression"
+    if use_case.entity is None:
+        yield where, "nobody is there to recommend to: no column has `role: entity`; give it to the column that names the user"
+    column = use_case.columns.get(asked.item)
+    if column is None:
+        yield (*where, "item"), unknown(asked.item)
+    elif column.role not in ("feature", "key", "other") or asked.item not in use_case.written:
+        yield (*where, "item"), f"column {asked.item!r} can't name an item (it is dropped, or of another role); name one with `role: other`"
+    elif column.type not in ("string", "integer"):
+        yield (
+            (*where, "item"),
+            f"column {asked.item!r} is of type {column.type}, and an item's name is a string or an integer; name another",
+        )
+    if not use_case.item_columns:
+        yield (*where, "columns"), "nothing says what an item is; name its features, or set `training.model.item`"
+    for name in use_case.item_columns:
+        if name not in use_case.features():
+            yield (*where, "columns"), f"column {name!r} is no feature; features are: {', '.join(use_case.features())}. Correct the name"
+    private = set(use_case.private())
+    for name in sorted(private.intersection([asked.item, *use_case.item_columns])):
+        yield where, f"column {name!r} is about a person, and the items go into every package; name another, or correct its `privacy`"
 
 
 def _treatment(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], str]]:

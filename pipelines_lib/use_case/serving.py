@@ -12,6 +12,15 @@ class Token(Settings):
     """Its password is the token."""
 
 
+class Recommend(Settings):
+    """What the service recommends: the items of the training rows."""
+
+    item: str
+    """The column that names an item."""
+    columns: list[str] = Field(default_factory=list)
+    """The features that say what an item is, the same whoever asks; those of `training.model.item` when absent."""
+
+
 class Deployment(Settings):
     """Where the champion serves."""
 
@@ -19,6 +28,8 @@ class Deployment(Settings):
     """Port of the local service on 127.0.0.1; a free one is picked and kept when absent."""
     token: Token | None = None
     """The bearer token without which the service answers nothing but its health and its metrics; whoever reaches it may ask when absent."""
+    recommend: Recommend | None = None
+    """What `POST /recommend` chooses from; the service recommends nothing when absent."""
     approve: bool = False
     """Whether a person approves each promotion in the Airflow UI."""
     tolerance: float = Field(default=1e-3, gt=0)

@@ -35,7 +35,7 @@ def cases(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def make_package() -> Callable[..., str]:
-    """Returns `make(root, bias=0.0, rows=None, steps=(), **manifest)`: writes a binary model below `root` and returns its path below the store.
+    """Returns `make(root, bias=0.0, rows=None, steps=(), catalogue=None, **manifest)`: writes a binary model below `root` and returns its path below the store.
 
     Its probability of "yes" is sigmoid(bias + the standardised numbers' sum + 0.1 × the category's index).
     """
@@ -43,7 +43,14 @@ def make_package() -> Callable[..., str]:
 
 
 def _make_package(
-    root: Path, bias: float = 0.0, rows: dict[str, list] | None = None, wrong_scores: float = 0.0, steps: tuple = (), **manifest_fields
+    root: Path,
+    bias: float = 0.0,
+    rows: dict[str, list] | None = None,
+    wrong_scores: float = 0.0,
+    steps: tuple = (),
+    *,
+    catalogue=None,
+    **manifest_fields,
 ) -> str:
     from pipelines_lib.contracts import DatasetRef
     from pipelines_lib.features.transform import FeatureTransform
@@ -77,6 +84,7 @@ def _make_package(
         "profile.json": profile.to_json().encode(),
         "holdout.json": holdout.model_dump_json().encode(),
         "card.md": b"# Card\n",
+        **(catalogue.files() if catalogue else {}),
     }
     return str(Package.write(root / "packages", f"tiny{bias:g}", manifest, files).relative_to(root.parent))
 

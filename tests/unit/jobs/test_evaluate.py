@@ -13,7 +13,7 @@ from pipelines_lib.errors import Held
 from pipelines_lib.evaluation.holdout import sample
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry import tracking
-from pipelines_lib.registry.package import Holdout, Manifest, Scorer
+from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
 
 
 def left(house, name):
@@ -237,9 +237,17 @@ def test_a_champion_of_rows_with_mixed_sides_is_not_compared_with(trained, make_
 def test_a_ranking_is_judged_by_its_lists(trained, make_credit):
     model = {"type": "ranking", "user": ["age", "member"], "item": ["income", "town"], "hidden": [8], "crosses": 1}
     training = {**trained.use_case.training.model_dump(mode="json"), "model": model}
-    ranking = make_credit(training=training, gate={"metric": "ndcg", "floor": 0.3, "k": 3, "resamples": 100})
+    ranking = make_credit(
+        training=training, gate={"metric": "ndcg", "floor": 0.3, "k": 3, "resamples": 100}, deployment={"recommend": {"item": "town"}}
+    )
     trained.run("snapshot", "train", use_case=ranking)
-    trained.promote(use_case=ranking)
+    package = Package.open(trained.home / "store" / trained.promote(use_case=ranking).package)
+    assert package.manifest.recommends.model_dump() == {
+        "user": {"name": "who", "type": "string"}, "item": {"name": "town", "type": "string"}, "columns": ("town", "income"),
+    }  # fmt: skip
+    rows = Tables(trained.root).read("labelled").to_pylist()
+    towns = package.catalogue.items["item"].take(package.catalogue.known("u7")).to_pylist()
+    assert sorted(towns) == sorted({row["town"] for row in rows if row["who"] == "u7"})
     result = trained.run("evaluate", use_case=ranking)
     figures = result.figures
     assert figures["recall"] <= 1

@@ -34,6 +34,17 @@ def test_it_says_what_is_done_to_features_and_keys_about_a_person(make_use_case)
     assert Deployment.model_validate_json(deployment.model_dump_json()) == deployment
 
 
+def test_it_knows_the_item_and_the_user_of_recommendations(make_use_case):
+    columns = make_use_case().model_dump(mode="json")["columns"]
+    columns |= {"user": {"type": "string", "role": "entity", "privacy": "identifier"}, "product": {"type": "integer", "role": "other"}}
+    columns = {name: column for name, column in columns.items() if name == "user" or column["role"] != "entity"}
+    feature = next(name for name, column in columns.items() if column["role"] == "feature")
+    use_case = make_use_case(columns=columns, deployment={"recommend": {"item": "product", "columns": [feature]}})
+    deployment = Deployment.candidate(model(1), use_case, None)
+    assert deployment.keys == {"id": "string", "product": "integer"}
+    assert list(deployment.private) == ["user"]
+
+
 def test_a_rollback_brings_back_all_that_served(make_use_case, tmp_path):
     served = Deployment.candidate(model(1), make_use_case(title="Old", partition="hour"), None).verified()
     columns = {**make_use_case().model_dump()["columns"], "id": {"type": "integer", "role": "key"}}

@@ -152,3 +152,37 @@ def test_a_seed_that_no_generator_takes_is_refused(seed):
         Split(seed=seed)
     with pytest.raises(ValidationError, match="seed"):
         Replay(partitions=3, seed=seed)
+
+
+def recommending(asked, **changes):
+    columns = {
+        **shop().model_dump()["columns"],
+        "who": {"type": "string", "role": "entity"},
+        "product": {"type": "string", "role": "other"},
+    }
+    return shop(**{"columns": columns | changes.pop("columns", {}), "deployment": {"recommend": asked}, **changes})
+
+
+def test_what_is_recommended_has_the_features_of_the_items_tower_unless_others_are_named():
+    assert recommending({"item": "product"}).item_columns == ("colour",)
+    assert recommending({"item": "colour", "columns": ["age"]}).item_columns == ("colour", "age")
+    assert shop().item_columns == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "says"),
+    [
+        ({"item": "shape"}, {}, "column 'shape' is not declared"),
+        ({"item": "outcome"}, {}, "column 'outcome' can't name an item"),
+        ({"item": "age"}, {}, "column 'age' is of type number, and an item's name is a string or an integer"),
+        ({"item": "product", "columns": ["product"]}, {}, "column 'product' is no feature"),
+        ({"item": "product"}, {"columns": {"who": {"type": "string", "role": "other"}}}, "nobody is there to recommend to"),
+        ({"item": "product"}, {"columns": {"product": {"type": "string", "role": "other", "privacy": "sensitive"}}}, "column 'product' is about a person"),
+        ({"item": "product"}, {"training": {}}, "nothing says what an item is"),
+        ({"item": "product"}, {"task": "multiclass", "label": {"column": "outcome"}, "gate": {"metric": "accuracy", "floor": 0.5}, "training": {}}, "items are recommended in the order of one score"),
+    ],
+)  # fmt: skip
+def test_recommendations_that_do_not_fit(asked, changes, says):
+    with pytest.raises((ValidationError, FieldErrors)) as told:
+        recommending(asked, **changes)
+    assert says in str(told.value)
