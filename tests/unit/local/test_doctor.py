@@ -80,8 +80,11 @@ def absent() -> str:
     raise doctor.PackageNotFoundError
 
 
-def test_no_lock(tmp_path):
+def test_no_lock(tmp_path, monkeypatch):
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     assert "set SLUICE_PROJECT" in bad(doctor.packages(tmp_path / "requirements.txt"))[0]
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.96.0.1")
+    assert bad(doctor.packages(tmp_path / "requirements.txt")) == []
 
 
 def test_little_of_everything(tmp_path, monkeypatch):

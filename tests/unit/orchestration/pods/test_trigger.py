@@ -278,6 +278,18 @@ def test_an_image_that_is_not_there_fails_at_once_and_for_good(launch: Launch) -
         launch.run(play)
 
 
+def test_an_init_container_that_failed_is_named_with_its_last_lines(launch: Launch) -> None:
+    def play(name: str) -> None:
+        launch.api.bind(name)
+        failed = container_status("fetch", terminated={"exitCode": 1, "reason": "Error", "message": "no route to host"})
+        waits = container_status(waiting={"reason": "PodInitializing"})
+        launch.api.set_status(name, phase="Failed", initContainerStatuses=[failed], containerStatuses=[waits])
+
+    message = failure(launch, play)
+    assert message.startswith("ingest: InitError: fetch ended with exit code 1 (Error). What to do: ")
+    assert message.endswith("\nthe last lines of its log:\n    no route to host")
+
+
 def test_an_error_shows_the_last_lines_and_the_events(launch: Launch) -> None:
     def play(name: str) -> None:
         launch.api.run(name)
