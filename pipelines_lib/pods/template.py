@@ -86,7 +86,7 @@ def _amiss(template: Manifest) -> Iterator[tuple[Place, str]]:
         if container["name"] == CONTAINER and "args" in container:
             yield (*place, "args"), "they would be added to the command, which is Sluice's; remove them"
         if container["name"] == CONTAINER:
-            for key in POD_SECURITY.keys() & (container.get("securityContext") or {}).keys():
+            for key in sorted(POD_SECURITY.keys() & (container.get("securityContext") or {}).keys()):
                 yield (*place, "securityContext", key), "Sluice sets it for the whole pod, and this would take its place; remove it"
         if container["name"] != CONTAINER and "image" not in container:
             yield place, f"a container beside the stage's own needs an `image`; name one, or call it {CONTAINER}, which is the stage's"
@@ -105,6 +105,8 @@ def _mistakes(value: Any, kind: str, place: Place) -> Iterator[tuple[Place, str]
             yield place, f"a list is expected, not {value!r:.80}; correct it"
             return
         for index, item in enumerate(value):
+            if item is None:
+                yield (*place, index), "nothing stands here; write it, or remove the hyphen"
             yield from _mistakes(item, inner[2], (*place, index))
     elif not isinstance(value, dict):
         yield place, f"a mapping is expected, not {value!r:.80}; correct it"

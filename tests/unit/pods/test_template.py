@@ -22,6 +22,7 @@ MISTAKES: dict[str, tuple[str, str]] = {
     "another version": (SPEC.replace("v1", "v2"), NOT_A_POD),
     "no spec": (HEAD + "spec:\n", NOT_A_POD),
     "no containers": (HEAD + "spec: {nodeSelector: {a: b}}\n", "3: spec: `containers` is missing; add it"),
+    "an empty entry of a list": (HEAD + "spec:\n  containers:\n    -\n", "5: spec.containers[0]: nothing stands here; write it, or remove the hyphen"),
     "a container without its name": (HEAD + "spec:\n  containers:\n    - imagePullPolicy: Always\n", "5: spec.containers[0]: `name` is missing; add it"),
     "another container without its image": (
         SPEC + "    - name: logs\n",
