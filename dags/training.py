@@ -23,6 +23,9 @@ the champion goes on serving. `train` failed: a retry resumes from the newest co
 service answered differently from the evaluation, and the previous version serves again. *Held* by the budget: raise `budget` and clear
 the task, and it goes on where it was.
 
+**Approval.** Where the use case asks a person, `approve` waits for an answer with the evaluation's report at hand, and `approved` keeps with the
+version who said what, when and why. *Skipped* `approved`: the answer was no, or none came in time, and the champion goes on serving.
+
 **Several machines.** Where the use case asks for them and a cluster has them, `train` is mapped, one task a machine, between `train_setup` and
 `train_teardown`. A machine that is lost is tried again by itself, and the others wait for it.
 
@@ -33,7 +36,7 @@ follows it.
 
 
 def training_dag(use_case: UseCase) -> DAG:
-    """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve) → deploy → verify."""
+    """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve → approved) → deploy → verify."""
     training = Pipeline.TRAINING
     pool = Project.from_environment().profile().training_pool
     # A machine that is taken away costs a retry, and the training goes on from its checkpoint.
@@ -46,7 +49,7 @@ def training_dag(use_case: UseCase) -> DAG:
             run_job(use_case, training, "evaluate"),
             run_job(use_case, training, "gate", on_hold="skip"),
             run_job(use_case, training, "register"),
-            *([approval(use_case)] if use_case.deployment.approve else []),
+            *approval(use_case),
             run_job(use_case, training, "deploy"),
             run_job(use_case, training, "verify"),
         )

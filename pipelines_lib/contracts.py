@@ -42,7 +42,7 @@ STAGES: dict[Pipeline, tuple[str, ...]] = {
 }
 
 # Stages that run where something asks for them, and not each time the pipeline does.
-EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pipeline.TRAINING: (), Pipeline.MONITORING: ()}
+EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pipeline.TRAINING: ("approved",), Pipeline.MONITORING: ()}
 
 # Stages that a use case with `shards` above 1 does in as many parts, each a process of its own, before the stage puts them together.
 SHARDED = frozenset({"validate", "prepare"})

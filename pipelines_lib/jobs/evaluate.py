@@ -54,7 +54,9 @@ def main(stage: Stage) -> JobResult:
     run = _logged(client, stage, challenger, evidence)
     pictures = _pictures(stage.use_case, challenger)
     page = _page(stage, challenger, evidence, pictures)
-    tracking.log_texts(client, run, {"evaluation/report.html": page, **{f"evaluation/{name}.svg": svg for name, svg in pictures.items()}})
+    tracking.log_texts(
+        client, run.info.run_id, {tracking.EVALUATION: page, **{f"evaluation/{name}.svg": svg for name, svg in pictures.items()}}
+    )
     write_text(stage.folder / "report.html", page)
     _write(stage, challenger, evidence, run, pictures)
     return JobResult(
@@ -208,8 +210,8 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
             "sluice.table_version": str(ref.version),
             "sluice.champion": str(evidence.champion),
             "sluice.reason": str(stage.spec.params.get("reason") or "")[:500],
-            # The stage register, where a model that passed comes next, says so; the stage gate does without MLflow's long import.
-            "sluice.gate": "held, or not judged yet",
+            # The stage register tells of a model that passed, which spares the stage gate MLflow's long import.
+            "sluice.gate": "not judged yet",
         },
     )
     return run

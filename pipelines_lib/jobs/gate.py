@@ -33,13 +33,22 @@ def main(stage: Stage) -> JobResult:
     page = stage.folder / "report.html"
     title = f"{stage.use_case.title}: evaluation of {stage.spec.partition_key}"
     shown = {name: document[name] for name in ("figures", "pictures")}
-    write_text(page, evaluation_page(title, metric=stage.use_case.gate.metric, evidence=evidence, gates=results, **shown))
+    report = evaluation_page(title, metric=stage.use_case.gate.metric, evidence=evidence, gates=results, **shown)
+    write_text(page, report)
     links = {"Evaluation": stage.below(page)}
     write_json(stage.folder / "gate.json", {"gates": [result.model_dump(mode="json") for result in results]})
     write_json(stage.root / "status" / "training.json", {**_status(stage, figures, reason), "report": links["Evaluation"]})
     if reason is not None:
+        _tell_mlflow(stage, str(evaluated.outputs["mlflow_run_id"]), results, report)
         raise Held(reason, figures, links)
     return JobResult(stage="gate", reason=f"all {len(results)} gates pass", figures=figures, links=links)
+
+
+def _tell_mlflow(stage: Stage, run_id: str, results: Sequence[GateResult], report: str) -> None:
+    """Of a model that is held: no later stage would."""
+    from pipelines_lib.registry import tracking  # noqa: PLC0415 - slow to import, and a model that passes does without
+
+    tracking.log_verdicts(tracking.connect(stage.profile.tracking_uri), run_id, results, report)
 
 
 def _print(results: Sequence[GateResult]) -> None:

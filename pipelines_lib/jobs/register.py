@@ -5,6 +5,8 @@ python -m pipelines_lib.jobs.register --spec spec.json
 
 from typing import Any
 
+from mlflow import MlflowClient
+
 from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.evidence import Evidence
@@ -23,6 +25,7 @@ def main(stage: Stage) -> JobResult:
         raise DataError(f"the gate held this model, so there is nothing to register: {verdict.reason}")
     trained, evaluated = (_folder(stage, name) for name in ("train", "evaluate"))
     manifest = Manifest.model_validate(read_json(evaluated / "manifest.json"))
+    card = _card(stage, manifest, trained, evaluated)
     folder = Package.write(
         stage.root / "packages",
         stage.spec.run_id,
@@ -30,15 +33,21 @@ def main(stage: Stage) -> JobResult:
         {
             **{name: (trained / name).read_bytes() for name in (MODEL, TRANSFORM)},
             **{name: (evaluated / name).read_bytes() for name in manifest.names if name not in (MODEL, TRANSFORM, CARD)},
-            CARD: _card(stage, manifest, trained, evaluated).encode(),
+            CARD: card.encode(),
         },
     )
     Package.open(folder)
     client = tracking.connect(stage.profile.tracking_uri)
-    tracking.tag(client, manifest.mlflow_run_id, _verdicts(verdict))
+    tags = _told(client, stage, manifest, card, verdict)
     package = stage.below(folder)
-    registry = ModelRegistry(client, stage.use_case.name)
-    model = registry.register(package, folder.resolve().as_uri(), manifest.mlflow_run_id, stage.spec.run_id)
+    model = ModelRegistry(client, stage.use_case.name).register(
+        package,
+        folder.resolve().as_uri(),
+        manifest.mlflow_run_id,
+        stage.spec.run_id,
+        tags=tags,
+        description=f"{stage.use_case.title}, trained on data up to {manifest.snapshot.partitions[-1]}. What to know before relying on it: {CARD} among the run's artefacts",
+    )
     return JobResult(
         stage="register",
         reason=f"version {model.version} is registered",
@@ -52,11 +61,22 @@ def _folder(stage: Stage, name: str) -> StorePath:
     return stage.store / str(stage.result_of(name).outputs["folder"])
 
 
-def _verdicts(judged: JobResult) -> dict[str, str]:
-    """Tags for the MLflow run: that the gate let the model through, and what each of its parts said."""
-    results: Any = judged.figures["gates"]
-    parts = (GateResult.model_validate(result) for result in results)
-    return {"sluice.gate": "pass", **{f"sluice.gate.{part.gate}": f"{part.verdict}: {part.reason}" for part in parts}}
+def _told(client: MlflowClient, stage: Stage, manifest: Manifest, card: str, judged: JobResult) -> dict[str, str]:
+    """Give the MLflow run the verdicts and the card; returns the version's tags: where it comes from, and what each gate said."""
+    found: Any = judged.figures["gates"]
+    results = [GateResult.model_validate(result) for result in found]
+    report = (stage.store / judged.links["Evaluation"]).read_text(encoding="utf-8")
+    run_id = manifest.mlflow_run_id
+    verdicts = tracking.log_verdicts(client, run_id, results, report)
+    tracking.log_texts(client, run_id, {CARD: card})
+    of_run = tracking.retried(lambda: client.get_run(run_id)).data.tags
+    commit = of_run.get("mlflow.source.git.commit")
+    return {
+        "sluice.snapshot": manifest.snapshot.content_hash,
+        "sluice.partition": stage.spec.partition_key,
+        **({"sluice.commit": commit} if commit else {}),
+        **verdicts,
+    }
 
 
 def _card(stage: Stage, manifest: Manifest, trained: StorePath, evaluated: StorePath) -> str:

@@ -8,6 +8,7 @@ from airflow.sdk import DAG, Asset, BaseOperator, CronPartitionTimetable, Param,
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import Pipeline, dag_id
+from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.use_case import UseCase
 
 
@@ -22,16 +23,14 @@ def labelled_asset(use_case: UseCase) -> Asset:
     return Asset(name=f"{use_case.name}__labelled", group="sluice")
 
 
-def approval(use_case: UseCase) -> BaseOperator:
-    """A person's yes in the Airflow UI, asked for where the use case wants it."""
-    from airflow.providers.standard.operators.hitl import ApprovalOperator  # noqa: PLC0415 - slow to import, seldom needed
+def approval(use_case: UseCase) -> list[BaseOperator]:
+    """A person's yes in the Airflow UI, and the stage that keeps it with the version; none where the use case asks nobody."""
+    if use_case.deployment.approve is None:
+        return []
+    from pipelines_lib.orchestration.approve import ApproveOperator  # noqa: PLC0415 - slow to import, seldom needed
 
-    return ApprovalOperator(
-        task_id="approve",
-        subject=f"Deploy the new version of {use_case.title}?",
-        body="The gate passed. Its figures stand in the log of the task `gate` and in the MLflow run.",
-        response_timeout=timedelta(days=3),
-    )
+    asks = ApproveOperator(task_id="approve", use_case=use_case)
+    return [asks, run_job(use_case, Pipeline.TRAINING, "approved", on_hold="skip")]
 
 
 def row_review(use_case: UseCase) -> BaseOperator:

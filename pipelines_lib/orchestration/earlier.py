@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
-from pydantic import JsonValue
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobResult, JobSpec, Pipeline
@@ -23,8 +22,9 @@ class Earlier:
     use_case: UseCase
     store: StorePath
     partition_key: str
-    outputs: Mapping[str, JsonValue]
-    """What the stage left for those that follow."""
+    run_folder: StorePath
+    """What the folders of the run's stages lie in."""
+    result: JobResult
 
 
 def earlier(context: Mapping[str, Any], use_case_name: str, pipeline: Pipeline, stage: str) -> Earlier:
@@ -40,4 +40,4 @@ def earlier(context: Mapping[str, Any], use_case_name: str, pipeline: Pipeline, 
         result = JobResult.model_validate(read_json(beside(store, f"{spec.stage_dir}/result.json")))
     except ConfigError as error:
         raise AirflowFailException(str(error)) from error
-    return Earlier(use_case, store, key, result.outputs)
+    return Earlier(use_case, store, key, beside(store, spec.run_dir), result)

@@ -38,7 +38,7 @@ class RetrainOperator(TriggerDagRunOperator):
     def execute(self, context: Any) -> None:
         """Trigger, or skip with the reason."""
         decided = earlier(context, self.use_case_name, Pipeline.MONITORING, "decide")
-        decision, key = decided.outputs, decided.partition_key
+        decision, key = decided.result.outputs, decided.partition_key
         if decision["action"] != "retrain":
             raise AirflowSkipException(f"no retraining: {decision['reason']}")
         self.trigger_run_id = str(decision["trigger_run_id"])

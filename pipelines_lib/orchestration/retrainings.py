@@ -15,7 +15,7 @@ _COMING_SECONDS = 900
 
 def enter(decided: Earlier) -> None:
     """Put the retraining that `decide` asked for into the ledger, unless it is there. Raises `Held` where another came since the decision."""
-    decision = decided.outputs
+    decision = decided.result.outputs
     firing = Firing(
         partition_key=decided.partition_key,
         run_id=str(decision["trigger_run_id"]),

@@ -37,7 +37,7 @@ class ReviewOperator(HITLOperator):
         """Ask, or skip with the reason."""
         prepared = earlier(context, self.use_case_name, Pipeline.DATA, "prepare")
         use_case, key = prepared.use_case, prepared.partition_key
-        n_rows, partitions = int(str(prepared.outputs.get("n_for_review", 0))), prepared.outputs.get("labelled_partitions")
+        n_rows, partitions = int(str(prepared.result.outputs.get("n_for_review", 0))), prepared.result.outputs.get("labelled_partitions")
         if not n_rows:
             raise AirflowSkipException("no row waits for review")
         if context["dag_run"].run_type == "backfill":

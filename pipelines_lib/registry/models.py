@@ -1,5 +1,7 @@
 """The versions of a use case's model: MLflow's registry, with the aliases champion, challenger and previous."""
 
+from collections.abc import Mapping
+
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -24,18 +26,23 @@ class ModelRegistry:
         """The version that serves, or None."""
         return self._at(CHAMPION)
 
-    def register(self, package: str, uri: str, mlflow_run_id: str, run_id: str) -> ModelRef:
+    def register(
+        self, package: str, uri: str, mlflow_run_id: str, run_id: str, *, tags: Mapping[str, str] | None = None, description: str = ""
+    ) -> ModelRef:
         """The version of the package at `package` (below the store; `uri` says where that is), and the alias challenger.
 
-        Registering the same package of the same run again returns the version there is.
+        Registering the same package of the same run again returns the version there is, with the `tags` of now.
         """
         self._make_model()
         versions = retried(lambda: self._client.search_model_versions(f"run_id = '{mlflow_run_id}'"))
         there = [version for version in versions if version.name == self._name and version.tags.get(_PACKAGE) == package]
-        tags = {_PACKAGE: package, _RUN: run_id}
+        own = {**(tags or {}), _PACKAGE: package, _RUN: run_id}
+        create = self._client.create_model_version
         found = self._ref(
-            there[0] if there else retried(lambda: self._client.create_model_version(self._name, uri, run_id=mlflow_run_id, tags=tags))
+            there[0] if there else retried(lambda: create(self._name, uri, run_id=mlflow_run_id, tags=own, description=description or None))
         )
+        if there:
+            self.tag(found.version, tags or {})
         champion = self.champion()
         if champion is None or champion.version != found.version:
             self._point(CHALLENGER, found.version)
@@ -54,6 +61,11 @@ class ModelRegistry:
         if challenger is not None and challenger.version == version:
             retried(lambda: self._client.delete_registered_model_alias(self._name, CHALLENGER))
         return wanted
+
+    def tag(self, version: int, tags: Mapping[str, str]) -> None:
+        """Set tags of the version."""
+        for name, value in tags.items():
+            retried(lambda name=name, value=value: self._client.set_model_version_tag(self._name, str(version), name, value))  # type: ignore[misc]
 
     def version(self, version: int) -> ModelRef:
         """The version of this number. Raises `DataError` where there is none."""

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from sqlalchemy.exc import OperationalError
 
+from pipelines_lib.contracts import GateResult
 from pipelines_lib.errors import Unavailable
 from pipelines_lib.registry.curves import charts
 from pipelines_lib.registry.journal import SQLITE, About, Journal, Status, database_of
@@ -36,6 +37,8 @@ _BATCH = 500
 _DIGEST_LENGTH = 36
 _JOURNAL_TAG = "sluice.journal"
 """Which journal is logged whole."""
+EVALUATION = "evaluation/report.html"
+"""Where a run has its evaluation's report."""
 _PARAM_LENGTH = 6000
 """Characters a parameter's value may have in MLflow."""
 
@@ -207,15 +210,24 @@ def _log_points(client: MlflowClient, run: Run, curves: Mapping[str, Mapping[int
         retried(lambda batch=batch: client.log_batch(run.info.run_id, metrics=batch))  # type: ignore[misc]
 
 
-def log_texts(client: MlflowClient, run: Run, texts: Mapping[str, str]) -> None:
+def log_texts(client: MlflowClient, run_id: str, texts: Mapping[str, str]) -> None:
     """Artefacts of a run: path → text. Logging the same again changes nothing."""
     for path, text in texts.items():
-        retried(lambda path=path, text=text: client.log_text(run.info.run_id, text, path))  # type: ignore[misc]
+        retried(lambda path=path, text=text: client.log_text(run_id, text, path))  # type: ignore[misc]
 
 
 def tag(client: MlflowClient, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags of the MLflow run `run_id`."""
     retried(lambda: client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()]))
+
+
+def log_verdicts(client: MlflowClient, run_id: str, results: Sequence[GateResult], report: str) -> dict[str, str]:
+    """Tell the MLflow run what each gate said, and put the `report` with the verdicts (HTML) in the place of the one without. Returns the tags."""
+    verdict = "hold" if any(result.verdict == "hold" for result in results) else "pass"
+    tags = {"sluice.gate": verdict, **{f"sluice.gate.{result.gate}": f"{result.verdict}: {result.reason}" for result in results}}
+    tag(client, run_id, tags)
+    log_texts(client, run_id, {EVALUATION: report})
+    return tags
 
 
 def retried(call: Callable[[], T]) -> T:

@@ -1,8 +1,11 @@
 """Where the champion serves: `deployment:`."""
 
-from pydantic import Field
+from datetime import timedelta
+from typing import Annotated
 
-from pipelines_lib.use_case.base import ConnectionName, Settings
+from pydantic import BeforeValidator, Field
+
+from pipelines_lib.use_case.base import ConnectionName, Duration, Settings
 
 
 class Token(Settings):
@@ -21,6 +24,18 @@ class Recommend(Settings):
     """The features that say what an item is, the same whoever asks; those of `training.model.item` when absent."""
 
 
+class Approval(Settings):
+    """A person's yes before a version is deployed."""
+
+    timeout: Duration = timedelta(days=3)
+    """How long the question waits in the Airflow UI. No answer is a no."""
+
+
+def _asked(given: object) -> object:
+    """`true` and `false` in place of an approval's settings."""
+    return {True: {}, False: None}[given] if isinstance(given, bool) else given
+
+
 class Deployment(Settings):
     """Where the champion serves."""
 
@@ -30,7 +45,7 @@ class Deployment(Settings):
     """The bearer token without which the service answers nothing but its health and its metrics; whoever reaches it may ask when absent."""
     recommend: Recommend | None = None
     """What `POST /recommend` chooses from; the service recommends nothing when absent."""
-    approve: bool = False
-    """Whether a person approves each promotion in the Airflow UI."""
+    approve: Annotated[Approval | None, BeforeValidator(_asked)] = None
+    """Whether a person is asked in the Airflow UI before a version is deployed: `true`, or how (`{timeout: 12h}`)."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference between a score of the evaluation and the service's answer to the same row."""

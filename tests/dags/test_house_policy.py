@@ -41,7 +41,7 @@ def test_policy(described: dict) -> None:
         for task_id, task in dag["tasks"].items():
             assert task["owner"] == "data@example.com", (name, task_id)
             # A machine that is taken away costs a training a retry, and no work.
-            assert task["retries"] == {"approve": 0, "train": 5}.get(task_id, 2), (name, task_id)
+            assert task["retries"] == {"train": 5}.get(task_id, 2), (name, task_id)
 
 
 def test_structure(described: dict) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
+from pipelines_lib.registry import tracking
 from pipelines_lib.store import read_json
 
 
@@ -48,6 +49,9 @@ def test_a_model_below_the_floor_is_held_with_the_figures(evaluated, make_credit
     with pytest.raises(Held, match=r"floor: roc_auc 0\.\d{4}, and it must be at least 0\.999") as held:
         evaluated.run("gate", use_case=strict)
     assert {gate["gate"]: gate["verdict"] for gate in held.value.figures["gates"]}["floor"] == "hold"
+    run_id = evaluated.stage("gate").result_of("evaluate").outputs["mlflow_run_id"]
+    tags = tracking.connect(evaluated.stage("gate").profile.tracking_uri).get_run(run_id).data.tags
+    assert (tags["sluice.gate"], tags["sluice.gate.rows"].split(":")[0]) == ("hold", "pass")
     assert status(evaluated)["verdict"] == "hold"
     assert status(evaluated)["reason"] == held.value.reason
     assert held.value.links == {"Evaluation": "credit/runs/training/run/gate/report.html"}

@@ -1,5 +1,7 @@
 """The stage register: a package that opens, and one version however often it runs."""
 
+from pathlib import Path
+
 import pytest
 
 from pipelines_lib.contracts import ModelRef
@@ -45,11 +47,30 @@ def test_mlflow_says_why_the_training_ran_and_what_the_gate_said(trained):
     client = tracking.connect(trained.stage("register").profile.tracking_uri)
     run_id = trained.run("evaluate", reason="the new source is live").outputs["mlflow_run_id"]
     tags = client.get_run(run_id).data.tags
-    assert (tags["sluice.reason"], tags["sluice.gate"]) == ("the new source is live", "held, or not judged yet")
+    assert (tags["sluice.reason"], tags["sluice.gate"]) == ("the new source is live", "not judged yet")
     trained.run("gate", "register")
     tags = client.get_run(run_id).data.tags
     assert tags["sluice.gate"] == "pass"
     assert tags["sluice.gate.champion"] == "pass: no champion serves yet"
+
+
+def test_the_version_says_where_it_comes_from_and_the_run_has_the_report_with_verdicts(trained):
+    result = trained.run("evaluate", "gate", "register")
+    client = tracking.connect(trained.stage("register").profile.tracking_uri)
+    version = client.get_model_version("credit", "1")
+    snapshot = trained.stage("register").result_of("snapshot").outputs["snapshot"]
+    assert version.tags.items() >= {
+        "sluice.run_id": "run", "sluice.partition": "2026-01-04", "sluice.snapshot": snapshot["content_hash"], "sluice.gate": "pass",
+        "sluice.gate.champion": "pass: no champion serves yet",
+    }.items()  # fmt: skip
+    assert version.description.endswith("card.md among the run's artefacts")
+    run_id = result.outputs["model"]["run_id"]
+    assert "All 5 gates pass" in artefact(client, run_id, "evaluation/report.html")
+    assert artefact(client, run_id, "card.md").startswith("# ")
+
+
+def artefact(client, run_id, path):
+    return Path(client.download_artifacts(run_id, path)).read_text(encoding="utf-8")
 
 
 def test_an_edited_setting_under_the_same_run_id_is_another_run_and_version(trained, make_credit):
