@@ -21,24 +21,27 @@ parts together. After the settings were changed clear `validate_shards` with wha
 **Review.** Where the use case asks people, `review` waits for someone to say that the rows were reviewed, and `relabel` takes in
 what was said. Without an answer in time the run goes on without, and the answers may be imported later.
 
+**Scores.** Where the use case asks for them, `score` writes what the version that serves says of each clean row into the table `scored`.
+*Skipped*: no version serves yet; its log says so. Clearing it scores the partition again, with the version of now.
+
 **Backfill.** *Trigger → Backfill*, or `airflow backfill create --dag-id … --from-date … --to-date …`. Set the end to the end of
 the last day: a run is stamped with the hour of its schedule. Partitions may run in any order.
 """
 
 
 def data_dag(use_case: UseCase) -> DAG:
-    """ingest → validate → prepare (→ review → relabel), which publish the labelled partition as an asset event."""
+    """ingest → validate → prepare (→ review → relabel; → score), which publish the labelled partition as an asset event."""
     data, asset = Pipeline.DATA, labelled_asset(use_case)
     asked = use_case.label.review is not None and use_case.label.review.in_airflow
     # A run that waits for a person holds a place among the active ones.
     n_runs = 4 + (runs_that_wait(use_case) if asked else 0)
     with pipeline_dag(use_case, data, cron=use_case.schedule.data, run_offset=-1, doc=DOC, max_active_runs=n_runs) as dag:
-        chain(
-            run_job(use_case, data, "ingest"),
-            *run_sharded(use_case, data, "validate"),
-            *run_sharded(use_case, data, "prepare", outlets=[asset]),
-            *([row_review(use_case), run_job(use_case, data, "relabel", outlets=[asset])] if asked else []),
-        )
+        *_, prepare = prepares = run_sharded(use_case, data, "prepare", outlets=[asset])
+        chain(run_job(use_case, data, "ingest"), *run_sharded(use_case, data, "validate"), *prepares)
+        if asked:
+            chain(prepare, row_review(use_case), run_job(use_case, data, "relabel", outlets=[asset]))
+        if use_case.deployment.batch:
+            chain(prepare, run_job(use_case, data, "score", on_hold="skip"))
     return dag
 
 

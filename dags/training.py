@@ -26,6 +26,9 @@ the task, and it goes on where it was.
 **Approval.** Where the use case asks a person, `approve` waits for an answer with the evaluation's report at hand, and `approved` keeps with the
 version who said what, when and why. *Skipped* `approved`: the answer was no, or none came in time, and the champion goes on serving.
 
+**Devices.** Where the use case names them, `release` puts the new champion up for them in a smaller format. *Held*: it answers too differently from the
+server; its report says how, the service and the devices stay as they are, and `precision` or the bounds of `deployment.edge` are to be changed.
+
 **Several machines.** Where the use case asks for them and a cluster has them, `train` is mapped, one task a machine, between `train_setup` and
 `train_teardown`. A machine that is lost is tried again by itself, and the others wait for it.
 
@@ -36,7 +39,7 @@ follows it.
 
 
 def training_dag(use_case: UseCase) -> DAG:
-    """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve → approved) → deploy → verify."""
+    """snapshot (→ tune_trials → tune) → train → evaluate → gate → register (→ approve → approved) → deploy → verify (→ release)."""
     training = Pipeline.TRAINING
     pool = Project.from_environment().profile().training_pool
     # A machine that is taken away costs a retry, and the training goes on from its checkpoint.
@@ -52,6 +55,7 @@ def training_dag(use_case: UseCase) -> DAG:
             *approval(use_case),
             run_job(use_case, training, "deploy"),
             run_job(use_case, training, "verify"),
+            *([run_job(use_case, training, "release")] if use_case.deployment.edge is not None else []),
         )
     return dag
 

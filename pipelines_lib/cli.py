@@ -100,7 +100,7 @@ def run(  # noqa: PLR0917 - typer reads options from parameters
     settings.partition_time(partition)
     params = _params(param or [])
     Params.checked(params)
-    stages = stages_of(pipeline, tuned=settings.tuning is not None)
+    stages = stages_of(pipeline, tuned=settings.tuning is not None, asked=settings.deployment.stages)
     if stage is not None and stage not in (known := (*stages, *EXTRA_STAGES[pipeline])):
         raise BadInput(f"{pipeline} has no stage {stage!r}; its stages are {', '.join(known)}")
     for name in stages if stage is None else (stage,):

@@ -7,7 +7,7 @@ passes between the worlds. Beside `errors`, this module imports pydantic and the
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from enum import IntEnum, StrEnum
 from typing import Literal, Self
 
@@ -42,7 +42,11 @@ STAGES: dict[Pipeline, tuple[str, ...]] = {
 }
 
 # Stages that run where something asks for them, and not each time the pipeline does.
-EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {Pipeline.DATA: ("relabel",), Pipeline.TRAINING: ("approved",), Pipeline.MONITORING: ()}
+EXTRA_STAGES: dict[Pipeline, tuple[str, ...]] = {
+    Pipeline.DATA: ("relabel", "score"),
+    Pipeline.TRAINING: ("approved", "release"),
+    Pipeline.MONITORING: (),
+}
 
 # Stages that a use case with `shards` above 1 does in as many parts, each a process of its own, before the stage puts them together.
 SHARDED = frozenset({"validate", "prepare"})
@@ -51,9 +55,12 @@ TUNE = "tune"
 """The stage of a use case with `tuning:`, in as many parts as it has trials, each a process (or a group of them) of its own, before the stage picks the best."""
 
 
-def stages_of(pipeline: Pipeline, *, tuned: bool) -> tuple[str, ...]:
-    """The stages of a use case's pipeline, in order."""
-    return tuple(stage for stage in STAGES[pipeline] if tuned or stage != TUNE)
+def stages_of(pipeline: Pipeline, *, tuned: bool, asked: Collection[str] = ()) -> tuple[str, ...]:
+    """The stages of a use case's pipeline, in order; `asked` are those of EXTRA_STAGES that it asks for."""
+    return (
+        *(stage for stage in STAGES[pipeline] if tuned or stage != TUNE),
+        *(stage for stage in EXTRA_STAGES[pipeline] if stage in asked),
+    )
 
 
 Verdict = Literal["pass", "hold"]

@@ -12,8 +12,10 @@ from pipelines_lib.data.table_store import footer_of, parquet, reached
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import StorePath
 
-_WRITERS: dict[str, str] = {"raw": "ingest", "ground_truth": "ingest", "quarantine": "validate", "quality": "validate"} | dict.fromkeys(
-    ("clean", "labelled"), "prepare"
+_WRITERS: dict[str, str] = (
+    {"raw": "ingest", "ground_truth": "ingest", "quarantine": "validate", "quality": "validate"}
+    | dict.fromkeys(("clean", "labelled"), "prepare")
+    | {"scored": "score"}
 )
 """Layer to the stage that writes a partition of it."""
 

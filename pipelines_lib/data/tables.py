@@ -35,6 +35,7 @@ Layer = Literal[
     "quarantine",
     "quality",
     "predictions",
+    "scored",
     "profiles",
     "drift",
     "performance",

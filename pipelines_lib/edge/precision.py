@@ -39,27 +39,30 @@ def in_precision(model: bytes, precision: Precision) -> bytes:
 
 
 def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray[np.float32], decision: Decision) -> dict[str, float]:
-    """Parity of `model` with the scores `expected` [n, C] of the rows in `arrays`, and its size and latency on this CPU, one thread.
-
-    A difference is a share of the score where the score is larger than 1. `decisions_changed` is the share of rows for which
-    something else is predicted.
-    """
+    """`parity` of `model` with the scores `expected` [n, C] of the rows in `arrays`, and its size and latency on this CPU, one thread."""
     run = open_graph(model, "the model in this precision", "release it in another").run
     scores = run(["scores"], dict(arrays))[0]
-    differences = np.abs(scores - expected) / np.maximum(1.0, np.abs(expected))
     rows = [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(len(expected))]
     single = [_seconds(partial(run, ["scores"], rows[turn % len(rows)])) for turn in range(SINGLE_ROWS)]
     return {
         "rows": len(expected),
         "bytes": len(model),
-        "largest_difference": float(differences.max()),
-        "mean_difference": float(differences.mean()),
-        "decisions_changed": float(
-            np.mean([now != before for now, before in zip(decision.of(scores)[0], decision.of(expected)[0], strict=True)])
-        ),
+        **parity(scores, expected, decision),
         "milliseconds_median": 1000 * float(np.median(single)),
         "milliseconds_p99": 1000 * float(np.quantile(single, 0.99)),
         "milliseconds_all_rows": 1000 * _seconds(lambda: run(["scores"], dict(arrays))),
+    }
+
+
+def parity(scores: NDArray[np.float32], expected: NDArray[np.float32], decision: Decision) -> dict[str, float]:
+    """How far `scores` [n, C] are from `expected`, as a share of the score where it is larger than 1, and the share of rows for which something
+    else is predicted."""
+    differences = np.abs(scores - expected) / np.maximum(1.0, np.abs(expected))
+    changed = [now != before for now, before in zip(decision.of(scores)[0], decision.of(expected)[0], strict=True)]
+    return {
+        "largest_difference": float(differences.max()),
+        "mean_difference": float(differences.mean()),
+        "decisions_changed": float(np.mean(changed)),
     }
 
 

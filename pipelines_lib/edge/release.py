@@ -75,7 +75,8 @@ def release(
     write_bytes(group / name / MANIFEST, (json.dumps(sealed(manifest, key), indent=1, ensure_ascii=False) + "\n").encode())
 
     def put(now: dict[str, Any]) -> dict[str, Any]:
-        if now["stable"] == name:
+        # What was widened meanwhile stays so when the same release is made again.
+        if now["stable"] == name or (now["candidate"] == name and share <= now["share"]):
             return now
         if now["stable"] is None or share >= 1:
             return _for_all(now, name)

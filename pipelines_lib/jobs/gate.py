@@ -4,7 +4,7 @@ python -m pipelines_lib.jobs.gate --spec spec.json
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -31,9 +31,7 @@ def main(stage: Stage) -> JobResult:
     reason = held(results)
     figures = _figures(stage, evidence, results)
     page = stage.folder / "report.html"
-    title = f"{stage.use_case.title}: evaluation of {stage.spec.partition_key}"
-    shown = {name: document[name] for name in ("figures", "pictures")}
-    report = evaluation_page(title, metric=stage.use_case.gate.metric, evidence=evidence, gates=results, **shown)
+    report = page_of(stage, document, evidence, results)
     write_text(page, report)
     links = {"Evaluation": stage.below(page)}
     write_json(stage.folder / "gate.json", {"gates": [result.model_dump(mode="json") for result in results]})
@@ -42,6 +40,13 @@ def main(stage: Stage) -> JobResult:
         _tell_mlflow(stage, str(evaluated.outputs["mlflow_run_id"]), results, report)
         raise Held(reason, figures, links)
     return JobResult(stage="gate", reason=f"all {len(results)} gates pass", figures=figures, links=links)
+
+
+def page_of(stage: Stage, document: Mapping[str, Any], evidence: Evidence, results: Sequence[GateResult]) -> str:
+    """The report with verdicts, as HTML; `document` is what the evaluation left."""
+    title = f"{stage.use_case.title}: evaluation of {stage.spec.partition_key}"
+    shown = {name: document[name] for name in ("figures", "pictures")}
+    return evaluation_page(title, metric=stage.use_case.gate.metric, evidence=evidence, gates=results, **shown)
 
 
 def _tell_mlflow(stage: Stage, run_id: str, results: Sequence[GateResult], report: str) -> None:

@@ -1,5 +1,6 @@
 """Choose the labelled rows that this training reads, and pin them: the first stage of the training pipeline."""
 
+from pipelines_lib.connections import connection
 from pipelines_lib.contracts import DatasetRef, JobResult
 from pipelines_lib.data import snapshot
 from pipelines_lib.data.labelling.due import Marks
@@ -8,7 +9,8 @@ from pipelines_lib.jobs.stage import Stage, log, run_stage
 
 
 def main(stage: Stage) -> JobResult:
-    """Pin the newest labelled partitions up to the run's own."""
+    """Pin the newest labelled partitions up to the run's own. Raises `ConfigError` where the key that signs for devices is missing or is none."""
+    _look_at_key(stage)
     chosen = snapshot.choose(stage.use_case, Tables(stage.root), stage.spec.partition_key, stage.use_case.training.window)
     ref, sizes = chosen.ref, chosen.sizes()
     if others := _under_other_settings(stage, ref):
@@ -28,6 +30,14 @@ def main(stage: Stage) -> JobResult:
         },
         outputs={"snapshot": ref.model_dump(mode="json")},
     )
+
+
+def _look_at_key(stage: Stage) -> None:
+    """Before hours of training, and not after them."""
+    if (edge := stage.use_case.deployment.edge) is not None:
+        from pipelines_lib.edge.release import private_key  # noqa: PLC0415 - slow to import, and most use cases name no devices
+
+        private_key(connection(edge.connection))
 
 
 def _under_other_settings(stage: Stage, ref: DatasetRef) -> list[str]:

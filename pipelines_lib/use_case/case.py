@@ -251,6 +251,10 @@ class UseCase(Settings):
         if self.deployment.token is not None:
             for asking in ("deploy", "verify"):
                 reads.setdefault(asking, []).append(self.deployment.token)
+        if self.deployment.edge is not None:
+            # The first stage of a training looks at the key, so that none is missing at its end.
+            for signing in ("snapshot", "release"):
+                reads.setdefault(signing, []).append(self.deployment.edge)
         return sorted(set(connections_in(reads.get(stage, []))))
 
     def data_hash(self) -> str:

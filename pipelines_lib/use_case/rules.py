@@ -71,6 +71,11 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             f"metric {use_case.gate.metric!r} does not fit a {use_case.task} task; use one of {', '.join(use_case.metrics)}",
         )
     yield from _gate(use_case, unknown)
+    if use_case.deployment.edge is not None and (private := [name for name in use_case.private() if name in use_case.features()]):
+        yield (
+            ("deployment", "edge"),
+            f"features {', '.join(private)} are protected with a key that no device may hold; leave them out of the features, or remove `edge`",
+        )
     for index, step in enumerate(use_case.clean):
         for name in step.columns():
             if name not in columns:

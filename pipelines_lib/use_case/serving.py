@@ -1,7 +1,7 @@
 """Where the champion serves: `deployment:`."""
 
 from datetime import timedelta
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -36,6 +36,23 @@ def _asked(given: object) -> object:
     return {True: {}, False: None}[given] if isinstance(given, bool) else given
 
 
+class Edge(Settings):
+    """Which devices get a new champion, and how much worse than the server they may answer."""
+
+    connection: ConnectionName = "sluice_edge"
+    """Its password is the signing key: 64 hexadecimal digits."""
+    group: str = Field(default="all", min_length=1, max_length=100)
+    """The group of devices."""
+    precision: Literal["fp32", "fp16", "int8"] = "int8"
+    """Format of the graph's weights."""
+    share: float = Field(default=1.0, ge=0, le=1)
+    """Share of the devices that get a new version first; all with 1."""
+    bound: float = Field(default=0.02, gt=0)
+    """Largest difference of a score from the server's on the hold-out, as a share of scores above 1."""
+    loss: float = Field(default=0.01, ge=0)
+    """How much worse `gate.metric` may be than the server's on the hold-out."""
+
+
 class Deployment(Settings):
     """Where the champion serves."""
 
@@ -47,5 +64,14 @@ class Deployment(Settings):
     """What `POST /recommend` chooses from; the service recommends nothing when absent."""
     approve: Annotated[Approval | None, BeforeValidator(_asked)] = None
     """Whether a person is asked in the Airflow UI before a version is deployed: `true`, or how (`{timeout: 12h}`)."""
+    batch: bool = False
+    """Whether each partition is scored once it is prepared, into the table `scored`."""
+    edge: Edge | None = None
+    """Which devices get each new champion; none when absent."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference between a score of the evaluation and the service's answer to the same row."""
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that the targets beside the service take."""
+        return (*(("score",) if self.batch else ()), *(("release",) if self.edge is not None else ()))

@@ -25,7 +25,9 @@ print(json.dumps({{
 @pytest.fixture
 def described(tmp_path: Path, in_airflow) -> dict:
     write_use_case(tmp_path / "cases", "alpha")
-    write_use_case(tmp_path / "cases", "asked", USE_CASE + "deployment: {{approve: true}}\nschedule: {{training: null}}\n")
+    write_use_case(
+        tmp_path / "cases", "asked", USE_CASE + "deployment: {{approve: true, batch: true, edge: {{}}}}\nschedule: {{training: null}}\n"
+    )
     write_use_case(tmp_path / "cases", "split", USE_CASE + "shards: 3\n")
     return json.loads(in_airflow(DESCRIBE, tmp_path / "cases"))
 

@@ -25,7 +25,7 @@ NO_IMAGE = "is not the name of an image; write registry/name:tag or registry/nam
 NO_TIME = "is not a length of time; write a whole number and its unit (s, min, h, d), such as 10min or 7d"
 NO_SIZE = "is no size of memory or disk (at least 1Mi); write a number with its unit, such as 512Mi or 4Gi"
 NO_CPUS = "is no number of CPUs; write such as 2, 0.5 or 500m"
-KNOWN_STAGES = "default, serving, approved, decide, deploy, evaluate, gate, ingest, measure, prepare, profile, register, relabel, report, snapshot, train, tune, validate, verify"
+KNOWN_STAGES = "default, serving, approved, decide, deploy, evaluate, gate, ingest, measure, prepare, profile, register, relabel, release, report, score, snapshot, train, tune, validate, verify"
 
 
 def settings(folder: Path, text: str) -> Kubernetes:

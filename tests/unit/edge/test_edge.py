@@ -106,6 +106,14 @@ def test_a_candidate_reaches_its_share_is_widened_and_taken_back(put, group):
         release.widen(group, KEY, 0.5)
 
 
+def test_the_same_release_again_leaves_a_share_that_was_widened(put, group):
+    put(1)
+    put(2, share=0.1)
+    release.widen(group, KEY, 0.6)
+    put(2, share=0.1)
+    assert release.pointer(group, KEY)["share"] == 0.6
+
+
 def test_a_bucket_holds_the_same_bytes_as_a_folder(package, group, bucket):
     there = bucket / "shop" / "edge" / "all"
     for place in (group, there):

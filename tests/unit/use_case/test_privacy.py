@@ -71,6 +71,7 @@ def test_a_rule_of_one_column(column, says):
             ("quality", "expectations", 0, "expect_column_values_to_not_be_null"),
             "can't be judged; remove the expectation",
         ),
+        ({"deployment": {"edge": {}}}, ("deployment", "edge"), "features age are protected with a key that no device may hold"),
     ],
 )
 def test_what_asks_for_a_value_that_is_gone(make_use_case, changes, field, says):
