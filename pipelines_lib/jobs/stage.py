@@ -121,6 +121,11 @@ class Stage:
 Work = Callable[[Stage], JobResult]
 
 
+def held_result(stage: str, held: Held) -> JobResult:
+    """The result of a stage that a gate held."""
+    return JobResult(stage=stage, status="held", reason=held.reason, figures=held.figures, links=held.links)
+
+
 def run_stage(work: Work) -> NoReturn:
     """Run `work` as the process's whole life."""
     sys.exit(_run(work))
@@ -165,7 +170,7 @@ def _metered(work: Work, spec: JobSpec, folder: StorePath, meter: Meter, started
         code = ExitCode.DONE
     except Held as held:
         log.warning("HELD: %s", held.reason)
-        result = JobResult(stage=spec.stage, status="held", reason=held.reason, figures=held.figures, links=held.links)
+        result = held_result(spec.stage, held)
         code = ExitCode.HELD
         _leave(folder, held, code)
     except BadInput as error:

@@ -5,7 +5,10 @@ python -m pipelines_lib.jobs.verify --spec spec.json
 However this fails, no candidate is left serving; only a process that is killed can leave one, until the stage runs again.
 """
 
+import logging
 import time
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from pydantic import JsonValue
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
 from pipelines_lib.jobs.deploy import place_of_stage, put_up, roll_back
-from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.jobs.stage import Stage, Work, held_result, run_stage
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Package
 from pipelines_lib.registry.tracking import connect
@@ -24,14 +27,23 @@ from pipelines_lib.serving.replica import Replica
 from pipelines_lib.serving.requests import DATATYPES
 from pipelines_lib.store import write_json
 
+log = logging.getLogger("sluice")
+
 SINGLE_ROWS = 20
 """Rows asked one by one, for the latency a client sees."""
+COMPARISONS = 3
+"""How often the version is compared with a champion that came meanwhile, at most."""
 
 
 def main(stage: Stage) -> JobResult:
     """Compare, then promote or roll back."""
     deployed = stage.result_of("deploy").outputs
     model = ModelRef.model_validate(deployed["model"])
+    try:
+        _meet_champion(stage, model)
+    except BaseException:
+        roll_back(stage, model)
+        raise
     # Where an earlier try rolled back, the version must first be put up again.
     url, [replica, *_] = put_up(stage, model)
     try:
@@ -122,15 +134,50 @@ def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> No
     )
 
 
-def _hold_if_overtaken(stage: Stage, model: ModelRef) -> None:
-    """Roll back and raise `Held` where the champion of now is not the one that the gate compared with.
+def _meet_champion(stage: Stage, model: ModelRef) -> None:
+    """Compare with the champion of now where that is not the one that the gate compared with. Raises `Held` where the gate says no.
 
-    Of two trainings at once the first to end becomes champion; the second must be compared with it before it may take its place.
+    Of two trainings at once the first to end becomes champion. What a person approved is not compared by itself: the approval was of other figures.
     """
+    for _ in range(COMPARISONS):
+        champion = _overtaken_by(stage, model)
+        if champion is None or champion.version > model.version or stage.use_case.deployment.approve is not None:
+            return
+        log.warning(
+            "version %d became the champion while this training ran; version %d is compared with it", champion.version, model.version
+        )
+        for name in ("evaluate", "gate", "register"):
+            _run_again(stage, name)
+
+
+def _run_again(stage: Stage, name: str) -> None:
+    """An earlier stage of this run, in this process; its new result takes the place of the old one."""
+    work: Work = import_module(f"pipelines_lib.jobs.{name}").main
+    before = stage.result_of(name)
+    kept = {"seconds": before.seconds, "usage": before.usage, "launch": before.launch}
+    again = replace(stage, spec=stage.spec.model_copy(update={"stage": name}))
+    try:
+        write_json(again.folder / "result.json", work(again).model_copy(update=kept))
+    except Held as held:
+        write_json(again.folder / "result.json", held_result(name, held).model_copy(update=kept))
+        raise
+
+
+def _overtaken_by(stage: Stage, model: ModelRef) -> ModelRef | None:
+    """The champion of now, where it is neither the one that the gate compared with nor the version itself; None too where the run forces its way."""
     champion = ModelRegistry(connect(stage.profile.tracking_uri), model.name).champion()
     compared = stage.result_of("evaluate").outputs.get("champion")
     if champion is None or champion.version in (compared, model.version) or stage.spec.params.get("force"):
+        return None
+    return champion
+
+
+def _hold_if_overtaken(stage: Stage, model: ModelRef) -> None:
+    """Roll back and raise `Held` where the champion of now is still not the one that the gate compared with."""
+    champion = _overtaken_by(stage, model)
+    if champion is None:
         return
+    compared = stage.result_of("evaluate").outputs.get("champion")
     roll_back(stage, model)
     remedy = (
         "clear `evaluate` and what follows it in this run, and it is compared again"

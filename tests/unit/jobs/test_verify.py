@@ -7,6 +7,8 @@ import pytest
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import DataError, Held, Unavailable
 from pipelines_lib.jobs import deploy, verify
+from pipelines_lib.registry import tracking
+from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Package
 from pipelines_lib.serving import local
 from pipelines_lib.serving.pointer import Deployment, read_pointer, write_pointer
@@ -113,10 +115,10 @@ def outside(monkeypatch, package):
 
 @pytest.fixture
 def put_up(package, sandbox, make_use_case):
-    """Returns `put_up(before)`: points to version 2 as deploy does, after version 1 where `before`, and returns the stage verify."""
+    """Returns `put_up(before, approve=False)`: points to version 2 as deploy does, after version 1 where `before`, and returns the stage verify."""
 
-    def make(before):
-        stage = sandbox.stage("verify", make_use_case(), "2026-01-05")
+    def make(before, approve=False):
+        stage = sandbox.stage("verify", make_use_case(deployment={"approve": approve}), "2026-01-05")
         model = MODEL.model_copy(update={"package": str(package.folder.relative_to(stage.spec.store))})
         served = Deployment.candidate(FIRST, stage.use_case, None).verified() if before else None
         write_pointer(stage.root, served)
@@ -160,7 +162,7 @@ def test_a_failure_leaves_no_candidate_and_a_retry_puts_it_up_again(outside, put
 @pytest.mark.parametrize(("before", "compared"), [(True, "version 1"), (False, "none")])
 @pytest.mark.parametrize(("winner", "remedy"), [(3, "start the training again"), (1, "clear `evaluate`")])
 def test_of_two_trainings_at_once_the_second_must_be_compared_with_the_first(outside, put_up, before, compared, winner, remedy):  # noqa: PLR0917
-    stage = put_up(before)
+    stage = put_up(before, approve=True)  # which leaves the comparing to a person
     outside.champion = MODEL.model_copy(update={"version": winner})
     if before and winner == 1:  # the champion that it was compared with
         verify.main(stage)
@@ -171,6 +173,55 @@ def test_of_two_trainings_at_once_the_second_must_be_compared_with_the_first(out
     assert held.value.figures["champion_version"] == winner
     assert outside.promoted == []
     assert (read_pointer(stage.root) and read_pointer(stage.root).model.version) == (1 if before else None)
+
+
+@pytest.fixture
+def again(monkeypatch, outside):
+    """What is run again: the evaluation compares with the champion of now, and `again.held` is what the gate says."""
+
+    class Again(list):
+        held = False
+
+    made = Again()
+
+    def run(stage, name):
+        made.append(name)
+        if name == "evaluate":
+            evaluated = JobResult(stage="evaluate", outputs={"champion": outside.champion.version})
+            write_json(Path(f"{stage.spec.run_dir}/evaluate/result.json"), evaluated)
+        elif name == "gate" and made.held:
+            raise Held("worse than version 1")
+
+    monkeypatch.setattr(verify, "_run_again", run)
+    return made
+
+
+def test_a_champion_that_came_meanwhile_is_compared_with(outside, put_up, again):
+    stage = put_up(False)
+    outside.champion = FIRST
+    verify.main(stage)
+    assert again == ["evaluate", "gate", "register"]
+    assert outside.promoted == [2]
+
+
+def test_a_version_that_loses_against_a_champion_that_came_meanwhile_is_rolled_back(outside, put_up, again):
+    stage = put_up(True)
+    outside.champion, again.held = FIRST.model_copy(update={"version": 0}), True
+    with pytest.raises(Held, match="worse than version 1"):
+        verify.main(stage)
+    assert outside.promoted == []
+    assert read_pointer(stage.root).model.version == 1
+
+
+def test_champions_that_keep_coming_hold_it_at_last(outside, put_up, monkeypatch):
+    stage = put_up(False)
+    outside.champion = FIRST
+    n_tries = []
+    monkeypatch.setattr(verify, "_run_again", lambda stage, name: n_tries.append(name))  # always behind
+    with pytest.raises(Held, match="version 1 became the champion"):
+        verify.main(stage)
+    assert n_tries.count("gate") == verify.COMPARISONS
+    assert outside.promoted == []
 
 
 def test_a_champion_that_is_verified_again_stays_it(outside, put_up):
@@ -220,3 +271,22 @@ def test_a_server_that_does_not_come_round_fails_the_stage_and_the_version_stays
     outside.broken.clear()
     verify.main(stage)
     assert outside.promoted == [2, 2]
+
+
+def test_an_evaluation_that_is_run_again_meets_the_champion_of_now_and_is_the_same_version(trained):
+    champion = trained.promote()
+    trained.run("snapshot", "train", "evaluate", "gate", "register", run_id="second")
+    later = ModelRegistry(tracking.connect(trained.stage("verify").profile.tracking_uri), "credit")
+    stage = trained.stage("verify", run_id="second")
+    registered = stage.result_of("register")
+    path = stage.folder_of("evaluate") / "result.json"
+    before = stage.result_of("evaluate")
+    write_json(path, before.model_copy(update={"outputs": {**before.outputs, "champion": None}, "seconds": 7.0}))
+
+    for name in ("evaluate", "gate", "register"):
+        verify._run_again(stage, name)
+
+    assert stage.result_of("evaluate").outputs["champion"] == later.champion().version == champion.version
+    assert stage.result_of("evaluate").seconds == 7.0
+    assert stage.result_of("gate").figures["champion"] is not None
+    assert stage.result_of("register").outputs == registered.outputs
