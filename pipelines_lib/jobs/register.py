@@ -5,7 +5,7 @@ python -m pipelines_lib.jobs.register --spec spec.json
 
 from typing import Any
 
-from mlflow import MlflowClient
+from mlflow.entities import Run
 
 from pipelines_lib.contracts import GateResult, JobResult
 from pipelines_lib.errors import DataError
@@ -13,6 +13,7 @@ from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.card import model_card
+from pipelines_lib.registry.logged_model import log_model
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import CARD, MODEL, TRANSFORM, Manifest, Package
 from pipelines_lib.store import StorePath, read_json
@@ -36,16 +37,20 @@ def main(stage: Stage) -> JobResult:
             CARD: card.encode(),
         },
     )
-    Package.open(folder)
+    package, where, name = Package.open(folder), stage.below(folder), stage.use_case.name
     client = tracking.connect(stage.profile.tracking_uri)
-    tags = _told(client, stage, manifest, card, verdict)
-    package = stage.below(folder)
-    model = ModelRegistry(client, stage.use_case.name).register(
-        package,
-        folder.resolve().as_uri(),
-        manifest.mlflow_run_id,
+    run = tracking.retried(lambda: client.get_run(manifest.mlflow_run_id))
+    report = (stage.store / verdict.links["Evaluation"]).read_text(encoding="utf-8")
+    verdicts = tracking.log_verdicts(client, run.info.run_id, _results(verdict), report)
+    tracking.log_texts(client, run.info.run_id, {CARD: card})
+    logged = log_model(client, run, package, name, where)
+    model = ModelRegistry(client, name).register(
+        where,
+        logged.artifact_location,
+        run.info.run_id,
         stage.spec.run_id,
-        tags=tags,
+        model_id=logged.model_id,
+        tags={**_origin(stage, run, manifest), **verdicts},
         description=f"{stage.use_case.title}, trained on data up to {manifest.snapshot.partitions[-1]}. What to know before relying on it: {CARD} among the run's artefacts",
     )
     return JobResult(
@@ -53,7 +58,7 @@ def main(stage: Stage) -> JobResult:
         reason=f"version {model.version} is registered",
         figures={"version": model.version, "bytes": sum(path.stat().st_size for path in folder.iterdir())},
         outputs={"model": model.model_dump(mode="json")},
-        links=tracking.page(stage.profile.mlflow_url, client.get_run(manifest.mlflow_run_id)),
+        links=tracking.page(stage.profile.mlflow_url, run),
     )
 
 
@@ -61,22 +66,16 @@ def _folder(stage: Stage, name: str) -> StorePath:
     return stage.store / str(stage.result_of(name).outputs["folder"])
 
 
-def _told(client: MlflowClient, stage: Stage, manifest: Manifest, card: str, judged: JobResult) -> dict[str, str]:
-    """Give the MLflow run the verdicts and the card; returns the version's tags: where it comes from, and what each gate said."""
+def _results(judged: JobResult) -> list[GateResult]:
     found: Any = judged.figures["gates"]
-    results = [GateResult.model_validate(result) for result in found]
-    report = (stage.store / judged.links["Evaluation"]).read_text(encoding="utf-8")
-    run_id = manifest.mlflow_run_id
-    verdicts = tracking.log_verdicts(client, run_id, results, report)
-    tracking.log_texts(client, run_id, {CARD: card})
-    of_run = tracking.retried(lambda: client.get_run(run_id)).data.tags
-    commit = of_run.get("mlflow.source.git.commit")
-    return {
-        "sluice.snapshot": manifest.snapshot.content_hash,
-        "sluice.partition": stage.spec.partition_key,
-        **({"sluice.commit": commit} if commit else {}),
-        **verdicts,
-    }
+    return [GateResult.model_validate(result) for result in found]
+
+
+def _origin(stage: Stage, run: Run, manifest: Manifest) -> dict[str, str]:
+    """Tags of the version: where it comes from."""
+    commit = run.data.tags.get("mlflow.source.git.commit")
+    found = {"sluice.snapshot": manifest.snapshot.content_hash, "sluice.partition": stage.spec.partition_key}
+    return found | ({"sluice.commit": commit} if commit else {})
 
 
 def _card(stage: Stage, manifest: Manifest, trained: StorePath, evaluated: StorePath) -> str:

@@ -1,6 +1,7 @@
 """The versions of a use case's model: MLflow's registry, with the aliases champion, challenger and previous."""
 
 from collections.abc import Mapping
+from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -27,9 +28,17 @@ class ModelRegistry:
         return self._at(CHAMPION)
 
     def register(
-        self, package: str, uri: str, mlflow_run_id: str, run_id: str, *, tags: Mapping[str, str] | None = None, description: str = ""
+        self,
+        package: str,
+        uri: str,
+        mlflow_run_id: str,
+        run_id: str,
+        *,
+        model_id: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        description: str = "",
     ) -> ModelRef:
-        """The version of the package at `package` (below the store; `uri` says where that is), and the alias challenger.
+        """The version of the package at `package` (below the store; at `uri` MLflow has it as the logged model `model_id`), and the alias challenger.
 
         Registering the same package of the same run again returns the version there is, with the `tags` of now.
         """
@@ -37,10 +46,8 @@ class ModelRegistry:
         versions = retried(lambda: self._client.search_model_versions(f"run_id = '{mlflow_run_id}'"))
         there = [version for version in versions if version.name == self._name and version.tags.get(_PACKAGE) == package]
         own = {**(tags or {}), _PACKAGE: package, _RUN: run_id}
-        create = self._client.create_model_version
-        found = self._ref(
-            there[0] if there else retried(lambda: create(self._name, uri, run_id=mlflow_run_id, tags=own, description=description or None))
-        )
+        create = partial(self._client.create_model_version, self._name, uri, mlflow_run_id, own)
+        found = self._ref(there[0] if there else retried(lambda: create(description=description or None, model_id=model_id)))
         if there:
             self.tag(found.version, tags or {})
         champion = self.champion()
