@@ -268,6 +268,9 @@ class Ledger(Contract):
         return self.model_copy(update={"fired": (*self.fired, firing)})
 
 
+LATEST_REPORT = "reports/latest.html"
+"""The newest drift report, in the use case's folder in the store: an address that can be given before there is one."""
+
 LEDGER = "retrainings.json"
 """The ledger's name in the use case's folder in the store."""
 

@@ -25,6 +25,7 @@ def main(stage: Stage) -> JobResult:
         partition_key=key,
         action=decision.action,
         reason=decision.reason,
+        objections=decision.objections,
         figures=decision.figures,
         model_version=facts.champion_version,
         trigger_run_id=f"drift__{use_case.name}__v{facts.champion_version or 0}__{key}",

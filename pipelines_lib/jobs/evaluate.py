@@ -17,7 +17,7 @@ from mlflow.entities import Run
 from numpy.typing import NDArray
 
 from pipelines_lib import cost
-from pipelines_lib.contracts import STAGES, JobResult, ModelRef, Pipeline
+from pipelines_lib.contracts import LATEST_REPORT, STAGES, JobResult, ModelRef, Pipeline
 from pipelines_lib.data.sides import TEST, TRAIN, VALIDATION
 from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
@@ -193,7 +193,8 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
     ref, history = challenger.snapshot.ref, challenger.training["history"]
     settings = challenger.training["settings"]
     trained = identity(settings, stage.use_case.name, stage.use_case.task, ref)
-    run = tracking.run_of(client, experiment, stage.spec.run_id, trained, {"sluice.use_case": stage.use_case.name})
+    tags = {"sluice.use_case": stage.use_case.name, **_drift_report(stage)}
+    run = tracking.run_of(client, experiment, stage.spec.run_id, trained, tags)
     points = {f"holdout_{name}": figure for name, figure in challenger.figures.items()} | _against(evidence.comparison)
     points |= {f"{side}_rows": n for side, n in challenger.snapshot.sizes().items()}
     points |= _cost(stage)
@@ -225,6 +226,12 @@ def _pictures(use_case: UseCase, challenger: Challenger) -> dict[str, str]:
     probe = _probe(use_case, challenger, probes.importance_rows(challenger.test))
     found["importance"] = bars(probes.importance(probe), f"loss of {use_case.gate.metric}")
     return found
+
+
+def _drift_report(stage: Stage) -> dict[str, str]:
+    """Where a person who looks at the run finds what became of its model: the page of the newest partition."""
+    airflow = stage.profile.airflow_url
+    return {} if airflow is None else {"sluice.drift_report": f"{airflow.rstrip('/')}/sluice/files/{stage.use_case.name}/{LATEST_REPORT}"}
 
 
 def _page(stage: Stage, challenger: Challenger, evidence: Evidence, pictures: dict[str, str]) -> str:

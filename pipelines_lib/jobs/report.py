@@ -7,23 +7,35 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from pipelines_lib.contracts import JobResult
+from pipelines_lib.contracts import LATEST_REPORT, JobResult
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.measure import model_of, reference_profile
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.history import drifts_of
+from pipelines_lib.monitoring.governor import Window
+from pipelines_lib.monitoring.history import Recorded, decision_rows, drifts_of, past, recorded, windows
 from pipelines_lib.monitoring.page import Report, drift_page
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.store import write_text
 
+DAYS = 30
+"""Partitions that the page looks back on."""
+
 
 def main(stage: Stage) -> JobResult:
-    """Write the page, then the status."""
-    report = _report(stage)
-    path = f"reports/{report.partition_key}.html"
-    write_text(stage.root / path, drift_page(report))
-    show(stage.root, "monitoring", _status(report, f"{stage.spec.use_case}/{path}"))
+    """Write the decision's row, the page, then the status; the newest page has a name that stays, too."""
+    key, tables = stage.spec.partition_key, Tables(stage.root)
+    record = recorded(stage.root, key)
+    if record is None:
+        raise DataError(f"nothing was decided on {key}; run decide for this run first")
+    here = next(iter(windows(tables, stage.use_case, [key])), None)
+    tables.write("decisions", key, decision_rows(record, here))
+    report = _report(stage, tables, record)
+    page, path = drift_page(report), f"reports/{key}.html"
+    write_text(stage.root / path, page)
+    if show(stage.root, "monitoring", _status(report, here, f"{stage.spec.use_case}/{path}")):
+        write_text(stage.root / LATEST_REPORT, page)
     return JobResult(
         stage="report",
         reason=f"{report.action}: {report.reason}",
@@ -33,10 +45,8 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def _report(stage: Stage) -> Report:
-    key = stage.spec.partition_key
-    measured, decided = stage.result_of("measure").outputs, stage.result_of("decide").outputs
-    tables = Tables(stage.root)
+def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
+    key, measured = record.partition_key, stage.result_of("measure").outputs
     [row] = tables.read("profiles", [key]).to_pylist()
     version = measured.get("model_version")
     model_version = None if version is None else int(str(version))
@@ -46,9 +56,12 @@ def _report(stage: Stage) -> Report:
         partition_key=key,
         model_version=model_version,
         n_rows=row["n_rows"],
-        action=str(decided["action"]),
-        reason=str(decided["reason"]),
-        threshold=stage.use_case.monitoring.psi,
+        action=record.action,
+        reason=record.reason,
+        objections=record.objections,
+        settings=stage.use_case.monitoring,
+        metric=stage.use_case.gate.metric,
+        past=past(tables, stage.use_case, key, DAYS),
         drifts=drifts_of(tables.read("drift", [key])),
         performance=performance,
         reference=None if model_version is None else reference_profile(stage, model_of(stage, model_version)),
@@ -57,13 +70,16 @@ def _report(stage: Stage) -> Report:
     )
 
 
-def _status(report: Report, path: str) -> dict[str, JsonValue]:
+def _status(report: Report, here: Window | None, path: str) -> dict[str, JsonValue]:
     return {
         "partition_key": report.partition_key,
         "decision": report.action,
         "reason": report.reason,
         "n_rows": report.n_rows,
         "n_columns": sum(drift.kind == "input" for drift in report.drifts),
+        "drifted_share": None if here is None else round(here.drifted_share, 4),
+        "loss": None if here is None or here.loss is None else round(here.loss.share, 4),
+        "effects": {drift.column: round(drift.effect, 4) for drift in report.drifts if drift.effect is not None},
         "drifted": [drift.column for drift in report.drifts if drift.drifted],
         "champion_version": report.model_version,
         "performance": None if report.performance is None else dict(report.performance),

@@ -1,7 +1,8 @@
-"""Distributions then and now as inline SVG: nothing to load, readable on a phone, right in light and dark."""
+"""Distributions then and now, and figures over time, as inline SVG: nothing to load, readable on a phone, right in light and dark."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 
 import numpy as np
@@ -12,6 +13,8 @@ from pipelines_lib.monitoring.summaries import Categories, Quantiles
 WIDTH, HEIGHT = 320, 120
 BARS = 16
 MAX_CATEGORIES = 10
+_LEFT = 42
+"""Room for the scale of a timeline."""
 
 Shares = tuple[list[str], list[float], list[float]]
 """Labels, shares then, shares now."""
@@ -60,6 +63,73 @@ def category_shares(reference: Categories, now: Categories) -> Shares:
     return labels, then, today
 
 
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One figure over time."""
+
+    name: str
+    style: str
+    """Its class in the page's style sheet."""
+    values: Sequence[float | None]
+    ends: Sequence[tuple[float | None, float | None]] = ()
+    """Of each value's interval, where there are any."""
+
+
+def timeline(labels: Sequence[str], lines: Sequence[Line], *, bounds: Mapping[str, float], marks: Mapping[int, str]) -> str:
+    """An SVG of figures over partitions. `bounds` are levels drawn across, by name; `marks` say what was decided, by place.
+
+    Empty where there is no figure.
+    """
+    if all(value is None for line in lines for value in line.values):
+        return ""
+    given = [value for line in lines for value in (*line.values, *(end for pair in line.ends for end in pair)) if value is not None]
+    low, high = min([*given, *bounds.values()]), max([*given, *bounds.values()])
+    room = (high - low) or abs(high) or 1.0
+    low, high = low - 0.05 * room, high + 0.12 * room
+
+    def across(place: float) -> float:
+        return _LEFT + (WIDTH - _LEFT - 6) * (place + 0.5) / len(labels)
+
+    def down(value: float) -> float:
+        return HEIGHT * (high - value) / (high - low)
+
+    shapes = [_level(name, value, down(value)) for name, value in bounds.items()]
+    shapes += [_curve(line, labels, across, down) for line in lines]
+    shapes += [
+        f'<g><title>{escape(labels[place])}: {escape(action)}</title><path class="{escape(action)}" d="M{across(place) - 4:.1f} 9 l4 -8 l4 8 z"/></g>'
+        for place, action in marks.items()
+    ]
+    ends = f'<text x="{_LEFT}" y="{HEIGHT + 14}">{escape(labels[0])}</text><text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{escape(labels[-1])}</text>'
+    scale = "".join(f'<text x="{_LEFT - 4}" y="{down(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>' for v in (min(given), max(given)))
+    return _svg(HEIGHT + 20, "".join(shapes) + ends + scale, "over time")
+
+
+def _level(name: str, value: float, y: float) -> str:
+    return (
+        f'<g><title>{escape(name)}: {value:.3g}</title><line class="bound" x1="{_LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<text x="{WIDTH}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text></g>'
+    )
+
+
+def _curve(line: Line, labels: Sequence[str], across: Callable[[float], float], down: Callable[[float], float]) -> str:
+    """A path that is broken where a value is missing, its points, and their intervals."""
+    shapes, path, pen = [], [], "M"
+    for place, value in enumerate(line.values):
+        if value is None:
+            pen = "M"
+            continue
+        x, y = across(place), down(value)
+        path.append(f"{pen}{x:.1f} {y:.1f}")
+        pen = "L"
+        low, high = line.ends[place] if line.ends else (None, None)
+        if low is not None and high is not None:
+            shapes.append(f'<line class="{line.style} interval" x1="{x:.1f}" x2="{x:.1f}" y1="{down(low):.1f}" y2="{down(high):.1f}"/>')
+        shapes.append(
+            f'<g><title>{escape(labels[place])}: {escape(line.name)} {value:.3g}</title><circle class="{line.style}" cx="{x:.1f}" cy="{y:.1f}" r="2.5"/></g>'
+        )
+    return f'<path class="{line.style} curve" d="{" ".join(path)}"/>{"".join(shapes)}'
+
+
 def _numbered(labels: Sequence[str]) -> list[str]:
     return [f"no. {place}" for place in range(1, len(labels) + 1)]
 
@@ -99,5 +169,5 @@ def _rows(labels: Sequence[str], then: Sequence[float], today: Sequence[float]) 
     return _svg(len(labels) * 26, "".join(shapes))
 
 
-def _svg(height: float, content: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="distribution then and now">{content}</svg>'
+def _svg(height: float, content: str, label: str = "distribution then and now") -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{label}">{content}</svg>'

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import Pipeline
 from pipelines_lib.errors import BadInput
-from pipelines_lib.store import StorePath, store_of
+from pipelines_lib.store import StorePath, store_of, write_text
 from pipelines_lib.use_case import Monitoring
 
 if TYPE_CHECKING:
@@ -50,6 +51,26 @@ def replay(
     for line in _table(steps):
         typer.echo(line)
     typer.echo(_summary(steps, cost, currency))
+
+
+@app.command()
+def metrics(
+    out: Annotated[
+        Path | None,
+        typer.Option(help="A file that is replaced whole, such as one for node_exporter's textfile collector; the terminal when absent."),
+    ] = None,
+) -> None:
+    """Print the newest partition's figures of every use case in Prometheus' text format."""
+    from pipelines_lib.exposition import exposition, statuses  # noqa: PLC0415
+
+    project = Project.from_environment()
+    store = store_of(project.profile())
+    good, _ = project.use_cases_or_errors()
+    text = exposition([(case, statuses(store / case.name)) for case in good])
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        write_text(out, text)
 
 
 def _changed(settings: Monitoring, changes: Sequence[str]) -> Monitoring:

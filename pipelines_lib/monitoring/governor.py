@@ -48,15 +48,22 @@ class Window:
     n_drifted: int
     """Input columns compared, and those that have drifted."""
     prediction_drifted: bool
+    drifted_weight: float | None = None
+    """Share of what all inputs are worth to the model that the drifted ones are; their share in number, where None."""
     loss: Loss | None = None
     """None where performance is not known."""
     bad_data: str = ""
     """Why its rows are no measure of the world: a gate that held them, columns without any value. Empty where nothing is wrong."""
 
+    @property
+    def drifted_share(self) -> float:
+        """Share of the inputs that have drifted, by what they are worth to the model."""
+        in_number = self.n_drifted / self.n_inputs if self.n_inputs else 0.0
+        return in_number if self.drifted_weight is None else self.drifted_weight
+
     def moved(self, settings: Monitoring) -> bool:
         """Whether enough input columns, or the predictions, have drifted."""
-        share = self.n_drifted / self.n_inputs if self.n_inputs else 0.0
-        return self.prediction_drifted or (self.n_drifted > 0 and share >= settings.share)
+        return self.prediction_drifted or (self.n_drifted > 0 and self.drifted_share >= settings.share)
 
     def lost(self, settings: Monitoring) -> bool:
         """Whether the metric has fallen by what counts, and chance does not explain it."""
@@ -106,6 +113,8 @@ class Decision:
 
     action: Action
     reason: str
+    objections: dict[str, str]
+    """Every rule that speaks against a retraining, and what it says."""
     figures: dict[str, JsonValue]
 
 
@@ -132,13 +141,13 @@ def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Dec
     }
     for rule in _ALERTING:
         if rule in objections and facts.champion_version is not None:
-            return Decision(action="alert", reason=objections[rule], figures=figures)
+            return Decision(action="alert", reason=objections[rule], objections=objections, figures=figures)
     if objections:
-        return Decision(action="hold", reason=next(iter(objections.values())), figures=figures)
+        return Decision(action="hold", reason=next(iter(objections.values())), objections=objections, figures=figures)
     what = "have lost performance or drifted" if any(window.lost(settings) for window in drifted) else "have drifted"
     keys = ", ".join(window.partition_key for window in drifted)
     reason = f"{len(drifted)} of the last {settings.of} partitions {what} ({keys}); {settings.need} are enough"
-    return Decision(action="retrain", reason=reason, figures=figures)
+    return Decision(action="retrain", reason=reason, objections={}, figures=figures)
 
 
 def _counts(window: Window, settings: Monitoring, facts: Facts) -> bool:
@@ -225,8 +234,8 @@ def _too_dear(cost: float, next_cost: float, allowed: float) -> str:
 
 def _quiet(window: Window, settings: Monitoring) -> str:
     return (
-        f"{window.n_drifted} of {window.n_inputs} input columns have drifted in {window.partition_key}, "
-        f"fewer than {settings.share:.0%} (monitoring.share), and the predictions have not"
+        f"{window.n_drifted} of {window.n_inputs} input columns have drifted in {window.partition_key}, {window.drifted_share:.0%} of what all are "
+        f"worth to the model and less than {settings.share:.0%} (monitoring.share), and the predictions have not"
     )
 
 

@@ -6,7 +6,7 @@ decision a partition below `decisions/`, and the ledger of the retrainings that 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -68,12 +68,33 @@ PERFORMANCE = pa.schema(
 same metric of the champion's hold-out."""
 
 
+DECISIONS = pa.schema(
+    {
+        "row_id": pa.string(),
+        "action": pa.string(),
+        "reason": pa.string(),
+        "objections": pa.list_(pa.string()),
+        "model_version": pa.int64(),
+        "n_rows": pa.int64(),
+        "n_inputs": pa.int64(),
+        "n_drifted": pa.int64(),
+        "drifted_share": pa.float64(),
+        "prediction_drifted": pa.bool_(),
+        "loss": pa.float64(),
+        "loss_source": pa.string(),
+    }
+)
+"""The table `decisions`: one row a partition, what was decided and on what."""
+
+
 class Recorded(Contract):
     """A decision as it is kept."""
 
     partition_key: str
     action: Action
     reason: str
+    objections: dict[str, str] = Field(default_factory=dict)
+    """Every rule that spoke against a retraining, and what it said."""
     figures: dict[str, JsonValue] = Field(default_factory=dict)
     model_version: int | None
     """The champion of that moment, whose answers were judged."""
@@ -81,6 +102,21 @@ class Recorded(Contract):
     """Of the training that follows from it: the same for the same use case, champion and partition."""
     n_known: int
     """Retrainings in the ledger when it was made: it fires nothing once there are more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Day:
+    """One partition of the past, as the page shows it."""
+
+    partition_key: str
+    drifted_share: float | None
+    prediction_effect: float | None
+    """The larger one of the score's and the prediction's."""
+    performance: Mapping[str, tuple[float, float | None, float | None]]
+    """`realised` and `estimated`, where known: the gate's metric, and the ends of its interval."""
+    reference: float | None
+    """The champion's, on its hold-out."""
+    action: Action | None
 
 
 def drift_rows(drifts: Sequence[ColumnDrift], model_version: int) -> pa.Table:
@@ -129,6 +165,47 @@ def performance_row(
     }  # fmt: skip
 
 
+def decision_rows(record: Recorded, window: Window | None) -> pa.Table:
+    """As the partition's row of the table `decisions`; `window` is None where nothing was answered."""
+    loss = None if window is None else window.loss
+    row = {
+        "row_id": "decision", "action": record.action, "reason": record.reason, "objections": list(record.objections),
+        "model_version": record.model_version, "n_rows": window.n_rows if window else 0, "n_inputs": window.n_inputs if window else 0,
+        "n_drifted": window.n_drifted if window else 0, "drifted_share": window.drifted_share if window else None,
+        "prediction_drifted": window.prediction_drifted if window else None, "loss": None if loss is None else loss.share,
+        "loss_source": None if loss is None else loss.source,
+    }  # fmt: skip
+    return pa.Table.from_pylist([row], schema=DECISIONS)
+
+
+def past(tables: Tables, use_case: UseCase, partition_key: str, n: int) -> list[Day]:
+    """Of the last `n` partitions up to `partition_key` those from the first that was decided on, oldest first.
+
+    The figures of one that was not measured are None.
+    """
+    keys = [use_case.shift(partition_key, -back) for back in reversed(range(n))]
+    drift = _by_partition(tables, "drift", keys)
+    performance = _by_partition(tables, "performance", keys)
+    decisions = _by_partition(tables, "decisions", keys)
+    first = min([partition_key, *decisions])
+    return [_day(use_case, key, drift.get(key), performance.get(key), decisions.get(key)) for key in keys if key >= first]
+
+
+def _day(use_case: UseCase, partition_key: str, drift: pa.Table | None, performance: pa.Table | None, decision: pa.Table | None) -> Day:
+    answers = (
+        [] if drift is None else [row["effect"] for row in drift.to_pylist() if row["kind"] == "prediction" and row["effect"] is not None]
+    )
+    figures = [] if performance is None else performance.to_pylist()
+    return Day(
+        partition_key=partition_key,
+        drifted_share=None if drift is None else window(partition_key, drift, use_case.monitoring.psi).drifted_share,
+        prediction_effect=max(answers, default=None),
+        performance={row["row_id"]: (row["value"], row["low"], row["high"]) for row in figures if row["value"] is not None},
+        reference=next((row["reference"] for row in figures), None),
+        action=None if decision is None else decision["action"][0].as_py(),
+    )
+
+
 def windows(tables: Tables, use_case: UseCase, partition_keys: Sequence[str]) -> list[Window]:
     """Those of the partitions that were measured, oldest first."""
     drift = _by_partition(tables, "drift", partition_keys)
@@ -155,6 +232,7 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
         model_version=rows["model_version"][0].as_py(),
         n_inputs=len(inputs),
         n_drifted=sum(drift.kind == "input" for drift in drifted),
+        drifted_weight=None if any(drift.weight is None for drift in inputs) else sum(drift.weight or 0.0 for drift in drifted),
         prediction_drifted=any(drift.kind == "prediction" for drift in drifted),
         bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )

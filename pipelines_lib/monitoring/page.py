@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
-from pipelines_lib.monitoring.charts import chart
+from pipelines_lib.monitoring.charts import Line, chart, timeline
 from pipelines_lib.monitoring.drift import ColumnDrift
+from pipelines_lib.monitoring.history import Day
 from pipelines_lib.monitoring.sketch import DataProfile
+from pipelines_lib.use_case import HIGHER_IS_BETTER, Monitoring
 
 MAX_CHARTS = 30
 
@@ -20,6 +22,9 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(17rem,1fr));gap:1.25rem}figure{margin:0}svg{width:100%;height:auto}svg text{font-size:11px;fill:var(--soft)}
 .then{fill:var(--then);background:var(--then)}.now{fill:var(--now);background:var(--now)}.key{display:inline-block;width:.8em;height:.8em;margin:0 .3em 0 1em}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:right;padding:.25rem .6rem;border-bottom:1px solid var(--line)}
+.verdict.alert{border-color:var(--now)}.curve{fill:none;stroke-width:1.5}.interval{stroke-width:1;opacity:.5}.bound{stroke:var(--soft);stroke-dasharray:3 3}
+.one{stroke:var(--now);fill:var(--now);background:var(--now)}.two{stroke:var(--then);fill:var(--then);background:var(--then)}.one.curve,.two.curve{fill:none}
+.retrain{fill:var(--bad)}.alert{fill:var(--now)}ul{padding-left:1.2rem}
 td:first-child,th:first-child{text-align:left}.yes{color:var(--bad);font-weight:600}
 """
 
@@ -34,8 +39,13 @@ class Report:
     n_rows: int
     action: str
     reason: str
-    threshold: float
-    """Effect from which a column has drifted (`monitoring.psi`)."""
+    objections: Mapping[str, str]
+    """Every rule that spoke against a retraining, and what it said."""
+    settings: Monitoring
+    metric: str
+    """The gate's."""
+    past: Sequence[Day]
+    """The last partitions, this one last."""
     drifts: Sequence[ColumnDrift]
     performance: Mapping[str, Any] | None
     reference: DataProfile | None
@@ -53,8 +63,42 @@ def drift_page(report: Report) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="soft">{report.n_rows:,} answers by {version}, compared with what it was trained on</p>'
         f'<div class="verdict {escape(report.action)}"><b>{escape(report.action.capitalize())}</b><br>{escape(report.reason)}</div>'
-        f"{_performance(report.performance)}{_charts(report)}{_table(report)}</body></html>\n"
+        f"{_objections(report)}{_over_time(report)}{_performance(report.performance)}{_charts(report)}{_table(report)}</body></html>\n"
     )
+
+
+def _objections(report: Report) -> str:
+    """The rules beside the one that is the reason."""
+    others = [f"<li><b>{escape(rule)}</b>: {escape(said)}</li>" for rule, said in report.objections.items() if said != report.reason]
+    return f"<p>Also against a retraining:</p><ul>{''.join(others)}</ul>" if others else ""
+
+
+def _over_time(report: Report) -> str:
+    """Drift and performance of the last partitions, with what counts and what was decided."""
+    labels, settings = [day.partition_key for day in report.past], report.settings
+    marks = {place: str(day.action) for place, day in enumerate(report.past) if day.action in ("retrain", "alert")}
+    share = Line(name="inputs drifted", style="one", values=[day.drifted_share for day in report.past])
+    answers = Line(name="effect of the answers", style="one", values=[day.prediction_effect for day in report.past])
+    known = {source: [day.performance.get(source, (None, None, None)) for day in report.past] for source in ("realised", "estimated")}
+    performance = [
+        Line(name=source, style=style, values=[v for v, _, _ in values], ends=[(low, high) for _, low, high in values])
+        for (source, values), style in zip(known.items(), ("one", "two"), strict=True)
+    ]
+    reference = next((day.reference for day in reversed(report.past) if day.reference is not None), None)
+    sign = 1 if HIGHER_IS_BETTER[report.metric] else -1
+    bounds = {} if reference is None else {"hold-out": reference}
+    if reference is not None and settings.loss is not None:
+        bounds["loss that counts"] = reference - sign * settings.loss * abs(reference)
+    charts = {
+        "Share of the inputs that have drifted": timeline(labels, [share], bounds={"share": settings.share}, marks=marks),
+        "Effect of the answers": timeline(labels, [answers], bounds={"psi": settings.psi}, marks=marks),
+        f'{report.metric} <span class="soft"><span class="key one"></span>realised<span class="key two"></span>estimated</span>': timeline(
+            labels, performance, bounds=bounds, marks=marks
+        ),
+    }
+    figures = "".join(f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in charts.items() if svg)
+    legend = "<p class='soft'>▲ where a retraining was fired or an alert given; dashed: the settings.</p>" if marks else ""
+    return f"<h2>The last {len(labels)} partitions</h2>{legend}<div class='charts'>{figures}</div>" if figures else ""
 
 
 def _performance(performance: Mapping[str, Any] | None) -> str:
@@ -97,7 +141,7 @@ def _table(report: Report) -> str:
     )
     return (
         f"<h2>Columns</h2><p class='soft'>The effect is PSI (8 × the Jensen-Shannon divergence, for categories) less what so few rows show by chance; "
-        f"a column has drifted from {report.threshold:g} on.</p><div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
+        f"a column has drifted from {report.settings.psi:g} on.</p><div class='wide'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
     )
 
 

@@ -8,13 +8,14 @@ from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
 from airflow.models import DagModel, DagRun
 from fastapi import FastAPI, HTTPException
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from sqlalchemy import func, select
 
 from pipelines_lib import cost
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import Pipeline, dag_id
 from pipelines_lib.errors import DataError, SluiceError
+from pipelines_lib.exposition import exposition, statuses
 from pipelines_lib.orchestration.store import open_store
 from pipelines_lib.store import StorePath, contains, read_json
 from pipelines_lib.use_case import UseCase
@@ -40,6 +41,19 @@ def overview(user: GetUserDep, session: SessionDep) -> HTMLResponse:  # noqa: AR
     )
     body = cards or "<p>No use case yet. <code>sluice new</code> makes one.</p>"
     return HTMLResponse(_PAGE.replace("{body}", body), headers=_SAFE)
+
+
+@app.get("/metrics", response_class=PlainTextResponse)
+def metrics(user: GetUserDep) -> PlainTextResponse:  # noqa: ARG001 - signed-in users only: Prometheus brings a token
+    """The newest figures of every use case, as Prometheus reads them."""
+    project = Project.from_environment()
+    try:
+        store = open_store(project.profile())
+        good, _ = project.use_cases_or_errors()
+        text = exposition([(use_case, statuses(store / use_case.name)) for use_case in good])
+    except SluiceError as error:
+        raise HTTPException(503, str(error)) from error
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 @app.get("/files/{path:path}")
@@ -142,7 +156,7 @@ def _cost_row(use_case: UseCase, profile: Profile, root: StorePath) -> list[str]
 def _tone(status: dict[str, Any]) -> str:
     """Colour of a verdict. That monitoring holds is the quiet day; that a gate holds wants a look."""
     if "decision" in status:
-        return "act" if status["decision"] == "retrain" else "good"
+        return {"retrain": "act", "alert": "hold"}.get(str(status["decision"]), "good")
     return {"pass": "good", "hold": "hold"}.get(str(status.get("verdict")), "")
 
 

@@ -3,7 +3,9 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipelines_lib.monitoring.charts import chart
+from pipelines_lib.contracts import LATEST_REPORT
+from pipelines_lib.data.tables import Tables
+from pipelines_lib.monitoring.charts import Line, chart, timeline
 from pipelines_lib.monitoring.sketch import profile_columns
 from pipelines_lib.store import read_json
 
@@ -24,7 +26,10 @@ def test_the_page_shows_what_was_seen_and_decided(answer, monitor, root):
     assert 'name="viewport"' in page
     assert "200 of 200 answers have a label" in page
     charts = re.findall(r"<svg.*?</svg>", page)
-    assert len(charts) == 4, "age, amount, prediction, score"
+    assert [re.search('aria-label="(.*?)"', svg)[1] for svg in charts].count("distribution then and now") == 4, (
+        "age, amount, prediction, score"
+    )
+    assert len(charts) == 6, "and, over time, the inputs and the answers; of performance one class alone says nothing"
     for svg in charts:
         ElementTree.fromstring(svg)
     assert "http://" not in page
@@ -35,11 +40,38 @@ def test_the_page_shows_what_was_seen_and_decided(answer, monitor, root):
         "reason": results["decide"].outputs["reason"],
         "n_rows": 200,
         "n_columns": 4,
+        "drifted_share": 0.5,
+        "loss": None,
+        "effects": read_json(root / "status" / "monitoring.json")["effects"],
         "drifted": ["age", "amount", "prediction", "score"],
         "champion_version": 1,
         "performance": results["measure"].outputs["performance"],
         "report": "shop/reports/2026-01-05.html",
     }
+
+
+def test_the_page_looks_back(answer, monitor, root):
+    for day, shift in (("2026-01-04", 0), ("2026-01-06", 0.8), ("2026-01-07", 0.8)):
+        answer(day, shift=shift, wrong=10)
+        monitor(day)
+    page = (root / "reports" / "2026-01-07.html").read_text(encoding="utf-8")
+    assert (root / LATEST_REPORT).read_text(encoding="utf-8") == page
+    inputs, answers, performance = re.findall(r'<svg[^>]*aria-label="over time".*?</svg>', page)
+    assert [point[-10:] for point in re.findall(r"<title>(\S+): inputs drifted", inputs)] == ["2026-01-04", "2026-01-06", "2026-01-07"]
+    assert "<title>2026-01-07: retrain</title>" in inputs
+    assert ">share</text>" in inputs
+    assert ">psi</text>" in answers
+    assert performance.count(" interval") == 3
+    assert ">hold-out</text>" in performance
+    [row] = Tables(root).read("decisions", ["2026-01-07"]).to_pylist()
+    assert (row["action"], row["objections"], row["n_inputs"], row["drifted_share"]) == ("retrain", [], 4, 0.5)
+
+
+def test_every_rule_that_speaks_against_a_retraining_is_on_the_page(answer, monitor, root):
+    answer("2026-01-05", shift=2)
+    monitor("2026-01-05", trainings_in_flight=1)
+    page = (root / "reports" / "2026-01-05.html").read_text(encoding="utf-8")
+    assert "<b>in_flight</b>: 1 training(s) of this use case are under way" in page
 
 
 def test_of_a_column_about_a_person_no_value_is_shown(sandbox, answer, shop, root):
@@ -67,6 +99,7 @@ def test_an_older_partition_leaves_the_status_alone(answer, monitor, root):
         answer(day)
         monitor(day)
     assert read_json(root / "status" / "monitoring.json")["partition_key"] == "2026-01-06"
+    assert (root / LATEST_REPORT).read_text(encoding="utf-8") == (root / "reports" / "2026-01-06.html").read_text(encoding="utf-8")
     assert (root / "reports" / "2026-01-05.html").exists()
 
 
@@ -91,3 +124,14 @@ def test_a_chart_of_anything_is_well_formed(values):
         assert svg == "" or ElementTree.fromstring(svg) is not None
         assert "nan" not in svg
         assert "inf" not in svg
+
+
+@pytest.mark.parametrize("values", [[], [None, None], [1.0], [0.0, None, 0.0], [-1e9, 1e9], [None, 2.0, 3.0, None, 5.0]])
+def test_a_timeline_of_anything_is_well_formed(values):
+    labels = [f"<{place}>" for place in range(len(values))]
+    svg = timeline(labels, [Line(name="&", style="one", values=values, ends=[(0.0, None)] * len(values))], bounds={"<b>": 0.5}, marks={})
+    assert (svg == "") == (not any(value is not None for value in values))
+    if svg:
+        ElementTree.fromstring(svg)
+        assert svg.count("<circle") == sum(value is not None for value in values)
+        assert "nan" not in svg
