@@ -10,7 +10,7 @@ SPREAD := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e bench lock kind-up kind-down
+.PHONY: help python setup setup-dev demo up down clean test lint format types imports unit e2e cluster-test bench lock kind-up kind-down
 
 help: ## List the commands
 	@grep -hE '^[a-z0-9%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -56,7 +56,10 @@ unit: setup-dev ## Unit, DAG and integration tests
 	@$(BIN)/pytest -m "not e2e" $(SPREAD)
 
 e2e: setup-dev ## The end-to-end test: a real Airflow on this machine
-	@$(BIN)/pytest -m e2e
+	@$(BIN)/pytest -m "e2e and not cluster"
+
+cluster-test: setup-dev ## The same test on the Kubernetes cluster that KUBECONFIG names (docs/cluster-test.md)
+	@$(BIN)/pytest -m cluster tests/e2e
 
 bench: setup ## All benchmarks, into benchmarks/results.json
 	@for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -60,10 +60,10 @@ class AirflowApi:
         tasks: list[dict[str, Any]] = self.get(f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances")["task_instances"]
         return tasks
 
-    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int) -> str:
-        """The log of a task's try, as text."""
+    def log(self, dag_id: str, run_id: str, task_id: str, try_number: int, map_index: int = -1) -> str:
+        """The log of a try of a task, or of one instance of a mapped task, as text."""
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances/{task_id}/logs/{try_number}"
-        return "\n".join(_lines(self.get(path, full_content=True)["content"]))
+        return "\n".join(_lines(self.get(path, full_content=True, map_index=map_index)["content"]))
 
     def _send(self, method: str, path: str, **request: Any) -> Any:
         return self._checked(self._try(method, path, **request))

@@ -6,6 +6,7 @@ Every step looks for what is done already, so that a second run starts where the
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from rich.table import Table
@@ -29,16 +30,28 @@ _DAYS = 14
 _OPEN = {"queued", "running"}
 
 
+Replay = Callable[[Project, list[str]], tuple[int, str]]
+"""Run `python -m pipelines_lib.serving.replay` with these arguments; returns its exit code and what it printed."""
+
+
 class DemoFailed(SluiceError):
     """A run of the demo ended otherwise than it should; the message has the task and the end of its log."""
 
 
-class Demo:
-    """The demo on one project."""
+def replay_here(project: Project, arguments: list[str]) -> tuple[int, str]:
+    """`Replay` in a process of this machine, which reaches the services."""
+    command = [sys.executable, "-m", "pipelines_lib.serving.replay", *arguments]
+    done = subprocess.run(command, cwd=project.folder, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr
 
-    def __init__(self, project: Project, progress: Progress) -> None:
+
+class Demo:
+    """The demo on one project; `replay` sends the requests that its services get."""
+
+    def __init__(self, project: Project, progress: Progress, replay: Replay = replay_here) -> None:
         self._project = project
         self._progress = progress
+        self._replay = replay
         self._profile = project.profile()
         self._use_cases = [project.use_case(name) for name in USE_CASES]
         self._api = AirflowApi(self._profile.airflow_url or "")
@@ -140,7 +153,9 @@ class Demo:
         for use_case in self._use_cases:
             if self._api.run_state(dag_id(use_case.name, Pipeline.MONITORING), f"demo__{day}") is None:
                 self._progress.update(f"{use_case.name}: sending the day's requests")
-                self._replay(use_case, day)
+                code, output = self._replay(self._project, ["--use-case", use_case.name, "--partition", day])
+                if code != 0:
+                    raise DemoFailed(f"the requests of {day} for {use_case.name} failed:\n{output[-2000:]}")
             runs.append(self._start(use_case, Pipeline.MONITORING, f"demo__{day}", day))
         self._wait(runs)
         for use_case in self._use_cases:
@@ -194,12 +209,6 @@ class Demo:
                     + "\n".join(log)
                 )
         return DemoFailed(f"{name}, run {run_id}, failed without a failed task; see {self._profile.airflow_url}/dags/{name}")
-
-    def _replay(self, use_case: UseCase, day: str) -> None:
-        command = [sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", use_case.name, "--partition", day]
-        done = subprocess.run(command, cwd=self._project.folder, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            raise DemoFailed(f"the requests of {day} for {use_case.name} failed:\n{(done.stdout + done.stderr)[-2000:]}")
 
     def _store(self, use_case: UseCase) -> StorePath:
         return store_of(self._profile) / use_case.name
@@ -258,9 +267,8 @@ class Demo:
         return dict(status)
 
     def _answer(self, use_case: UseCase) -> str:
-        command = [sys.executable, "-m", "pipelines_lib.serving.replay", "--use-case", use_case.name, "--partition", DRIFTED[-1], "--one"]
-        done = subprocess.run(command, cwd=self._project.folder, capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else f"none: {done.stderr.strip()[-300:]}"
+        code, output = self._replay(self._project, ["--use-case", use_case.name, "--partition", DRIFTED[-1], "--one"])
+        return output.strip() if code == 0 else f"none: {output.strip()[-300:]}"
 
 
 def _figure(value: Any) -> str:

@@ -51,8 +51,10 @@ class Service:
 
 
 def services(project: Project, profile: Profile) -> list[Service]:
-    """What `up` starts, in order."""
-    return [_mlflow(project, profile), *_airflow(project, profile), _warm(project)]
+    """What `up` starts, in order: no MLflow where the profile names a server, and no warm interpreter where stages are pods."""
+    mlflow = [] if profile.tracking_uri.startswith(("http://", "https://")) else [_mlflow(project, profile)]
+    warm = [_warm(project)] if profile.launcher == "local" else []
+    return [*mlflow, *_airflow(project, profile), *warm]
 
 
 def up(project: Project, say: Say) -> None:

@@ -1,10 +1,11 @@
 """A real Airflow, MLflow and model services on free ports of this machine, over which the demo has run once."""
 
+import contextlib
 import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from pipelines_lib.local.airflow_api import AirflowApi
 from pipelines_lib.local.demo import Demo
 from pipelines_lib.local.progress import Progress
 from pipelines_lib.local.services import down
-
-ROOT = Path(__file__).parents[2]
+from tests.e2e.cluster import Cluster, missing
+from tests.e2e.machine import ROOT, Machine
 
 # An hourly use case: Airflow runs the latest tick as soon as its DAG is unpaused, so that a test sees a scheduled run.
 CLOCKWORK = """\
@@ -43,8 +44,26 @@ def land(partition_key, path, params):
 """
 
 
+Place = Machine | Cluster
+
+_PLACE = pytest.StashKey[Place]()
+
+
+@pytest.fixture(scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.cluster)])
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Where stages and services run: the launcher of the profile."""
+    if request.param == "kubernetes":
+        if (why := missing()) is not None:
+            pytest.skip(why)
+        made: Place = Cluster(tmp_path_factory.mktemp("cluster"))
+    else:
+        made = Machine()
+    request.session.stash[_PLACE] = made
+    return made
+
+
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The project after the demo; its services run until the last test has ended."""
     folder = tmp_path_factory.mktemp("e2e")
     use_cases = folder / "use_cases"
@@ -52,25 +71,37 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
         shutil.copytree(ROOT / "include" / "use_cases" / name, use_cases / name, ignore=shutil.ignore_patterns("__pycache__"))
     _write(use_cases / "clockwork", {"use_case.yaml": CLOCKWORK, "hooks.py": LAND})
     _write(use_cases / "broken", {"use_case.yaml": "name: broken\ntitel: Broken\n"})
-    environment = {
-        "SLUICE_PROJECT": str(ROOT),
-        "SLUICE_HOME": str(folder / "home"),
-        "SLUICE_USE_CASES": str(use_cases),
-        "SLUICE_PROFILE": "local",
-        "SLUICE_AIRFLOW_URL": f"http://127.0.0.1:{_free_port()}",
-        "SLUICE_MLFLOW_URL": f"http://127.0.0.1:{_free_port()}",
-        # The key decides which patient judges; always the same one, so that a run can be told from the next by the code alone.
-        "SLUICE_CONN_SLUICE_PRIVACY": json.dumps({"conn_type": "generic", "password": "the key of the tests, no secret of anyone"}),
-    }
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ends:
+        project = None
+        ends.callback(lambda: place.close(project))
+        place.prepare(use_cases)
+        environment = place.environment | {
+            "SLUICE_PROJECT": str(place.project),
+            "SLUICE_HOME": str(folder / "home"),
+            "SLUICE_USE_CASES": str(use_cases if place.project == ROOT else place.project / "include" / "use_cases"),
+            "SLUICE_AIRFLOW_URL": f"http://127.0.0.1:{_free_port()}",
+            # The key decides which patient judges; always the same one, so that a run can be told from the next by the code alone.
+            "SLUICE_CONN_SLUICE_PRIVACY": json.dumps({"conn_type": "generic", "password": "the key of the tests, no secret of anyone"}),
+        }
+        if place.name == "local":
+            environment["SLUICE_MLFLOW_URL"] = f"http://127.0.0.1:{_free_port()}"
         for key, value in environment.items():
             patch.setenv(key, value)
         project = Project.from_environment()
-        try:
-            Demo(project, Progress()).run()
-            yield project
-        finally:
-            down(project, print)
+        place.settle(project)
+        ends.callback(down, project, print)
+        Demo(project, Progress(), place.replay).run()
+        yield project
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say of a failure what the place looked like."""
+    report = yield
+    place = item.session.stash.get(_PLACE, None)
+    if report.failed and place is not None:
+        report.sections.append((f"the place, {place.name}", place.told()))
+    return report
 
 
 @pytest.fixture(scope="session")

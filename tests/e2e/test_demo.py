@@ -1,12 +1,10 @@
 """The demo in a real Airflow: two use cases from raw files to a retrained champion, and what a user does next."""
 
-import json
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from pipelines_lib.config import Project
@@ -17,24 +15,41 @@ from pipelines_lib.local.demo import DRIFTED, QUIET, USE_CASES, Demo
 from pipelines_lib.local.progress import Progress
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.models import ModelRegistry
+from pipelines_lib.store import StorePath, read_json, store_of
+from tests.e2e.conftest import Place
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
-
-
-def root(project: Project, use_case: str) -> Path:
-    return Path(project.profile().store) / use_case
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(5400)]
 
 
-def status(project: Project, use_case: str, part: str) -> dict[str, Any]:
-    return json.loads((root(project, use_case) / "status" / f"{part}.json").read_text(encoding="utf-8"))
+def root(project: Project, use_case: str) -> StorePath:
+    return store_of(project.profile()) / use_case
 
 
-def wait(api: AirflowApi, dag_id: str, run_id: str, seconds: float = 120) -> str:
-    deadline = time.monotonic() + seconds
+def status(project: Project, use_case: str, part: str) -> Any:
+    return read_json(root(project, use_case) / "status" / f"{part}.json")
+
+
+def wait(api: AirflowApi, place: Place, dag_id: str, run_id: str) -> str:
+    deadline = time.monotonic() + 120 * place.patience
     while (state := api.run_state(dag_id, run_id)) not in ("success", "failed"):
         assert time.monotonic() < deadline, f"{dag_id} {run_id} is still {state}"
         time.sleep(0.5)
     return str(state)
+
+
+def until(holds: Callable[[], bool], api: AirflowApi, place: Place, run_id: str) -> None:
+    """Of a training of `recommendation`, which must not end before."""
+    deadline = time.monotonic() + 120 * place.patience
+    while not holds():
+        assert api.run_state("recommendation__training", run_id) in ("queued", "running"), api.tasks("recommendation__training", run_id)
+        assert time.monotonic() < deadline, api.tasks("recommendation__training", run_id)
+        time.sleep(0.5)
+
+
+def trainers(api: AirflowApi, run_id: str) -> list[dict[str, Any]]:
+    """The task instances that train."""
+    found = [task for task in api.tasks("recommendation__training", run_id) if task["task_id"] == "train"]
+    return sorted(found, key=lambda task: task["map_index"])
 
 
 @pytest.mark.parametrize("use_case", USE_CASES)
@@ -46,12 +61,10 @@ def test_two_weeks_were_backfilled_by_airflow(project: Project, api: AirflowApi,
 
 
 @pytest.mark.parametrize("use_case", USE_CASES)
-def test_drift_fired_exactly_one_retraining_and_its_champion_serves(project: Project, api: AirflowApi, use_case: str) -> None:
+def test_drift_fired_exactly_one_retraining_and_its_champion_serves(project: Project, api: AirflowApi, place: Place, use_case: str) -> None:
     runs = {run["dag_run_id"]: run["state"] for run in api.runs(f"{use_case}__training")}
     assert runs == {"demo__first": "success", f"drift__{use_case}__v1__{DRIFTED[-1]}": "success"}
-    decisions = {
-        day: json.loads((root(project, use_case) / "decisions" / f"{day}.json").read_text(encoding="utf-8")) for day in (QUIET, *DRIFTED)
-    }
+    decisions: Any = {day: read_json(root(project, use_case) / "decisions" / f"{day}.json") for day in (QUIET, *DRIFTED)}
     assert [decisions[day]["action"] for day in (QUIET, *DRIFTED)] == ["hold", "hold", "retrain"]
     assert all(decision["reason"] for decision in decisions.values())
     deployment = status(project, use_case, "deployment")
@@ -59,8 +72,7 @@ def test_drift_fired_exactly_one_retraining_and_its_champion_serves(project: Pro
     champion = ModelRegistry(tracking.connect(project.profile().tracking_uri), use_case).champion()
     assert champion is not None
     assert champion.version == 2
-    model = httpx.get(f"{deployment['url']}/v2/models/{use_case}", timeout=10).raise_for_status().json()
-    assert model["versions"] == ["2"]
+    assert place.ask(project, use_case, f"/v2/models/{use_case}")["versions"] == ["2"]
 
 
 def test_the_broken_rows_are_in_quarantine_with_their_reasons(project: Project) -> None:
@@ -70,7 +82,7 @@ def test_the_broken_rows_are_in_quarantine_with_their_reasons(project: Project) 
     assert len(reasons) >= 3
 
 
-def test_a_second_demo_repeats_nothing(project: Project, api: AirflowApi) -> None:
+def test_a_second_demo_repeats_nothing(project: Project, api: AirflowApi, place: Place) -> None:
     def everything() -> dict[str, Any]:
         runs = {
             f"{use_case}__{p}": sorted(r["dag_run_id"] for r in api.runs(f"{use_case}__{p}"))
@@ -81,16 +93,16 @@ def test_a_second_demo_repeats_nothing(project: Project, api: AirflowApi) -> Non
         return {"runs": runs, "versions": {layer: tables.version(layer) for layer in ("raw", "clean", "labelled", "predictions")}}
 
     before = everything()
-    Demo(project, Progress()).run()
+    Demo(project, Progress(), place.replay).run()
     assert everything() == before
 
 
-def test_rerunning_a_partition_changes_nothing(project: Project, api: AirflowApi) -> None:
+def test_rerunning_a_partition_changes_nothing(project: Project, api: AirflowApi, place: Place) -> None:
     tables = Tables(root(project, "recommendation"))
     layers = ("raw", "quarantine", "quality", "clean", "labelled")
     before = {layer: (tables.version(layer), tables.read(layer, ["2026-01-05"])) for layer in layers}
     api.trigger("recommendation__data", "again", "2026-01-05")
-    assert wait(api, "recommendation__data", "again") == "success"
+    assert wait(api, place, "recommendation__data", "again") == "success"
     for layer, (version, rows) in before.items():
         assert tables.version(layer) == version, layer
         assert tables.read(layer, ["2026-01-05"]).equals(rows), layer
@@ -105,17 +117,17 @@ def test_a_value_that_breaks_the_form_is_refused_before_anything_runs(api: Airfl
     assert len(api.runs("diagnosis__training")) == before
 
 
-def test_a_run_without_a_partition_says_how_to_give_one(api: AirflowApi) -> None:
+def test_a_run_without_a_partition_says_how_to_give_one(api: AirflowApi, place: Place) -> None:
     api.post("/dags/diagnosis__data/dagRuns", {"dag_run_id": "nameless", "logical_date": None})
-    assert wait(api, "diagnosis__data", "nameless") == "failed"
+    assert wait(api, place, "diagnosis__data", "nameless") == "failed"
     [task] = [task for task in api.tasks("diagnosis__data", "nameless") if task["state"] == "failed"]
     assert task["try_number"] == 1
     assert "names no partition" in api.log("diagnosis__data", "nameless", task["task_id"], 1)
 
 
-def test_a_scheduled_run_carries_its_partition(api: AirflowApi, project: Project) -> None:
+def test_a_scheduled_run_carries_its_partition(api: AirflowApi, project: Project, place: Place) -> None:
     api.patch("/dags/clockwork__data", {"is_paused": False})
-    deadline = time.monotonic() + 150
+    deadline = time.monotonic() + 150 * place.patience
     while not (runs := [run for run in api.runs("clockwork__data") if run["run_type"] == "scheduled" and run["state"] == "success"]):
         assert time.monotonic() < deadline, api.runs("clockwork__data")
         time.sleep(1)
@@ -129,21 +141,27 @@ def test_a_broken_use_case_is_an_import_error_of_its_own(api: AirflowApi) -> Non
     assert "broken/use_case.yaml:2: titel: unknown key" in error["stack_trace"]
 
 
-def test_a_cancelled_training_leaves_no_process_behind(api: AirflowApi, project: Project) -> None:
+def test_a_training_that_loses_a_worker_goes_on_from_a_checkpoint(api: AirflowApi, project: Project, place: Place) -> None:
+    api.trigger("recommendation__training", "robbed", "2026-01-14", {"epochs": 60})
+    trained = root(project, "recommendation") / "runs" / "training" / "robbed" / "train"
+    until(lambda: any((step / "manifest.json").exists() for step in (trained / "checkpoints").glob("*")), api, place, "robbed")
+    place.kill(place.workers(project, "recommendation", "robbed")[-1])
+    until(lambda: {task["state"] for task in trainers(api, "robbed")} == {"success"}, api, place, "robbed")
+    tries = [task["try_number"] for task in trainers(api, "robbed")]
+    log = api.log("recommendation__training", "robbed", "train", 1, trainers(api, "robbed")[0]["map_index"])
+    # A rank of one machine starts again in place; a pod is another try of its own task, and the other pods wait for it.
+    assert tries == ([1] if place.machines == 1 else [1, 2])
+    assert "resumed from the checkpoint" in log
+    api.patch("/dags/recommendation__training/dagRuns/robbed", {"state": "failed"})
+
+
+def test_a_cancelled_training_leaves_nothing_behind(api: AirflowApi, project: Project, place: Place) -> None:
     api.trigger("recommendation__training", "cancelled", "2026-01-14", {"epochs": 10_000})
-    folder = str(root(project, "recommendation") / "runs" / "training" / "cancelled" / "train")
-
-    def ranks() -> list[psutil.Process]:
-        return [p for p in psutil.process_iter(["cmdline"]) if f"{folder}/spec.json" in (p.info["cmdline"] or [])]
-
-    deadline = time.monotonic() + 120
-    while len(ranks()) < 3:  # torchrun and its two workers
-        assert time.monotonic() < deadline, api.tasks("recommendation__training", "cancelled")
-        time.sleep(0.5)
+    until(lambda: len(place.workers(project, "recommendation", "cancelled")) >= place.busy(), api, place, "cancelled")
     api.patch("/dags/recommendation__training/dagRuns/cancelled", {"state": "failed"})
-    deadline = time.monotonic() + 60
-    while ranks():
-        assert time.monotonic() < deadline, ranks()
+    deadline = time.monotonic() + 60 * place.patience
+    while left := place.left(project, "recommendation", "cancelled"):
+        assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
 
