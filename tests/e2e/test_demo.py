@@ -46,6 +46,13 @@ def until(holds: Callable[[], bool], api: AirflowApi, place: Place, run_id: str)
         time.sleep(0.5)
 
 
+def assert_nothing_is_left(project: Project, place: Place, run_id: str) -> None:
+    deadline = time.monotonic() + 60 * place.patience
+    while left := place.left(project, "recommendation", run_id):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
 def trainers(api: AirflowApi, run_id: str) -> list[dict[str, Any]]:
     """The task instances that train."""
     found = [task for task in api.tasks("recommendation__training", run_id) if task["task_id"] == "train"]
@@ -152,17 +159,16 @@ def test_a_training_that_loses_a_worker_goes_on_from_a_checkpoint(api: AirflowAp
     # A rank of one machine starts again in place; a pod is another try of its own task, and the other pods wait for it.
     assert tries == ([1] if place.machines == 1 else [1, 2])
     assert "resumed from the checkpoint" in log
+    # In the middle of whatever follows the training.
     api.patch("/dags/recommendation__training/dagRuns/robbed", {"state": "failed"})
+    assert_nothing_is_left(project, place, "robbed")
 
 
 def test_a_cancelled_training_leaves_nothing_behind(api: AirflowApi, project: Project, place: Place) -> None:
     api.trigger("recommendation__training", "cancelled", "2026-01-14", {"epochs": 10_000})
     until(lambda: len(place.workers(project, "recommendation", "cancelled")) >= place.busy(), api, place, "cancelled")
     api.patch("/dags/recommendation__training/dagRuns/cancelled", {"state": "failed"})
-    deadline = time.monotonic() + 60 * place.patience
-    while left := place.left(project, "recommendation", "cancelled"):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.5)
+    assert_nothing_is_left(project, place, "cancelled")
 
 
 def test_the_pages_answer(api: AirflowApi, project: Project) -> None:

@@ -12,6 +12,7 @@ from airflow.providers.cncf.kubernetes.hooks.kubernetes import KubernetesHook
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
+from airflow.sdk import TaskInstanceState
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from airflow.settings import pod_mutation_hook
 from kubernetes.client import ApiException, V1ObjectMeta, V1Pod
@@ -145,7 +146,12 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         return made
 
     def invoke_defer_method(self, last_log_time: Any = None, context: Any = None) -> None:  # noqa: ARG002 - the signature is Airflow's
-        """Leave the pod to the triggerer."""
+        """Leave the pod to the triggerer. Raises `AirflowException` where the task was cancelled meanwhile."""
+        # A process hears of that at its next heartbeat. One that defers before would leave a pod that no trigger watches: Airflow refuses to defer a task
+        # that does not run, and tells nobody (the pod of a task whose run was marked failed while it was being made ran on).
+        if _state_of(context["ti"], context["run_id"]) != TaskInstanceState.RUNNING:
+            self._remove_quietly()
+            raise AirflowException(_CANCELLED)
         deadline = None
         if self.execution_timeout is not None:
             deadline = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
@@ -326,6 +332,12 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
 
 class _WithoutThisMachineError(Exception):
     """The cluster has no room for a machine that the training can do without."""
+
+
+def _state_of(ti: Any, run_id: str) -> str | None:
+    """What Airflow takes a task for at this moment."""
+    states = ti.get_task_states(dag_id=ti.dag_id, task_ids=[ti.task_id], run_ids=[run_id], map_index=ti.map_index)
+    return next(iter(states.get(run_id, {}).values()), None)
 
 
 def _is_over(pod: V1Pod) -> bool:

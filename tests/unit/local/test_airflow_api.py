@@ -87,7 +87,7 @@ def test_nobody_there(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_log_shows_the_words_of_an_exception(airflow: Airflow) -> None:
     event = {"event": "Task failed", "error_detail": [{"exc_type": "AirflowFailException", "exc_value": "no partition"}]}
-    airflow.answers["GET /dags/d/dagRuns/r/taskInstances/t/logs/1?full_content=true"] = [(200, {"content": [event]})]
+    airflow.answers["GET /dags/d/dagRuns/r/taskInstances/t/logs/1?full_content=true&map_index=-1"] = [(200, {"content": [event]})]
     assert AirflowApi(airflow.url).log("d", "r", "t", 1) == "Task failed\nAirflowFailException: no partition"
 
 

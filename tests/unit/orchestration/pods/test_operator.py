@@ -286,6 +286,16 @@ def test_a_task_cancelled_after_its_pod_was_made_removes_it(launch: Launch) -> N
     assert launch.api.all("pods") == []
 
 
+def test_a_task_whose_run_was_marked_failed_while_its_pod_was_made_removes_it(launch: Launch) -> None:
+    """Its process would hear of it at the next heartbeat, and Airflow refuses to defer it without a word to anybody."""
+    task = launch.task()
+    context = launch.context(task)
+    launch.api.on_pod = lambda _: setattr(context["ti"], "state", "failed")
+    with pytest.raises(AirflowException, match="cancelled while its pod was made"):
+        task.execute(context)
+    assert launch.api.all("pods") == []
+
+
 @pytest.mark.parametrize("waits_for", ["an earlier pod", "the quota"])
 def test_a_task_cancelled_while_it_waits_makes_no_pod(launch: Launch, waits_for: str) -> None:
     launch.settings(grace="60s")
