@@ -6,12 +6,14 @@ A training is logged while it runs; what the tracking server missed, because it 
 """
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from numpy.typing import NDArray
@@ -30,9 +32,13 @@ from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
 from pipelines_lib.evaluation.pictures import bars, losses
 from pipelines_lib.evaluation.pictures import of_answers as pictures_of
-from pipelines_lib.features.arrow import Features
+from pipelines_lib.features.arrow import Features, feature_columns
 from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
+from pipelines_lib.monitoring import joint
+from pipelines_lib.monitoring.encoding import MAX_CODES, Encoder
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, Estimator, LossModel
+from pipelines_lib.monitoring.reference import Reference, Sample, inputs_by_importance
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.catalogue import Catalogue
@@ -40,9 +46,12 @@ from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, ident
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import MODEL, TRANSFORM, Feature, Manifest, Package, Recommends, Scorer, predicted
 from pipelines_lib.store import StorePath, read_json, write_bytes, write_json, write_text
-from pipelines_lib.use_case import LIKELY, Split, UseCase
+from pipelines_lib.use_case import LIKELY, METRICS, Split, UseCase
 
 log = logging.getLogger("sluice")
+
+_MIN_TO_ESTIMATE = 50
+"""Rows that the model has not learned from, below which nothing is said of its performance before the truth comes."""
 
 
 def main(stage: Stage) -> JobResult:
@@ -52,13 +61,14 @@ def main(stage: Stage) -> JobResult:
     champion = ModelRegistry(client, stage.use_case.name).champion()
     evidence = _evidence(stage, challenger, champion)
     run = _logged(client, stage, challenger, evidence)
-    pictures = _pictures(stage.use_case, challenger)
+    importance = probes.importance(_probe(stage.use_case, challenger, probes.importance_rows(challenger.test)))
+    pictures = _pictures(stage.use_case, challenger, importance)
     page = _page(stage, challenger, evidence, pictures)
     tracking.log_texts(
         client, run.info.run_id, {tracking.EVALUATION: page, **{f"evaluation/{name}.svg": svg for name, svg in pictures.items()}}
     )
     write_text(stage.folder / "report.html", page)
-    _write(stage, challenger, evidence, run, pictures)
+    _write(stage, challenger, evidence, run, pictures, importance=importance)
     return JobResult(
         stage="evaluate",
         reason=_sentence(stage.use_case.gate.metric, evidence),
@@ -218,13 +228,12 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
     return run
 
 
-def _pictures(use_case: UseCase, challenger: Challenger) -> dict[str, str]:
+def _pictures(use_case: UseCase, challenger: Challenger, importance: dict[str, float]) -> dict[str, str]:
     """Name → SVG."""
     private = use_case.label.column in use_case.private()
     found = pictures_of(challenger.truth, challenger.scores, challenger.operating_point, private=private)
     found["losses"] = losses(challenger.training["history"])
-    probe = _probe(use_case, challenger, probes.importance_rows(challenger.test))
-    found["importance"] = bars(probes.importance(probe), f"loss of {use_case.gate.metric}")
+    found["importance"] = bars(importance, f"loss of {use_case.gate.metric}")
     return found
 
 
@@ -240,7 +249,9 @@ def _page(stage: Stage, challenger: Challenger, evidence: Evidence, pictures: di
     return evaluation_page(title, metric=metric, evidence=evidence, figures=challenger.figures, pictures=pictures)
 
 
-def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, pictures: dict[str, str]) -> None:
+def _write(
+    stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, pictures: dict[str, str], *, importance: dict[str, float]
+) -> None:
     """The parts of the package that come from here, and the evidence for the gate."""
     use_case, snapshot = stage.use_case, challenger.snapshot
     manifest = Manifest(
@@ -264,7 +275,7 @@ def _write(stage: Stage, challenger: Challenger, evidence: Evidence, run: Run, p
         for name, data in catalogue.files().items():
             write_bytes(stage.folder / name, data)
     write_json(stage.folder / "holdout.json", sample(use_case, challenger.test, challenger.scorer))
-    write_text(stage.folder / "profile.json", _profile(stage, challenger, manifest).to_json())
+    write_text(stage.folder / "profile.json", _reference(stage, challenger, manifest, importance).to_json())
     document: dict[str, Any] = {
         "evidence": evidence.model_dump(mode="json"),
         "sizes": dict(snapshot.sizes()),
@@ -294,15 +305,69 @@ def _split(stage: Stage, snapshot: Snapshot) -> Split | None:
     return split
 
 
-def _profile(stage: Stage, challenger: Challenger, manifest: Manifest) -> DataProfile:
-    """Inputs of the training rows. Scores of rows that the model has not learned from: on those it has, it is too sure of itself."""
+def _reference(stage: Stage, challenger: Challenger, manifest: Manifest, importance: dict[str, float]) -> Reference:
+    """What monitoring will compare with.
+
+    Inputs of the training rows. Scores of rows that the model has not learned from: on those it has, it is too sure of itself.
+    """
     use_case, snapshot = stage.use_case, challenger.snapshot
     types = use_case.feature_types
     inputs = profile_columns(Features(lambda name: snapshot.column(name, TRAIN), snapshot.column_names, types), types)
-    unseen = snapshot.select([*types], VALIDATION, TEST)
+    unseen = snapshot.select([*types, "label"], VALIDATION, TEST)
     predictions, scores = predicted(manifest, scores_of(challenger.scorer, unseen, types))
     answers = profile_columns({}, {}, scores=scores, predictions=predictions if manifest.classes else None)
-    return DataProfile(inputs.n_rows, {**inputs.columns, **answers.columns})
+    profile = DataProfile(inputs.n_rows, {**inputs.columns, **answers.columns})
+    worth = _by_column(use_case, importance)
+    known = Reference(profile=profile, importance=worth)
+    columns = inputs_by_importance(known)
+    return replace(
+        known,
+        sample=_sample(use_case, snapshot, profile, columns),
+        estimator=_estimator(use_case, profile, columns, unseen, predictions=predictions, scores=scores),
+    )
+
+
+def _by_column(use_case: UseCase, importance: dict[str, float]) -> dict[str, float]:
+    """Importance of a window of a sensor shared out among its columns."""
+    of_windows = {
+        column: importance[name] / len(columns) for name, columns in use_case.series.items() if name in importance for column in columns
+    }
+    return of_windows | {name: worth for name, worth in importance.items() if name not in use_case.series}
+
+
+def _sample(use_case: UseCase, snapshot: Snapshot, profile: DataProfile, columns: tuple[str, ...]) -> Sample | None:
+    """Training rows from all over the snapshot, of what is not about a person."""
+    columns = tuple(name for name in columns if name not in use_case.private())[:MAX_CODES]
+    if not columns or not profile.n_rows:
+        return None
+    places = pa.array(np.unique(np.linspace(0, profile.n_rows - 1, min(joint.ROWS, profile.n_rows)).astype(np.int64)))
+    rows = pa.table({name: snapshot.column(name, TRAIN).take(places) for name in columns})
+    types = {name: profile.columns[name].type for name in columns}
+    return Sample(columns=columns, codes=Encoder(profile, columns).encode(feature_columns(rows, types), rows.num_rows))
+
+
+def _estimator(
+    use_case: UseCase,
+    profile: DataProfile,
+    columns: tuple[str, ...],
+    unseen: pa.Table,
+    *,
+    predictions: Sequence[Any],
+    scores: NDArray[np.float64],
+) -> Estimator | None:
+    """How performance will be told where the truth has not come; None where it can't be."""
+    if use_case.label.separator is not None or unseen.num_rows < _MIN_TO_ESTIMATE:
+        return None
+    if use_case.task == "regression":
+        read = feature_columns(unseen, use_case.feature_types) | {"score": scores}
+        encoder = Encoder(profile, ("score", *columns))
+        missing = pc.cast(unseen["label"], pa.float64(), safe=False).to_numpy() - scores
+        return LossModel.fit(
+            [name for name in METRICS["regression"] if name in LOSSES], encoder.spread(encoder.encode(read, unseen.num_rows)), missing
+        )
+    labels = unseen["label"].to_numpy()
+    came = labels == (np.asarray(predictions, object) if use_case.label.positive is None else use_case.label.positive)
+    return Calibration.fit(scores, came.astype(np.float64))
 
 
 def _against(comparison: Comparison | None) -> dict[str, float | None]:

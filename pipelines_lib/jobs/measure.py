@@ -4,9 +4,12 @@ python -m pipelines_lib.jobs.measure --spec spec.json
 """
 
 import json
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -14,14 +17,19 @@ from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.answers import answered, main_version
-from pipelines_lib.monitoring.drift import compare
+from pipelines_lib.monitoring import joint
+from pipelines_lib.monitoring.answers import answered, columns_of, main_version
+from pipelines_lib.monitoring.drift import ColumnDrift, compare
 from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, performance_row, window
-from pipelines_lib.monitoring.performance import realised
+from pipelines_lib.monitoring.performance import estimated, realised
+from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry.package import MANIFEST, PROFILE, Manifest
 from pipelines_lib.serving.pointer import deployed_version, package_folder
 from pipelines_lib.store import read_json
+
+LOOK_BACK = 60
+"""Partitions whose late labels are waited for."""
 
 
 def main(stage: Stage) -> JobResult:
@@ -34,17 +42,19 @@ def main(stage: Stage) -> JobResult:
         tables.write("drift", key, drift_rows([], 0))
         tables.write("performance", key, pa.Table.from_pylist([], schema=PERFORMANCE))
         return JobResult(stage="measure", reason=f"nothing was answered on {key}, so there is nothing to compare", figures={"n_rows": 0})
-    now = DataProfile.from_json(row["profile_json"])
     model = model_of(stage, version)
-    drifts = compare(reference_profile(stage, model), now, stage.use_case.monitoring.psi)
+    reference = reference_of(stage, model)
+    rows_now = _answers_of(tables, key, version)
+    drifts = _drifts(stage, reference, DataProfile.from_json(row["profile_json"]), rows_now)
     if not drifts:
         raise DataError(f"version {version} was trained on none of the columns that {key} has; train again with the use case as it is now")
     rows = drift_rows(drifts, version)
     tables.write("drift", key, rows)
     found = window(key, rows)
-    manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
-    performance = _performance(stage, tables, model, manifest)
-    tables.write("performance", key, pa.Table.from_pylist(_performance_rows(stage, performance, model, manifest), schema=PERFORMANCE))
+    performance, guess = _performance(stage, tables, key, model, reference)
+    filled = list(_newly_labelled(stage, tables))
+    for earlier in filled:
+        _performance(stage, tables, earlier.partition_key, earlier.model, reference_of(stage, earlier.model))
     drifted = [drift.column for drift in drifts if drift.drifted]
     return JobResult(
         stage="measure",
@@ -54,11 +64,13 @@ def main(stage: Stage) -> JobResult:
             "n_rows": found.n_rows,
             "model_version": version,
             "drifted": list(drifted),
-            "drifted_share": round(found.n_drifted / found.n_inputs, 4) if found.n_inputs else 0.0,
+            "drifted_share": round(found.drifted_share, 4),
             "prediction_drifted": found.prediction_drifted,
             "performance": performance,
+            "estimated": guess,
+            "labels_came": [earlier.partition_key for earlier in filled],
         },
-        outputs={"model_version": version, "performance": performance},
+        outputs={"model_version": version, "performance": performance, "estimated": guess},
     )
 
 
@@ -72,40 +84,99 @@ def model_of(stage: Stage, version: int) -> ModelRef:
     return model
 
 
+def reference_of(stage: Stage, model: ModelRef) -> Reference:
+    """What `model` was trained on, and what it knows of itself."""
+    return Reference.from_json((package_folder(stage.root, model) / PROFILE).read_text(encoding="utf-8"))
+
+
 def reference_profile(stage: Stage, model: ModelRef) -> DataProfile:
     """Profile of the rows `model` was trained on."""
-    return DataProfile.from_json((package_folder(stage.root, model) / PROFILE).read_text(encoding="utf-8"))
+    return reference_of(stage, model).profile
 
 
-def _performance(stage: Stage, tables: Tables, model: ModelRef, manifest: Manifest) -> dict[str, Any] | None:
-    """Realised performance, or None where the labels have not come or no key tells whose they are."""
-    key = stage.spec.partition_key
-    if key not in tables.partitions("labelled"):
-        return None
-    rows = answered(tables, key)
+def _answers_of(tables: Tables, partition_key: str, version: int) -> pa.Table:
+    """One version's; there are some."""
+    rows = answered(tables, partition_key)
     assert rows is not None
-    mine = rows.filter(pc.equal(rows["model_version"], model.version))
-    labelled = tables.read("labelled", [key])
-    found = realised(mine, labelled, stage.use_case, manifest.classes, manifest.positive, operating_point=manifest.operating_point)
-    return None if found is None else asdict(found)
+    return rows.filter(pc.equal(rows["model_version"], version))
 
 
-def _performance_rows(stage: Stage, realised: dict[str, Any] | None, model: ModelRef, manifest: Manifest) -> list[dict[str, object]]:
-    """What the governor looks at: the gate's metric beside the champion's own on its hold-out."""
-    metric = stage.use_case.gate.metric
-    if realised is None or realised["metrics"].get(metric) is None:
-        return []
-    row = performance_row(
-        "realised",
-        metric,
-        value=realised["metrics"][metric],
-        low=realised["low"],
-        high=realised["high"],
-        reference=manifest.metrics.get(metric),
-        n_rows=realised["n_rows"],
-        model_version=model.version,
+def _drifts(stage: Stage, reference: Reference, now: DataProfile, answers: pa.Table) -> list[ColumnDrift]:
+    """Of each column, and of the inputs together that have not drifted by themselves."""
+    threshold = stage.use_case.monitoring.psi
+    drifts = compare(reference.profile, now, threshold, reference.importance)
+    if reference.sample is None or not drifts:
+        return drifts
+    encoder = reference.encoder(reference.sample.columns)
+    quiet = {drift.column for drift in drifts if not drift.drifted}
+    kept = [name in quiet for name in encoder.names]
+    places = np.unique(np.linspace(0, answers.num_rows - 1, min(joint.ROWS, answers.num_rows)).astype(np.int64))
+    some = answers.take(pa.array(places))
+    codes = encoder.encode(columns_of(some, reference), some.num_rows)
+    together = joint.joint_drift(
+        encoder.spread(reference.sample.codes, kept),
+        encoder.spread(codes, kept),
+        threshold,
+        n_reference=reference.profile.n_rows,
+        n_now=answers.num_rows,
     )
-    return [row]
+    return drifts if together is None else [*drifts, together]
+
+
+def _performance(
+    stage: Stage, tables: Tables, key: str, model: ModelRef, reference: Reference
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """(What was realised, what is estimated of the gate's metric), which also go into the table `performance`.
+
+    The first is None where the labels have not come, or no key tells whose they are, the second where it can't be estimated.
+    """
+    answers = _answers_of(tables, key, model.version)
+    manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
+    metric = stage.use_case.gate.metric
+    told = partial(performance_row, metric=metric, reference=manifest.metrics.get(metric), model_version=model.version)
+    rows = []
+    guess = estimated(answers, stage.use_case, reference, manifest.operating_point).get(metric)
+    if guess is not None:
+        rows.append(told("estimated", value=guess.value, low=guess.low, high=guess.high, n_rows=answers.num_rows))
+    _, labels = tables.contents("labelled")
+    found = None
+    if key in labels:
+        found = realised(
+            answers,
+            tables.read("labelled", [key]),
+            stage.use_case,
+            manifest.classes,
+            manifest.positive,
+            operating_point=manifest.operating_point,
+        )
+    if found is not None and found.metrics.get(metric) is not None:
+        value = found.metrics[metric]
+        rows.append(told("realised", value=value, low=found.low, high=found.high, n_rows=found.n_rows, labels=labels[key]))
+    tables.write("performance", key, pa.Table.from_pylist(rows, schema=PERFORMANCE))
+    return None if found is None else asdict(found), None if guess is None else asdict(guess) | {"metric": metric}
+
+
+@dataclass(frozen=True)
+class _Earlier:
+    partition_key: str
+    model: ModelRef
+
+
+def _newly_labelled(stage: Stage, tables: Tables) -> Iterator[_Earlier]:
+    """Measured partitions of the last `LOOK_BACK` whose labels have come, or changed, since they were measured, oldest first."""
+    key, use_case = stage.spec.partition_key, stage.use_case
+    _, labels = tables.contents("labelled")
+    recent = {use_case.shift(key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys() & set(tables.partitions("drift"))
+    if not recent:
+        return
+    known = set(tables.partitions("performance"))
+    for earlier in sorted(recent):
+        rows = tables.read("performance", [earlier]).to_pylist() if earlier in known else []
+        used = next((row["labels"] for row in rows if row["row_id"] == "realised"), None)
+        version = tables.read("drift", [earlier], columns=["model_version"])["model_version"][0].as_py()
+        model = deployed_version(stage.root, version)
+        if used != labels[earlier] and model is not None:
+            yield _Earlier(earlier, model)
 
 
 if __name__ == "__main__":

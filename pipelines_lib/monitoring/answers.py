@@ -7,6 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.features.arrow import Features, feature_column
+from pipelines_lib.features.values import Column
+from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.use_case import ColumnType, UseCase
 
@@ -19,26 +22,39 @@ def answered(tables: Tables, partition_key: str) -> pa.Table | None:
     """
     if partition_key not in tables.partitions("predictions"):
         return None
-    rows = tables.read("predictions", [partition_key])
-    order = [("row_id", "ascending"), ("model_version", "descending"), ("score", "ascending")]
-    others = [(name, "ascending") for name in rows.column_names if name not in dict(order)]
-    rows = rows.sort_by([*order, *others])
-    ids = rows["row_id"].combine_chunks()
+    rows = tables.read("predictions", [partition_key])  # in the order of their ids
     if rows.num_rows < 2:
         return rows
-    first = pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
-    return rows.filter(first)
+    first = _firsts(rows)
+    if pc.all(first).as_py():
+        return rows
+    order = [("row_id", "ascending"), ("model_version", "descending"), ("score", "ascending")]
+    others = [(name, "ascending") for name in rows.column_names if name not in dict(order)]
+    return rows.sort_by([*order, *others]).filter(first)
+
+
+def _firsts(rows: pa.Table) -> pa.Array:
+    """Whether a row is the first of its id."""
+    ids = rows["row_id"].combine_chunks()
+    return pa.concat_arrays([pa.array([True]), pc.not_equal(ids[1:], ids[:-1])])
+
+
+def columns_of(rows: pa.Table, reference: Reference) -> dict[str, Column]:
+    """Those inputs of the reference that `rows` carry."""
+    inputs = {name: column.type for name, column in reference.profile.columns.items() if column.kind == "input"}
+    return {name: feature_column(rows[name], type_) for name, type_ in inputs.items() if name in rows.column_names}
 
 
 def profile_answers(rows: pa.Table | None, use_case: UseCase) -> DataProfile:
     """Profile of the features and of the answers in `rows`. A feature that no request carried is missing in every row."""
     types: Mapping[str, ColumnType] = use_case.feature_types
     n = 0 if rows is None else rows.num_rows
-    columns = {name: rows[name].to_pylist() if rows is not None and name in rows.column_names else [None] * n for name in types}
+    absent = pa.chunked_array([pa.nulls(n, pa.string())])
+    columns = Features(lambda name: absent if rows is None or name not in rows.column_names else rows[name], [*types], types)
     scores = [] if rows is None else rows["score"].to_numpy()
     if use_case.task == "regression":
         return profile_columns(columns, types, scores=scores)
-    return profile_columns(columns, types, scores=scores, predictions=[] if rows is None else rows["prediction"].to_pylist())
+    return profile_columns(columns, types, scores=scores, predictions=[] if rows is None else feature_column(rows["prediction"], "string"))
 
 
 def versions(rows: pa.Table | None) -> dict[int, int]:

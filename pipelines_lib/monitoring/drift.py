@@ -65,6 +65,8 @@ class ColumnDrift:
     new_categories: tuple[str, ...] = ()
     lost_categories: tuple[str, ...] = ()
     """The most frequent ones, up to five."""
+    auc: float | None = None
+    """Of all inputs together: how well a classifier tells the rows from the reference's; 0.5 is not at all."""
     weight: float | None = None
     """Of an input: its share of what all of them are worth to the model. The weights sum to 1."""
     drifted: bool

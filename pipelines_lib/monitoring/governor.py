@@ -50,6 +50,8 @@ class Window:
     prediction_drifted: bool
     drifted_weight: float | None = None
     """Share of what all inputs are worth to the model that the drifted ones are; their share in number, where None."""
+    joint_drifted: bool = False
+    """Whether the inputs that have not drifted by themselves have drifted together."""
     loss: Loss | None = None
     """None where performance is not known."""
     bad_data: str = ""
@@ -62,8 +64,8 @@ class Window:
         return in_number if self.drifted_weight is None else self.drifted_weight
 
     def moved(self, settings: Monitoring) -> bool:
-        """Whether enough input columns, or the predictions, have drifted."""
-        return self.prediction_drifted or (self.n_drifted > 0 and self.drifted_share >= settings.share)
+        """Whether enough of the inputs, the predictions, or the inputs together have drifted."""
+        return self.prediction_drifted or self.joint_drifted or (self.n_drifted > 0 and self.drifted_share >= settings.share)
 
     def lost(self, settings: Monitoring) -> bool:
         """Whether the metric has fallen by what counts, and chance does not explain it."""

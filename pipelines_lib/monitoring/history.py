@@ -40,6 +40,7 @@ DRIFT = pa.schema(
         "wasserstein": pa.float64(),
         "wasserstein_noise": pa.float64(),
         "part": pa.string(),
+        "auc": pa.float64(),
         "weight": pa.float64(),
         "missing_reference": pa.float64(),
         "missing_now": pa.float64(),
@@ -62,10 +63,11 @@ PERFORMANCE = pa.schema(
         "reference": pa.float64(),
         "n_rows": pa.int64(),
         "model_version": pa.int64(),
+        "labels": pa.string(),
     }
 )
 """The table `performance`: the gate's metric once `realised` and once `estimated` (the `row_id`), the ends of its 95 % interval, and the
-same metric of the champion's hold-out."""
+same metric of the champion's hold-out. `labels` names the content of the labels that a realised figure was made with."""
 
 
 DECISIONS = pa.schema(
@@ -157,11 +159,12 @@ def performance_row(
     reference: float | None,
     n_rows: int,
     model_version: int,
+    labels: str | None = None,
 ) -> dict[str, object]:
     """One row of the table `performance`."""
     return {
         "row_id": source, "metric": metric, "value": value, "low": low, "high": high, "reference": reference, "n_rows": n_rows,
-        "model_version": model_version,
+        "model_version": model_version, "labels": labels,
     }  # fmt: skip
 
 
@@ -233,6 +236,7 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
         n_inputs=len(inputs),
         n_drifted=sum(drift.kind == "input" for drift in drifted),
         drifted_weight=None if any(drift.weight is None for drift in inputs) else sum(drift.weight or 0.0 for drift in drifted),
+        joint_drifted=any(drift.kind == "joint" for drift in drifted),
         prediction_drifted=any(drift.kind == "prediction" for drift in drifted),
         bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )

@@ -1,4 +1,4 @@
-"""How right the answers were, once the truth has come: predictions joined with labels on the use case's key columns."""
+"""How right the answers were: once the truth has come, by joining them with labels on the use case's key columns; before, as estimated."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.compare import draws, interval
+from pipelines_lib.monitoring.answers import columns_of
+from pipelines_lib.monitoring.estimate import Calibration, Estimated, LossModel
+from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
 from pipelines_lib.use_case import LIKELY, METRICS, Task, UseCase, classes_in
 
 _RESAMPLES = 200
@@ -61,6 +64,25 @@ def realised(
     figures = metrics.values(_computable(use_case.task), known, scores, point)
     low, high = _interval(use_case.gate.metric, known, scores, point) if use_case.gate.metric in figures else (None, None)
     return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures, low=low, high=high)
+
+
+def estimated(answers: pa.Table, use_case: UseCase, reference: Reference, operating_point: float | None) -> dict[str, Estimated]:
+    """Performance of `answers` (one version's, at least one) before their labels have come; without the metrics that can't be told.
+
+    Of many classes the log keeps the predicted one's chance, so of their metrics accuracy alone is told.
+    """
+    scores: NDArray[np.float64] = answers["score"].to_numpy().astype(np.float64)
+    if isinstance(reference.estimator, LossModel):
+        encoder = reference.encoder(("score", *inputs_by_importance(reference)))
+        codes = encoder.encode({**columns_of(answers, reference), "score": scores}, len(scores))
+        return reference.estimator.estimate(encoder.spread(codes))
+    if not isinstance(reference.estimator, Calibration):
+        return {}
+    if use_case.task != "binary":
+        return reference.estimator.accuracy(scores)
+    names = [name for name in METRICS["binary"] if name != "calibration_error"]  # which calibration takes for 0
+    found = reference.estimator.binary(names, scores, LIKELY if operating_point is None else operating_point)
+    return {name: figure for name, figure in found.items() if np.isfinite([figure.value, figure.low, figure.high]).all()}
 
 
 def _interval(metric: str, known: metrics.Truth, scores: NDArray[np.float32], point: float) -> tuple[float | None, float | None]:

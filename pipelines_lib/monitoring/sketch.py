@@ -26,7 +26,8 @@ FORMAT = 2
 _READABLE = (1, FORMAT)
 """Format 1 knew texts by their lengths alone, and did not count distinct values."""
 
-Kind = Literal["input", "prediction"]
+Kind = Literal["input", "prediction", "joint"]
+"""`joint` is all inputs together, which no profile holds but drift is told of."""
 
 Summary = TypeVar("Summary")
 

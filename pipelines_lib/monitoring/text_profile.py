@@ -50,7 +50,15 @@ def token_shares(shares: Floats) -> Floats:
 
 
 def clusters_of(shares: Floats, repeats: Floats) -> Categories:
-    """Rows by region of the embedding space.
+    """Rows by region of the embedding space."""
+    found: Counter[str] = Counter()
+    for region, n in zip(region_of(shares), repeats.tolist(), strict=True):
+        found[region] += int(n)
+    return Categories.of(found.keys(), found.values())
+
+
+def region_of(shares: Floats) -> list[str]:
+    """The region of the embedding space that each text lies in [n], by the `shares` of its tokens [n, BUCKETS].
 
     A text's embedding is a random projection of its tokens (random indexing, Kanerva et al. 2000), and its region says on which
     side of each of a few planes that lies (Charikar 2002): texts of similar words tend to share a region. Square roots keep the common words from
@@ -60,9 +68,4 @@ def clusters_of(shares: Floats, repeats: Floats) -> Categories:
     # Every language has its common words, which would put all texts on one side; planes that sum to nothing take less notice of them.
     planes -= planes.mean(axis=0)
     sides = np.sqrt(shares) @ planes > 0
-    regions = sides @ (1 << np.arange(_PLANES))
-    found: Counter[str] = Counter()
-    for region, n in enumerate(np.bincount(regions, weights=repeats).tolist()):
-        if n:
-            found[f"{region:02d}"] = int(n)
-    return Categories.of(found.keys(), found.values())
+    return [f"{region:02d}" for region in (sides @ (1 << np.arange(_PLANES))).tolist()]

@@ -31,7 +31,7 @@ class Monitoring(Settings):
     psi: float = Field(default=0.2, gt=0)
     """Population stability index from which a column has drifted."""
     share: float = Field(default=0.25, gt=0, le=1)
-    """Share of the input columns that must have drifted; drift of the predictions counts alone."""
+    """How much of the inputs must have drifted, by what they are worth to the model; drift of the predictions, or of all inputs together, counts alone."""
     loss: float | None = Field(default=0.05, gt=0)
     """Share of the champion's hold-out metric (`gate.metric`) whose loss counts, whatever the inputs do; and without which drift of the
     inputs is only told. null: performance is shown, and decides nothing."""

@@ -50,6 +50,7 @@ def _make_package(
     steps: tuple = (),
     *,
     catalogue=None,
+    reference: Callable | None = None,
     **manifest_fields,
 ) -> str:
     from pipelines_lib.contracts import DatasetRef
@@ -81,7 +82,7 @@ def _make_package(
     files = {
         "model.onnx": graph,
         "transform.json": transform.to_json().encode(),
-        "profile.json": profile.to_json().encode(),
+        "profile.json": (profile if reference is None else reference(profile, rows, all_scores[:, 1])).to_json().encode(),
         "holdout.json": holdout.model_dump_json().encode(),
         "card.md": b"# Card\n",
         **(catalogue.files() if catalogue else {}),

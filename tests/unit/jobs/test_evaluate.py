@@ -11,6 +11,8 @@ from pipelines_lib.data.splitting import with_split
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import Held
 from pipelines_lib.evaluation.holdout import sample
+from pipelines_lib.monitoring.estimate import Calibration
+from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry import tracking
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
@@ -69,6 +71,12 @@ def test_the_profile_has_the_training_rows_and_scores_of_others(trained):
     assert profile.n_rows == profile.columns["income"].n_rows == sides.count("train")
     assert profile.columns["score"].n_rows == profile.columns["prediction"].n_rows == len(sides) - sides.count("train")
     assert set(profile.columns["member"].categories.to_dict()["counts"]) == {"true", "false"}
+    reference = Reference.from_json(left(trained, "profile.json"))
+    assert max(reference.importance, key=reference.importance.get) == "income"
+    assert set(reference.sample.columns) == {"income", "age", "member", "town"}
+    assert reference.sample.codes.shape == (sides.count("train"), 4)
+    assert isinstance(reference.estimator, Calibration)
+    assert 0 < reference.estimator.chances(np.array([0.2, 0.8]))[0] < 0.5
 
 
 def test_mlflow_has_one_run_with_settings_curves_and_figures(trained):

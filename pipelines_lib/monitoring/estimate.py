@@ -1,0 +1,227 @@
+"""How right the answers are before the truth has come, with the interval in which the realised figure lies in 95 of 100 windows.
+
+Of a class: by the model's own chances, after they were calibrated on rows that it has not learned from (confidence-based performance
+estimation: Garg et al. 2022; NannyML's CBPE). Of a number: by a model of its losses (NannyML's direct loss estimation).
+
+Both hold where rows like these have been seen, and what a row means has not changed: they see that inputs became harder, never that the world
+answers differently to the same inputs (concept drift). So what was estimated is kept beside what was realised.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from pipelines_lib.evaluation import metrics
+
+Floats = npt.NDArray[np.float64]
+
+_DRAWS = 200
+_DRAWN_ROWS = 1000
+_Z975 = 1.96
+_GROUPS = 10
+_FIT_ROWS = 20_000
+
+LOSSES: Mapping[str, Callable[[Floats], Floats]] = {
+    "rmse": np.square,
+    "mae": np.abs,
+    "pinball_10": lambda missing: np.maximum(0.1 * missing, -0.9 * missing),
+    "pinball_90": lambda missing: np.maximum(0.9 * missing, -0.1 * missing),
+}
+"""Metric of a regression → the loss of a row, whose mean (of `rmse` its root) it is, by what was too little in a forecast."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimated:
+    """One metric."""
+
+    value: float
+    low: float
+    high: float
+    """Ends of its 95 % interval."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """From the chance that a model gives to how often it came so (beta calibration: Kull, Silva Filho and Flach 2017)."""
+
+    coefficients: Floats
+    """Of ln s, -ln(1 - s) and 1, shape [3]; 1, 1, 0 where the model is right about itself."""
+    covariance: Floats
+    """Of the coefficients, shape [3, 3]."""
+
+    @classmethod
+    def fit(cls, scores: Floats, came: Floats) -> Self:
+        """By chances [n] and whether (1, 0) it came so [n]. Where rows are few, a weak prior keeps to what the model says."""
+        rows, trusted, weight = _log_odds_parts(scores), np.array([1.0, 1.0, 0.0]), np.array([1.0, 1.0, 0.25])
+        found = trusted.copy()
+        hessian = np.diag(weight)
+        for _ in range(50):
+            chances = _chance(rows @ found)
+            hessian = rows.T @ (rows * (chances * (1 - chances))[:, None]) + np.diag(weight)
+            step = np.linalg.solve(hessian, rows.T @ (came - chances) - weight * (found - trusted))
+            found = found + step / max(1.0, float(np.abs(step).max()))
+            if np.abs(step).max() < 1e-8:
+                break
+        return cls(found, np.linalg.inv(hessian))
+
+    def chances(self, scores: Floats, coefficients: Floats | None = None) -> Floats:
+        """Calibrated chances [n]."""
+        return _chance(_log_odds_parts(scores) @ (self.coefficients if coefficients is None else coefficients))
+
+    def draws(self, n: int, random: np.random.Generator) -> Floats:
+        """Coefficients that fit about as well [n, 3]."""
+        return random.multivariate_normal(self.coefficients, self.covariance, n, method="cholesky")
+
+    def binary(self, names: Sequence[str], scores: Floats, operating_point: float) -> dict[str, Estimated]:
+        """The metrics of a model with two classes by the positive one's scores [n], at least one."""
+        figures = {name: _twice(name, scores, operating_point) for name in names}
+        spread = self._spread(scores, lambda places: {name: _twice(name, scores[places], operating_point) for name in names})
+        chances = self.chances(scores)[None]
+        return {name: _between(float(figure(chances)[0]), spread[name]) for name, figure in figures.items()}
+
+    def accuracy(self, scores: Floats) -> dict[str, Estimated]:
+        """Accuracy of a model by the scores [n] of the classes that it predicted, at least one."""
+        spread = self._spread(scores, lambda _: {"accuracy": lambda came: came.mean(axis=1)})
+        return {"accuracy": _between(float(self.chances(scores).mean()), spread["accuracy"])}
+
+    def _spread(
+        self, scores: Floats, prepare: Callable[[npt.NDArray[np.int64]], dict[str, Callable[[Floats], Floats]]]
+    ) -> dict[str, float]:
+        """Standard error of each figure: of what comes by chance given the chances, and of what calibration does not know.
+
+        Both are drawn on a bounded number of rows. The first falls with the number of rows, the second does not.
+        """
+        random = np.random.default_rng(0)
+        places = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), _DRAWN_ROWS)).astype(np.int64))
+        some = scores[places]
+        came = (random.random((_DRAWS, len(some))) < self.chances(some)).astype(np.float64)
+        others = np.stack([self.chances(some, drawn) for drawn in self.draws(_DRAWS, random)])
+        return {
+            name: float(np.sqrt(np.nanvar(figure(came)) * len(some) / len(scores) + np.nanvar(figure(others))))
+            for name, figure in prepare(places).items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "calibration", "coefficients": self.coefficients.tolist(), "covariance": self.covariance.tolist()}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`."""
+        return cls(np.array(document["coefficients"], np.float64), np.array(document["covariance"], np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class LossModel:
+    """The loss that a row is expected to have: ridge regression on what an `Encoder` makes of the row."""
+
+    names: tuple[str, ...]
+    """Metrics, keys of `LOSSES`."""
+    coefficients: Floats
+    """Shape [1 + groups, metrics, d]: learned from all rows, then from all but one group (the jackknife's)."""
+    variances: Floats
+    """The same for the square of what the model leaves of a row's loss, shape [metrics, d]: harder rows have losses of a wider spread."""
+
+    @classmethod
+    def fit(cls, names: Sequence[str], rows: Floats, missing: Floats) -> Self:
+        """By encoded rows [n, d] and what was too little in their forecasts [n]; rows that the forecasting model has not learned from."""
+        places = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _FIT_ROWS)).astype(np.int64))
+        rows, missing = _with_one(rows[places]), missing[places]
+        losses = np.stack([LOSSES[name](missing) for name in names], axis=1)
+        ridge = _best_ridge(rows, losses)
+        groups = np.arange(len(rows)) % _GROUPS
+        fits = [_ridge(rows, losses, ridge), *(_ridge(rows[groups != g], losses[groups != g], ridge) for g in range(_GROUPS))]
+        # In single precision, as they are kept: a package that is read again estimates the same.
+        coefficients = np.stack([fit.T for fit in fits]).astype(np.float32).astype(np.float64)
+        variances = _ridge(rows, (losses - rows @ fits[0]) ** 2, ridge).T
+        return cls(tuple(names), coefficients, variances.astype(np.float32).astype(np.float64))
+
+    def estimate(self, rows: Floats) -> dict[str, Estimated]:
+        """The metrics of forecasts by their encoded rows [n, d], at least one."""
+        mean_row = _with_one(rows).mean(axis=0)
+        means = self.coefficients @ mean_row
+        unsure = (len(means) - 2) / (len(means) - 1) * ((means[1:] - means[1:].mean(axis=0)) ** 2).sum(axis=0)
+        errors = np.sqrt(unsure + np.maximum(self.variances @ mean_row, 0) / len(rows))
+        found = {}
+        for name, mean, error in zip(self.names, means[0].tolist(), errors.tolist(), strict=True):
+            ends = [max(0.0, mean + side * _Z975 * error) for side in (-1, 0, 1)]
+            low, value, high = np.sqrt(ends).tolist() if name == "rmse" else ends
+            found[name] = Estimated(value=value, low=low, high=high)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "kind": "losses",
+            "names": list(self.names),
+            "shape": list(self.coefficients.shape),
+            "coefficients": _encoded(self.coefficients),
+            "variances": _encoded(self.variances),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`."""
+        coefficients = _decoded(document["coefficients"]).reshape(document["shape"])
+        return cls(tuple(document["names"]), coefficients, _decoded(document["variances"]).reshape(coefficients.shape[1:]))
+
+
+Estimator = Calibration | LossModel
+
+
+def _encoded(array: Floats) -> str:
+    return base64.b64encode(array.astype("<f4").tobytes()).decode("ascii")
+
+
+def _decoded(text: str) -> Floats:
+    return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
+
+
+def _between(value: float, error: float) -> Estimated:
+    return Estimated(value=value, low=value - _Z975 * error, high=value + _Z975 * error)
+
+
+def _twice(metric: str, scores: Floats, operating_point: float) -> Callable[[Floats], Floats]:
+    """The metric as a function of chances [b, n]: each row counts as a yes with its chance, and as a no with the rest."""
+    labels = np.r_[np.ones(len(scores), np.int64), np.zeros(len(scores), np.int64)]
+    both = np.stack([1 - scores, scores], axis=1).astype(np.float32)
+    figure = metrics.prepare(metric, metrics.Truth(labels, ("no", "yes"), 1), np.concatenate([both, both]), operating_point)
+    return lambda chances: figure(np.concatenate([chances, 1 - chances], axis=1))
+
+
+def _log_odds_parts(scores: Floats) -> Floats:
+    """[n, 3]; a certain answer counts as nearly certain."""
+    scores = np.clip(scores, 1e-6, 1 - 1e-6)
+    return np.stack([np.log(scores), -np.log1p(-scores), np.ones(len(scores))], axis=1)
+
+
+def _chance(log_odds: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(-np.clip(log_odds, -40, 40))), np.float64)
+
+
+def _with_one(rows: Floats) -> Floats:
+    return np.concatenate([rows, np.ones((len(rows), 1))], axis=1)
+
+
+def _ridge(rows: Floats, targets: Floats, ridge: float) -> Floats:
+    """Coefficients [d, t]; the last column, which is 1, is not held back."""
+    held_back = np.full(rows.shape[1], ridge)
+    held_back[-1] = 1e-6
+    return np.asarray(np.linalg.solve(rows.T @ rows + np.diag(held_back), rows.T @ targets), np.float64)
+
+
+def _best_ridge(rows: Floats, targets: Floats) -> float:
+    """By generalised cross-validation (Golub, Heath and Wahba 1979), over all targets in units of their variance."""
+    scale = np.maximum(targets.var(axis=0), 1e-300)
+    gram = rows.T @ rows
+
+    def error(ridge: float) -> float:
+        left = (((targets - rows @ _ridge(rows, targets, ridge)) ** 2).mean(axis=0) / scale).sum()
+        used = float(np.trace(np.linalg.solve(gram + ridge * np.eye(len(gram)), gram)))
+        return float(left) / max(1e-9, 1 - used / len(rows)) ** 2
+
+    return min((10.0**power for power in range(6)), key=error)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from pipelines_lib.errors import DataError
+from pipelines_lib.evaluation.metrics import Truth, value
+from pipelines_lib.monitoring.encoding import Encoder
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, LossModel
+from pipelines_lib.monitoring.reference import Reference, Sample
+from pipelines_lib.monitoring.sketch import profile_columns
+
+METRICS = ["roc_auc", "average_precision", "accuracy", "f1", "log_loss", "brier"]
+
+
+def overconfident(rng, n, shift=0.0):
+    """Scores of a model that is twice as sure as it should be, and what came."""
+    log_odds = rng.normal(shift, 1.0, n)
+    came = (rng.random(n) < 1 / (1 + np.exp(-log_odds))).astype(float)
+    return 1 / (1 + np.exp(-2 * log_odds)), came
+
+
+def test_calibration_finds_how_often_it_comes_so():
+    scores, came = overconfident(np.random.default_rng(0), 5000)
+    found = Calibration.fit(scores, came)
+    asked = np.array([0.05, 0.5, 0.9])
+    log_odds = np.log(asked / (1 - asked)) / 2
+    np.testing.assert_allclose(found.chances(asked), 1 / (1 + np.exp(-log_odds)), atol=0.03)
+    certain = Calibration.fit(np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    assert np.isfinite(certain.covariance).all()
+
+
+@pytest.mark.parametrize(("n_known", "n_now", "shift"), [(300, 200, 0.0), (300, 200, -1.0), (3000, 1000, 1.0)])
+def test_intervals_hold_what_is_realised_before_anybody_knew(n_known, n_now, shift):
+    rng = np.random.default_rng(n_known + int(shift))
+    inside = dict.fromkeys(METRICS, 0)
+    n_worlds = 40
+    for _ in range(n_worlds):
+        known = Calibration.fit(*overconfident(rng, n_known))
+        scores, came = overconfident(rng, n_now, shift)
+        truth = Truth(came.astype(np.int64), ("no", "yes"), 1)
+        for name, found in known.binary(METRICS, scores, 0.5).items():
+            realised = value(name, truth, np.stack([1 - scores, scores], axis=1).astype(np.float32), 0.5)
+            inside[name] += found.low <= realised <= found.high
+    assert min(inside.values()) >= 0.85 * n_worlds, inside
+
+
+def test_of_many_classes_accuracy_is_told():
+    rng = np.random.default_rng(4)
+    scores = rng.uniform(0.4, 1.0, 4000)
+    came = (rng.random(4000) < scores - 0.2).astype(float)
+    found = Calibration.fit(scores[:2000], came[:2000]).accuracy(scores[2000:])["accuracy"]
+    assert found.low <= came[2000:].mean() <= found.high
+    assert found.high - found.low < 0.08
+
+
+def harder_for_large(rng, n, shift=0.0):
+    x = rng.normal(shift, 1.0, n)
+    return {"x": x, "score": x * 2}, rng.normal(0, 0.2 + np.abs(x), n)
+
+
+def test_losses_are_told_where_rows_become_harder():
+    rng = np.random.default_rng(5)
+    columns, _ = harder_for_large(rng, 4000)
+    profile = profile_columns({"x": columns["x"]}, {"x": "number"}, scores=columns["score"])
+    encoder = Encoder(profile, ("score", "x"))
+    inside = dict.fromkeys(LOSSES, 0)
+    for _ in range(30):
+        columns, missing = harder_for_large(rng, 1500)
+        model = LossModel.fit([*LOSSES], encoder.spread(encoder.encode(columns, 1500)), missing)
+        now, truth = harder_for_large(rng, 300, 0.7)
+        figures = model.estimate(encoder.spread(encoder.encode(now, 300)))
+        for name, found in figures.items():
+            realised = LOSSES[name](truth).mean()
+            inside[name] += found.low <= (np.sqrt(realised) if name == "rmse" else realised) <= found.high
+    assert min(inside.values()) >= 24, inside
+    assert figures["mae"].value > 1.05 * np.abs(missing).mean(), "these rows are harder than those it learned from"
+
+
+def test_a_reference_is_a_profile_with_more_in_it():
+    rng = np.random.default_rng(6)
+    columns, missing = harder_for_large(rng, 200)
+    profile = profile_columns({"x": columns["x"]}, {"x": "number"}, scores=columns["score"])
+    encoder = Encoder(profile, ("x",))
+    codes = encoder.encode(columns, 200)
+    for estimator in (Calibration.fit(*overconfident(rng, 100)), LossModel.fit(["mae"], encoder.spread(codes), missing)):
+        there = Reference(profile=profile, importance={"x": 0.5}, sample=Sample(columns=("x",), codes=codes), estimator=estimator)
+        back = Reference.from_json(there.to_json())
+        assert back.to_json() == there.to_json()
+        assert back.sample is not None
+        np.testing.assert_array_equal(back.sample.codes, codes)
+    old = Reference.from_json(profile.to_json())
+    assert (old.sample, old.estimator, dict(old.importance)) == (None, None, {})
+    with pytest.raises(DataError, match="Deploy an earlier version"):
+        Reference.from_json(there.to_json().replace('"losses"', '"guesses"'))
