@@ -100,7 +100,9 @@ def _on_device(given: argparse.Namespace) -> int:
     try:
         rows: TextIO = given.file.open(encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
-        raise BadInput(f"the rows can't be read ({error})") from error
+        raise BadInput(
+            f"the rows can't be read ({error}); name a file that is there and may be read, or leave it out and send them on standard input"
+        ) from error
     with rows:
         return _predict(device.answers(bundle, rows, as_csv=given.csv))
 

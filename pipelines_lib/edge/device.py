@@ -111,11 +111,11 @@ def _problem(bundle: Bundle, line: int, row: Any) -> str | None:
         if value is None:
             continue
         if isinstance(value, str) and not value.isascii() and any("\ud800" <= letter <= "\udfff" for letter in value):
-            return f"line {line}, {name}: {json.dumps(value)[:80]} is no UTF-8 text"
+            return f"line {line}, {name}: {json.dumps(value)[:80]} is no UTF-8 text; write the rows in UTF-8"
         if isinstance(value, list | dict):
-            return f"line {line}, {name}: {json.dumps(value)[:80]} is no single value"
+            return f"line {line}, {name}: {json.dumps(value)[:80]} is no single value; give one text, number or boolean, or null where it is missing"
         if kind in {"integer", "number", "boolean"} and math.isnan(read_numbers(kind, [value])[0]):
-            return f"line {line}, {name}: {json.dumps(value)[:80]} can't be read as {kind}"
+            return f"line {line}, {name}: {json.dumps(value)[:80]} can't be read as {kind}; correct it, or give null where it is missing"
     return None
 
 
@@ -126,7 +126,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            row = f"not JSON ({error})"
+            row = f"not JSON ({error}); write one JSON object a line, or name --csv"
         yield number, row if isinstance(row, dict | str) else "a row is a JSON object, feature to value"
 
 
