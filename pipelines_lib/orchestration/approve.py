@@ -28,7 +28,8 @@ class ApproveOperator(HITLOperator):
     def __init__(self, *, use_case: UseCase, **kwargs: Any) -> None:
         approval = use_case.deployment.approve
         assert approval is not None
-        reason = Param(
+        # Not called `reason`: what the run was started with would stand in it, by the parameter of that name.
+        comment = Param(
             None, type=["null", "string"], maxLength=500, title="Reason", description="Kept with the version in the registry", source="task"
         )
         # The decorator that Airflow puts around this hands the DAG's own form in; this one is the task's.
@@ -37,7 +38,7 @@ class ApproveOperator(HITLOperator):
             subject=f"Deploy the new version of {use_case.title}?",
             options=[APPROVE, REJECT],
             defaults=[REJECT],
-            params={"reason": reason},
+            params={"comment": comment},
             response_timeout=approval.timeout,
             **{**RETRIES, **kwargs},
         )
@@ -61,7 +62,7 @@ class ApproveOperator(HITLOperator):
             "decision": "approved" if answer["chosen_options"] == [APPROVE] else "rejected",
             "by": str(person.get("name") or person.get("id") or "nobody"),
             "at": answer["responded_at"].isoformat(timespec="seconds"),
-            "reason": str(answer["params_input"].get("reason") or ""),
+            "reason": str(answer["params_input"].get("comment") or ""),
         }
         version = _version(registered)
         result = JobResult(

@@ -37,7 +37,7 @@ except BaseException as error:
 
 def of(chosen, by, reason, timed_out=False):
     detail = HITLDetail(
-        options=asked["options"], chosen_options=chosen, responded_by=by, params_input={"reason": reason},
+        options=asked["options"], chosen_options=chosen, responded_by=by, params_input={"comment": reason},
         responded_at=dt.datetime(2026, 1, 9, 8, 30, 5, 123456, dt.UTC),
     )
     said = operator.execute_complete(context, detail.as_resume_event_payload(timedout=timed_out))
@@ -69,7 +69,7 @@ def test_what_is_asked_and_what_is_left_of_each_answer(tmp_path: Path, in_airflo
     assert "[MLflow run](http://m/1)" in found["body"]
     assert "| floor | pass | roc_auc 0.9 / fine |" in found["body"]
     assert "no answer within 12h, leave the champion where it is" in found["body"]
-    assert list(found["params"]) == ["reason"]
+    assert list(found["params"]) == ["comment"]  # no parameter of the training has this name, or it would fill it in
 
     at = "2026-01-09T08:30:05+00:00"
     yes = {"decision": "approved", "by": "ada", "at": at, "reason": "looks right"}
