@@ -495,12 +495,16 @@ def _decoded(value: str) -> str:
 
 def main() -> None:
     """Be the node of the control plane that KUBECONFIG names; the folder for what pods write is the argument."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
     folder, root = Path(sys.argv[1]), str(Path(__file__).parents[2])
     image = {"SLUICE_PROJECT": root, "PYTHONPATH": root, "SLUICE_HOME": "/home/sluice", "GX_ANALYTICS_ENABLED": "false"}
     with Node(new_client_from_config(), folder, image, schedules=False, room=100) as node:
         sys.stdout.write(f"pods reach this machine at {_NETWORK}.1\n")
         sys.stdout.flush()
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        while node.failure is None and not stop.wait(1):
+            pass
     if node.failure is not None:
         raise node.failure
 
