@@ -269,6 +269,16 @@ class Tables:
         """The newest version of the table. Raises `DataError` where there is none."""
         return int(self._table(layer).version())
 
+    def compact(self, layer: Layer, partition_key: str) -> int:
+        """Put the small files of an appended partition together; its rows stay what they are. Returns how many files there are less.
+
+        Whoever appends meanwhile is not disturbed. The small files stay on disk until `vacuum`, for those who read them.
+        """
+        table = self._table(layer)
+        with reached(self.path(layer)):
+            done = table.optimize.compact([("partition_key", "=", partition_key)], post_commithook_properties=_KEEP_THE_LOG)
+        return int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
+
     def vacuum(self, layer: Layer, *, hours: int, keep_versions: Sequence[int] = (), dry_run: bool = False) -> list[str]:
         """Remove the files that only versions older than `hours` name, except those of `keep_versions`. Returns their paths below the table."""
         table = self._open(layer)

@@ -4,6 +4,7 @@ python -m pipelines_lib.jobs.profile --spec spec.json
 """
 
 import json
+import logging
 
 import pyarrow as pa
 
@@ -12,12 +13,16 @@ from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.answers import answered, profile_answers, versions
 
+log = logging.getLogger("sluice")
+
 
 def main(stage: Stage) -> JobResult:
     """One pass over the partition's answers, kept as one row of `profiles`."""
     key = stage.spec.partition_key
     tables = Tables(stage.root)
     rows = answered(tables, key)
+    if rows is not None and (n_files := tables.compact("predictions", key)):
+        log.info("%s files of answers are in fewer now", f"{n_files:,}")
     profile = profile_answers(rows, stage.use_case)
     by_version = versions(rows)
     row = {"row_id": "profile", "n_rows": profile.n_rows, "versions": json.dumps(by_version), "profile_json": profile.to_json()}

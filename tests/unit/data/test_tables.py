@@ -10,6 +10,7 @@ from pathlib import Path
 from unittest import mock
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -338,3 +339,26 @@ def test_a_table_that_was_taken_away_between_two_appends_begins_anew(tmp_path):
     shutil.rmtree(tables.path("predictions"))
     tables.append("predictions", rows)
     assert Tables(tmp_path).read("predictions").num_rows == 1
+
+
+def test_the_small_files_of_a_partition_are_put_together_while_others_append(place):
+    tables = Tables(place)
+    for i in range(6):
+        for key in ("2026-01-01", "2026-01-02"):
+            rows = pa.table({"row_id": [f"r{i}"], "partition_key": [key], "x": [i]})
+            # A version with another feature has another column.
+            tables.append(
+                "predictions", rows if i < 3 else rows.append_column("y", pa.array(["new"])), batch=("server", 2 * i + int(key[-1]))
+            )
+    before = tables.read("predictions")
+    other = Tables(place)
+    other.append("predictions", pa.table({"row_id": ["late"], "partition_key": ["2026-01-02"], "x": [9]}))
+    assert tables.compact("predictions", "2026-01-01") == 5
+    # One that was opened before goes on, and what it repeats lands once.
+    other.append("predictions", pa.table({"row_id": ["r9"], "partition_key": ["2026-01-02"], "x": [9]}))
+    other.append("predictions", pa.table({"row_id": ["r5"], "partition_key": ["2026-01-02"], "x": [5]}), batch=("server", 12))
+    after, version = tables.read("predictions"), tables.version("predictions")
+    assert after.filter(pc.is_in(after["row_id"], pa.array(["late", "r9"])).combine_chunks()).num_rows == 2
+    assert after.filter(pc.invert(pc.is_in(after["row_id"], pa.array(["late", "r9"]))).combine_chunks()).equals(before)
+    assert tables.compact("predictions", "2026-01-01") == 0
+    assert tables.version("predictions") == version
