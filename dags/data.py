@@ -3,7 +3,7 @@
 from airflow.sdk import DAG, chain
 
 from pipelines_lib.contracts import Pipeline
-from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag, row_review, runs_that_wait
+from pipelines_lib.orchestration.dags import good_use_cases, labelled_asset, pipeline_dag, row_review, runs_that_wait, scored_asset
 from pipelines_lib.orchestration.operators import run_job, run_sharded
 from pipelines_lib.use_case import UseCase
 
@@ -41,7 +41,7 @@ def data_dag(use_case: UseCase) -> DAG:
         if asked:
             chain(prepare, row_review(use_case), run_job(use_case, data, "relabel", outlets=[asset]))
         if use_case.deployment.batch:
-            chain(prepare, run_job(use_case, data, "score", on_hold="skip"))
+            chain(prepare, run_job(use_case, data, "score", on_hold="skip", outlets=[scored_asset(use_case)]))
     return dag
 
 

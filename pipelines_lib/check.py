@@ -3,6 +3,7 @@
 import datetime as dt
 import difflib
 import inspect
+import os
 import sys
 import traceback
 from collections import Counter
@@ -17,6 +18,7 @@ import pyarrow as pa
 from pipelines_lib.check_cluster import use_case_problems
 from pipelines_lib.check_sources import column_problems, made_of_several, truth_problems
 from pipelines_lib.config import Project, line_of
+from pipelines_lib.connections import connection, variable_of
 from pipelines_lib.data.cleaning import clean
 from pipelines_lib.data.labelling import votes
 from pipelines_lib.data.labelling.values import labels_of
@@ -62,7 +64,7 @@ def check_use_case(project: Project, name: str) -> list[str]:
         problems += _values(path, use_case, rows, at)
     if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
         problems += truth_problems(truths, use_case.label.join, at, private=bool(use_case.private()))
-    problems += [*_prices(project, use_case, at), *use_case_problems(project, use_case, at)]
+    problems += [*_prices(project, use_case, at), *_signing_key(use_case, at), *use_case_problems(project, use_case, at)]
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 
@@ -73,6 +75,19 @@ def _prices(project: Project, use_case: UseCase, at: At) -> Iterator[str]:
     if asking and (profile := project.profile()).cloud is None:
         for field in asking:
             yield at(f"profile {profile.name} names no cloud whose prices count; set its `cloud` and `prices`, or remove this", *field)
+
+
+def _signing_key(use_case: UseCase, at: At) -> Iterator[str]:
+    """A key for devices that is none, where this environment has it: connections of Airflow are not seen from here, and the first stage looks."""
+    edge = use_case.deployment.edge
+    if edge is None or variable_of(edge.connection) not in os.environ:
+        return
+    from pipelines_lib.edge.release import private_key  # noqa: PLC0415 - slow to import, and most use cases name no devices
+
+    try:
+        private_key(connection(edge.connection))
+    except ConfigError as error:
+        yield at(str(error), "deployment", "edge")
 
 
 def _read(path: Path, use_case: UseCase, at: At) -> tuple[Typed | None, list[str]]:

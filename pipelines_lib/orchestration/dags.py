@@ -23,6 +23,11 @@ def labelled_asset(use_case: UseCase) -> Asset:
     return Asset(name=f"{use_case.name}__labelled", group="sluice")
 
 
+def scored_asset(use_case: UseCase) -> Asset:
+    """What a data run of a use case with `deployment.batch` publishes too: the table of scores, one event a partition."""
+    return Asset(name=f"{use_case.name}__scored", group="sluice")
+
+
 def approval(use_case: UseCase) -> list[BaseOperator]:
     """A person's yes in the Airflow UI, and the stage that keeps it with the version; none where the use case asks nobody."""
     if use_case.deployment.approve is None:

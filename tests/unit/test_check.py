@@ -301,3 +301,10 @@ def test_a_budget_needs_prices(project):
     assert "profile local names no cloud whose prices count; set its `cloud` and `prices`, or remove this" in problems[0]
     (profiles / "local.yaml").write_text(profile + "cloud: here\n")
     assert check_use_case(project, "shop") == []
+
+
+def test_a_signing_key_that_is_none_is_told_without_its_value(project, monkeypatch):
+    monkeypatch.setenv("SLUICE_CONN_SIGNING", '{"conn_type": "generic", "password": "short-secret"}')
+    [problem] = check(project, SETTINGS + "deployment: {edge: {connection: signing}}\n")
+    assert problem.startswith("use_case.yaml:23: deployment.edge: connection 'signing': its password is no ed25519 key")
+    assert "short-secret" not in problem
