@@ -3,17 +3,19 @@
 from airflow.sdk import DAG, chain
 
 from pipelines_lib.contracts import Pipeline
-from pipelines_lib.orchestration.dags import good_use_cases, pipeline_dag
+from pipelines_lib.orchestration.dags import good_use_cases, pipeline_dag, told
 from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.orchestration.retrain import RetrainOperator
 from pipelines_lib.use_case import UseCase
 
 DOC = """
 Compares one partition of the service's answers with what the champion was trained on: **profile** → **measure** →
-**decide** → **report**, and **retrain** where that is the decision. *Skipped* `retrain` means: hold; its log has the reason.
+**decide** → **report**, and **retrain** where that is the decision. *Skipped* `retrain` means: hold, or alert; its log has the reason. **tell**, where the
+profile has `alerts`, tells people of a retraining or an alert.
 
 **When it fails.** Clearing any task is safe: a decision that fired a training stands, and none is ever started twice for a
-partition. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`.
+partition. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`. `tell` failed because somebody could not be reached: see the
+connections of the profile's `alerts`.
 """
 
 
@@ -21,12 +23,15 @@ def monitoring_dag(use_case: UseCase) -> DAG:
     """profile → measure → decide → report, and retrain where that is the decision."""
     monitoring = Pipeline.MONITORING
     with pipeline_dag(use_case, monitoring, cron=use_case.schedule.monitoring, run_offset=-1, doc=DOC) as dag:
+        retrain = RetrainOperator(task_id="retrain", use_case=use_case)
         chain(
             run_job(use_case, monitoring, "profile"),
             run_job(use_case, monitoring, "measure"),
             run_job(use_case, monitoring, "decide"),
-            [run_job(use_case, monitoring, "report"), RetrainOperator(task_id="retrain", use_case=use_case)],
+            [run_job(use_case, monitoring, "report"), retrain],
         )
+        for tell in told(use_case):
+            retrain >> tell
     return dag
 
 

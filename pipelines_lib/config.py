@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Self, TypeVar, Union, get_args, get_origin
@@ -20,7 +21,7 @@ from pipelines_lib.cluster import Images, Kubernetes
 from pipelines_lib.contracts import TUNE
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.use_case import ConnectionName, Settings, UseCase
-from pipelines_lib.use_case.base import connections_in
+from pipelines_lib.use_case.base import Duration, connections_in
 from pipelines_lib.use_case.rules import FieldErrors
 
 S = TypeVar("S", bound=Settings)
@@ -82,6 +83,25 @@ class CheckpointStore(Settings):
         return f"{self.path.rstrip('/')}/{name}"
 
 
+class Alert(Settings):
+    """One way by which people are told."""
+
+    to: Literal["mail", "slack", "webhook"]
+    connection: ConnectionName
+    """Airflow's connection. Of a mail server: type SMTP. Of Slack or a webhook: type HTTP, the address up to the secret part as host, that part as
+    password (or a login and a password, or headers under extra)."""
+    address: tuple[str, ...] = ()
+    """Who gets the mail."""
+
+    @model_validator(mode="after")
+    def _mail_has_an_address(self) -> Self:
+        if (self.to == "mail") != bool(self.address):
+            if self.to == "mail":
+                raise ValueError("mail needs an `address`; add it, such as [ops@example.com]")
+            raise ValueError(f"`address` is for mail, and this goes to {self.to}; remove it")
+        return self
+
+
 class Profile(Settings):
     """Where things run: `include/profiles/<name>.yaml`."""
 
@@ -107,6 +127,10 @@ class Profile(Settings):
     engine: Literal["local", "spark"] = "local"
     """What goes through the rows of a partition in validate and prepare: this process, or Spark. The rows come out the same."""
     spark: Spark = Spark()
+    alerts: tuple[Alert, ...] = ()
+    """Who is told of failed tasks, of retrainings and alerts of the governor, and of monitoring that is late."""
+    monitoring_late: Duration = timedelta(hours=3)
+    """After how long a monitoring run that was queued and has not ended is late."""
     training_pool: str = "default_pool"
     """Airflow pool of the train tasks, and of the trials of a tuning; a pool with few slots keeps trainings from fighting for the machine."""
     tuning_storage: str = "sqlite:///{home}/tuning/tuning.db"

@@ -2,11 +2,19 @@
 
 import math
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
-from airflow.sdk import DAG, Asset, BaseOperator, CronPartitionTimetable, Param, PartitionedAtRuntime
+from airflow.sdk import (
+    DAG,
+    Asset,
+    BaseOperator,
+    CronPartitionTimetable,
+    Param,
+    PartitionedAtRuntime,
+)
 
-from pipelines_lib.config import Project
+from pipelines_lib.config import Profile, Project
 from pipelines_lib.contracts import Pipeline, dag_id
 from pipelines_lib.orchestration.operators import run_job
 from pipelines_lib.use_case import UseCase
@@ -71,6 +79,7 @@ def pipeline_dag(
         else CronPartitionTimetable(cron, timezone="UTC", run_offset=run_offset, key_format=use_case.key_format)
     )
     last = use_case.last_day
+    of_tasks, of_dag = _telling(use_case, pipeline)
     return DAG(
         dag_id=dag_id(use_case.name, pipeline),
         description=f"{use_case.title}: {pipeline}",
@@ -81,11 +90,42 @@ def pipeline_dag(
         end_date=None if last is None else _utc(last) + timedelta(days=2),
         catchup=False,
         max_active_runs=max_active_runs,
-        default_args={"owner": use_case.owner},
+        default_args={"owner": use_case.owner, **of_tasks},
         tags=["sluice", use_case.name, str(pipeline)],
         params={"partition": _partition_param(use_case), **(params or {})},
         render_template_as_native_obj=False,
+        **of_dag,
     )
+
+
+def told(use_case: UseCase) -> list[BaseOperator]:
+    """The task that tells people what the governor decided; none where the profile has no `alerts`."""
+    if not _profile().alerts:
+        return []
+    from pipelines_lib.orchestration.alerts import TellOperator  # noqa: PLC0415 - for those who want to be told
+
+    return [TellOperator(task_id="tell", use_case=use_case)]
+
+
+def _telling(use_case: UseCase, pipeline: Pipeline) -> tuple[dict[str, Any], dict[str, Any]]:
+    """(default arguments of the tasks, arguments of the DAG) by which somebody is told of a failure, and of monitoring that is late."""
+    profile = _profile()
+    if not profile.alerts:
+        return {}, {}
+    from pipelines_lib.orchestration.alerts import Alerts, deadline  # noqa: PLC0415 - for those who want to be told
+
+    late = {"deadline": deadline(use_case, profile)} if pipeline == Pipeline.MONITORING else {}
+    return {"on_failure_callback": Alerts(use_case=use_case.name)}, late
+
+
+def _profile() -> Profile:
+    return _profile_of(Project.from_environment())
+
+
+@cache
+def _profile_of(project: Project) -> Profile:
+    """Read once in a process that parses many DAGs."""
+    return project.profile()
 
 
 def _partition_param(use_case: UseCase) -> Param:

@@ -1,3 +1,4 @@
+import re
 import shutil
 from pathlib import Path
 
@@ -251,6 +252,20 @@ def test_a_profile_with_an_unknown_key_is_told_with_its_line(project):
     path.write_text(LOCAL + "stroe: here\n")
     with pytest.raises(ConfigError, match=r"local.yaml:5: stroe: unknown key; known here are: name, store"):
         load(path, Profile)
+
+
+@pytest.mark.parametrize(
+    ("alert", "says"),
+    [
+        ("{to: mail, connection: post}", "mail needs an `address`; add it, such as [ops@example.com]"),
+        ("{to: slack, connection: chat, address: [me]}", "`address` is for mail, and this goes to slack; remove it"),
+    ],
+)
+def test_mail_alone_has_an_address(project, alert, says):
+    with (project.folder / "include" / "profiles" / "local.yaml").open("a", encoding="utf-8") as file:
+        file.write(f"alerts: [{alert}]\n")
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        project.profile()
 
 
 def test_the_project_is_where_the_environment_says(monkeypatch, tmp_path):
