@@ -40,6 +40,7 @@ Layer = Literal[
     "drift",
     "performance",
     "decisions",
+    "health",
     "ground_truth",
     "reviews",
 ]

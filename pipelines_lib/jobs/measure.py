@@ -20,6 +20,7 @@ from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring import joint
 from pipelines_lib.monitoring.answers import answered, columns_of, main_version
 from pipelines_lib.monitoring.drift import ColumnDrift, compare
+from pipelines_lib.monitoring.health import health
 from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, performance_row, window
 from pipelines_lib.monitoring.performance import estimated, realised
 from pipelines_lib.monitoring.reference import Reference
@@ -38,10 +39,16 @@ def main(stage: Stage) -> JobResult:
     tables = Tables(stage.root)
     [row] = tables.read("profiles", [key]).to_pylist()
     version = main_version({int(v): n for v, n in json.loads(row["versions"]).items()})
+    fared = health(tables, stage.use_case, key, row["n_rows"])
+    tables.write("health", key, fared.row())
     if version is None:
         tables.write("drift", key, drift_rows([], 0))
         tables.write("performance", key, pa.Table.from_pylist([], schema=PERFORMANCE))
-        return JobResult(stage="measure", reason=f"nothing was answered on {key}, so there is nothing to compare", figures={"n_rows": 0})
+        return JobResult(
+            stage="measure",
+            reason=f"nothing was answered on {key}, so there is nothing to compare",
+            figures={"n_rows": 0, "health": asdict(fared)},
+        )
     model = model_of(stage, version)
     reference = reference_of(stage, model)
     rows_now = _answers_of(tables, key, version)
@@ -68,9 +75,10 @@ def main(stage: Stage) -> JobResult:
             "prediction_drifted": found.prediction_drifted,
             "performance": performance,
             "estimated": guess,
+            "health": asdict(fared),
             "labels_came": [earlier.partition_key for earlier in filled],
         },
-        outputs={"model_version": version, "performance": performance, "estimated": guess},
+        outputs={"model_version": version, "performance": performance, "estimated": guess, "health": asdict(fared)},
     )
 
 

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from pipelines_lib.contracts import safe_name
 from pipelines_lib.serving.access import carries
+from pipelines_lib.serving.health import HealthLog
 from pipelines_lib.serving.page import index_page
 from pipelines_lib.serving.prediction_log import PredictionLog
 from pipelines_lib.serving.rows import RequestError
@@ -60,14 +61,19 @@ def create_app(
     With `candidate` it serves what is being verified. With `token` it answers requests that carry it, and to others tells its health and metrics alone.
     """
     service = Service(root, Slot(root, poll_seconds, home, candidate=candidate), PredictionLog(root, flush_seconds))
+    health = HealthLog(root, service.counts, service.partition_now)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.slot.start()
         service.predictions.start()
+        if not candidate:  # no user is sent there
+            health.start()
         yield
         service.slot.stop()
         await run_in_threadpool(service.predictions.close)
+        if not candidate:
+            await run_in_threadpool(health.close)
 
     # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/` says how to ask.
     app = _App(service, token, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)

@@ -28,6 +28,15 @@ class Metrics:
                 if seconds <= bound:
                     self._buckets[bound] += 1
 
+    def counts(self) -> Counter[str]:
+        """Everything counted, by name: requests by status, answers within each bound of the histogram, seconds in all."""
+        with self._lock:
+            found: Counter[str] = Counter({f"within_{bound:g}": n for bound, n in self._buckets.items()})
+            for (_, status), n in self._requests.items():
+                found[f"status_{status}"] += n
+            found["seconds"] = self._seconds  # type: ignore[assignment] # the one count that is not whole
+            return found
+
     def text(self, gauges: Mapping[str, float]) -> str:
         """Everything counted, and `gauges` as they are now."""
         with self._lock:

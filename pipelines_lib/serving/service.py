@@ -2,6 +2,7 @@
 
 import datetime as dt
 import secrets
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -118,6 +119,15 @@ class Service:
                 "error": self.slot.error,
             },
         }
+
+    def counts(self) -> Counter[str]:
+        """What monitoring is told of the day."""
+        return self.metrics.counts() + Counter(rows_lost=self.predictions.rows_lost)
+
+    def partition_now(self) -> str | None:
+        """The partition that this moment belongs to; None where nothing is deployed."""
+        served = self.slot.served
+        return None if served is None else dt.datetime.now(dt.UTC).strftime(served.shape.key_format)
 
     def metrics_text(self) -> str:
         """Prometheus text of everything counted."""

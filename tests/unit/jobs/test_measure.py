@@ -52,7 +52,9 @@ def test_a_day_is_compared_with_the_version_that_answered_most(answer, monitor, 
 
 def test_a_day_without_requests_or_labels(monitor, deploy, answer, root):
     deploy(root, 1)
-    assert monitor(DAY)["measure"].figures == {"n_rows": 0}
+    figures = monitor(DAY)["measure"].figures
+    assert (figures["n_rows"], figures["health"]["n_rows"], figures["health"]["n_requests"]) == (0, 0, None)
+    assert Tables(root).read("health", [DAY]).num_rows == 1, "that nobody asked is told"
     assert Tables(root).partitions("drift") == []
     answer("2026-01-06")
     Tables(root).write("labelled", "2026-01-06", Tables(root).read("labelled", ["2026-01-06"]).slice(0, 0))
