@@ -15,6 +15,8 @@ h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.soft{color:var(--soft)
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(18rem,1fr));gap:1.5rem}figure{margin:0}figcaption{font-weight:600}svg{width:100%;height:auto}
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}td,th{text-align:left;padding:.3rem .6rem;border-bottom:1px solid var(--line);vertical-align:top}
 td.f,th.f{text-align:right;white-space:nowrap}
+@media(max-width:40rem){.gates tr{display:grid;grid-template-columns:2fr 1fr 1.2fr 1.2fr;border-bottom:1px solid var(--line)}.gates td,.gates th{border:0;padding:.3rem .2rem}
+.gates td:last-child{grid-column:1/-1}.gates th:last-child{display:none}}
 """
 
 CAPTIONS = {
@@ -69,7 +71,7 @@ def _gates(gates: Sequence[GateResult]) -> str:
         f"<td class=f>{_number(gate.bound)}</td><td>{escape(gate.reason)}</td></tr>"
         for gate in gates
     )
-    return f"<h2>Gates</h2><div class=wide><table><tr><th>Gate</th><th>Verdict</th><th class=f>Figure</th><th class=f>Bound</th><th>Why</th></tr>{rows}</table></div>"
+    return f"<h2>Gates</h2><div class=wide><table class=gates><tr><th>Gate</th><th>Verdict</th><th class=f>Figure</th><th class=f>Bound</th><th>Why</th></tr>{rows}</table></div>"
 
 
 def _figures(metric: str, evidence: Evidence, figures: Mapping[str, float | None]) -> str:
@@ -96,14 +98,18 @@ def _parts(evidence: Evidence) -> str:
         return ""
     rows = "".join(
         f"<tr><td>{kind}</td><td>{escape(part.name)}</td><td class=f>{part.n_rows:,}</td>"
-        f"<td class=f>{_number(part.figure)}</td><td class=f>{_number(part.lower)} … {_number(part.upper)}</td></tr>"
+        f"<td class=f>{_number(part.figure)}</td><td class=f>{_interval(part)}</td></tr>"
         for kind, part in parts
     )
     head = "<tr><th>Asked</th><th>Part</th><th class=f>Rows</th><th class=f>Figure</th><th class=f>Interval</th></tr>"
     return f"<h2>Parts, worse inputs and groups</h2><div class=wide><table>{head}{rows}</table></div>"
 
 
+def _interval(part: Measured) -> str:
+    return "" if part.lower is None and part.upper is None else f"{_number(part.lower)} … {_number(part.upper)}"
+
+
 def _number(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.4f}"
+    return f"{value:,.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value + 0.0:.4f}"  # no -0.0000
