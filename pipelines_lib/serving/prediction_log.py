@@ -165,9 +165,12 @@ class PredictionLog:
             if self._closing or self.rows_waiting + n > self._max_rows:
                 self.rows_lost += n
                 return
+            is_first = not self._batch
             self._batch.add(answers)
             self.rows_waiting += n
-            self._changed.notify()
+            # Woken for each answer, the thread would take the interpreter from the requests for more time than an answer takes.
+            if is_first or self.rows_waiting >= FLUSH_ROWS:
+                self._changed.notify()
 
     def close(self) -> None:
         """Write what waits, then stop."""

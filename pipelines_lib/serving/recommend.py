@@ -177,7 +177,7 @@ def _given(columns: Any, served: Served, recommends: Recommends, n_items: int | 
     if not isinstance(columns, dict):
         refuse(f"found {kind_of(columns)}", "columns", "an object of column and value", 'Send {"columns": {column: value, …}}')
     shape = served.shape
-    known = {name: kind for name, kind in {**shape.features, **shape.keys}.items() if name != recommends.item.name}
+    known = {name: kind for name, kind in shape.known.items() if name != recommends.item.name}
     if absent := [name for name in shape.features if name not in columns and name not in recommends.columns]:
         rule = f"a request brings what the catalogue does not have, which is {', '.join(recommends.columns)} of each item"
         refuse(f"lacks {', '.join(absent)}", "columns", rule, "Send every other column, with null where a value is missing")

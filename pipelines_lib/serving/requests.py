@@ -47,7 +47,6 @@ def read_v2(document: Mapping[str, Any], shape: Shape) -> Rows:
         remedy = 'Send {"inputs": [{"name": …, "shape": [n], "datatype": …, "data": […]}, …]}'
         refuse(f"found {kind_of(tensors)}", "inputs", "a list with one tensor a column", remedy)
     columns: dict[str, list[Any]] = {}
-    known = {**shape.features, **shape.keys}
     for place, tensor in enumerate(tensors):
         where = f"inputs[{place}]"
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
@@ -55,7 +54,7 @@ def read_v2(document: Mapping[str, Any], shape: Shape) -> Rows:
         name = tensor["name"]
         if name in columns:
             refuse(f"column {name!r} comes twice", where, "one tensor a column", "Remove one")
-        columns[name] = _tensor(tensor, known.get(name), f"{where} ({short(name)})")
+        columns[name] = _tensor(tensor, shape.known.get(name), f"{where} ({short(name)})")
     outputs = document.get("outputs", [])
     if not isinstance(outputs, list) or not all(isinstance(output, dict) and isinstance(output.get("name"), str) for output in outputs):
         refuse(f"found {kind_of(outputs)}", "outputs", 'a list of {"name": …}', "Leave it out to get every output")
@@ -86,7 +85,7 @@ def read_invocation(document: Mapping[str, Any], shape: Shape) -> Rows:
     elif isinstance(frame, dict) and name == "inputs":
         columns = {as_name(column, name): as_list(values, f"{name}.{short(column)}") for column, values in frame.items()}
     else:
-        columns = _records(frame, name, {**shape.features, **shape.keys})
+        columns = _records(frame, name, shape.known)
     params = document.get("params")
     request_id = as_id(params.get("id"), "params.id") if isinstance(params, dict) else None
     return rows_of(columns, shape, read_options(params, "params", shape, request_id=request_id))

@@ -7,6 +7,7 @@ import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NoReturn
 
 from pipelines_lib.contracts import safe_name
@@ -35,6 +36,11 @@ class Shape:
     key_format: str
     private: frozenset[str] = frozenset()
     """Columns about a person: what was found there is in no message."""
+
+    @cached_property
+    def known(self) -> dict[str, ColumnType]:
+        """Features and keys."""
+        return {**self.features, **self.keys}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,15 +75,21 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         absent = [name for name in shape.features if name not in columns]
         rule = f"the model needs {_some(list(shape.features))}"
         refuse(f"lacks {_some(absent)}", "columns", rule, "Send every column, with null where a value is missing")
-    known = {**shape.features, **shape.keys}
-    lengths = {name: len(values) for name, values in columns.items() if name in known}
-    first, n = next(iter(lengths.items()))
-    if other := next((name for name, length in lengths.items() if length != n), None):
-        what = f"{lengths[other]} values in {other!r}, {n} in {first!r}"
-        refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
+    first = next(name for name in columns if name in shape.known)
+    typed, n = {}, len(columns[first])
+    for name, values in columns.items():
+        kind = shape.known.get(name)
+        if kind is None:
+            continue
+        if len(values) != n:
+            what = f"{len(values)} values in {name!r}, {n} in {first!r}"
+            refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
+        # Most columns are what they should be, which is seen without a look at each value in Python.
+        if not _RIGHT[kind].issuperset(map(type, values)) or (kind == "number" and not all(map(math.isfinite, values))):
+            values = checked_column(values, kind, name, told=name not in shape.private)  # noqa: PLW2901
+        typed[name] = values
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
-    typed = {name: checked_column(columns[name], known[name], name, told=name not in shape.private) for name in lengths}
     for name in shape.required:
         if None in typed[name]:
             where = f"column {name!r}, row {typed[name].index(None)}"
@@ -91,23 +103,25 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         n=n,
         columns={name: typed[name] for name in shape.features},
         keys={name: typed[name] for name in shape.keys if name in typed},
-        ignored=sorted(columns.keys() - known.keys()),
+        ignored=sorted(columns.keys() - shape.known.keys()) if len(typed) < len(columns) else [],
         options=options,
     )
 
 
-_FLOATS, _TEXTS = {float}, {str, type(None)}
+_TEXTS: frozenset[type] = frozenset({str, type(None)})
+_RIGHT: dict[ColumnType, frozenset[type]] = {
+    "number": frozenset({float}),
+    "integer": frozenset(),  # each must be looked at: not every one fits into 64 bits
+    "boolean": frozenset({bool, type(None)}),
+    "string": _TEXTS,
+    "text": _TEXTS,
+    "timestamp": _TEXTS,
+}
+"""Types of values that are taken as they are."""
 
 
 def checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:
     """`values` as `checked` leaves each of them. Raises `RequestError`."""
-    # Most columns are what they should be, which is seen without a look at each value in Python.
-    found = set(map(type, values))
-    if kind == "number":
-        if found == _FLOATS and all(map(math.isfinite, values)):
-            return values
-    elif kind not in _WANTED and found <= _TEXTS:
-        return values
     return [checked(value, kind, name, row, told=told) for row, value in enumerate(values)]
 
 

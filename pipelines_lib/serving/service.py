@@ -1,9 +1,12 @@
 """What the endpoints of a service share: the model, the prediction log, the counters, and the answer to a request."""
 
 import datetime as dt
+import itertools
 import secrets
+import time
 from collections import Counter
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from pipelines_lib.serving.metrics import Metrics
@@ -25,6 +28,8 @@ class Service:
         self.slot = slot
         self.predictions = predictions
         self.metrics = Metrics()
+        self._own, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
+        """What requests without an id are called: of no other process, nor of another request of this one."""
         self.usual_seconds = 0.0
         """Of a processor, that the answer to a small request takes, on the average of the last ones."""
 
@@ -149,12 +154,11 @@ class Service:
     def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float]) -> None:
         if not rows.options.log:
             return
-        request_id = rows.options.id or secrets.token_hex(16)
-        now = dt.datetime.now(dt.UTC)
+        request_id = rows.options.id or f"{self._own}{next(self._numbers):x}"
         self.predictions.add(
             Answers(
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
-                partition_key=rows.options.partition_key or now.strftime(served.shape.key_format),
+                partition_key=rows.options.partition_key or _partition_now(int(time.time() // 60), served.shape.key_format),
                 columns={**rows.columns, **rows.keys},
                 types=served.logged,
                 predictions=predictions,
@@ -176,6 +180,12 @@ def _recommends(served: Served) -> Document | None:
         "items": catalogue.items.num_rows,
         "until": served.package.manifest.snapshot.partitions[-1],
     }
+
+
+@lru_cache(maxsize=8)
+def _partition_now(minute: int, key_format: str) -> str:
+    """The partition that is open in a minute since 1970."""
+    return dt.datetime.fromtimestamp(60 * minute, dt.UTC).strftime(key_format)
 
 
 def _cleaned(served: Served, rows: Rows) -> Rows:

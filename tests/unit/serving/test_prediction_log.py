@@ -6,7 +6,7 @@ from pipelines_lib.serving.prediction_log import Answers, as_table, logged_types
 
 def answers(age, kind, version=1) -> Answers:
     return Answers(
-        row_ids=[f"r{version}"],
+        row_ids=[f"{version} {age}"],
         partition_key="2026-01-01",
         columns={"age": [age], "customer": [2**53 + 1]},
         types=logged_types({"age": kind}, {"customer": "integer"}),
