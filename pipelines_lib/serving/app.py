@@ -3,6 +3,7 @@
 Whatever a client sends, it gets an answer or a 4xx that says what to mend.
 """
 
+import asyncio
 import json
 import os
 import time
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from pipelines_lib.contracts import safe_name
 from pipelines_lib.serving.access import carries
+from pipelines_lib.serving.docs import docs_page, documented
 from pipelines_lib.serving.health import HealthLog
 from pipelines_lib.serving.page import index_page
 from pipelines_lib.serving.prediction_log import PredictionLog
@@ -31,6 +33,8 @@ from pipelines_lib.store import StorePath
 
 MAX_BODY = 10 * 1024 * 1024
 """Bytes of a request."""
+BODY_SECONDS = 30.0
+"""In which a request must have come whole."""
 _SMALL = 64 * 1024
 """Bytes of a request that may be answered where it was read, in the event loop."""
 _QUICK = 0.003
@@ -75,7 +79,7 @@ def create_app(
         if not candidate:
             await run_in_threadpool(health.close)
 
-    # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/` says how to ask.
+    # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/docs` is one of ours.
     app = _App(service, token, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
     app.state.service = service
     _add_errors(app)
@@ -93,7 +97,15 @@ class _App(FastAPI):
         self._service = service
         self._token = None if token is None else token.encode()
         self._open = {"/ping", "/metrics", "/v2/health/live", "/v2/health/ready", f"/v2/models/{service.name}/ready"}
-        self._inference = {f"/v2/models/{service.name}/infer": ("infer", service.infer), "/invocations": ("invocations", service.invoke)}
+        self._inference = {
+            f"/v2/models/{service.name}/infer": ("infer", service.infer, True),
+            "/invocations": ("invocations", service.invoke, True),
+            "/recommend": ("recommend", service.recommend, False),
+        }
+
+    def openapi(self) -> dict[str, Any]:
+        """The API with examples of the model that serves now."""
+        return documented(super().openapi(), self._service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request (ASGI)."""
@@ -110,7 +122,10 @@ class _App(FastAPI):
         elif found is None:
             await super().__call__(scope, receive, send)
         else:
-            await _send(send, *await _answered(self._service, found[0], scope, receive, found[1]))
+            endpoint, answer, quick = found
+            status, body = await _answered(self._service, endpoint, scope, receive, answer, quick=quick)
+            # Of a request that was not read to its end the rest must not be taken for the next one.
+            await _send(send, status, body, *([(b"connection", b"close")] if status in (408, 413) else []))
 
 
 async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
@@ -120,7 +135,7 @@ async def _send(send: Send, status: int, body: bytes, *headers: tuple[bytes, byt
 
 
 def _add_inference(app: FastAPI, service: Service) -> None:
-    # What is asked most goes past these two: see `_App`.
+    # Requests go past these: see `_App`. They say what there is, and answer for another model's name.
     @app.post("/v2/models/{name}/infer", summary="Ask the model (Open Inference Protocol v2)")
     async def infer(name: str, request: Request) -> Response:
         _check_name(service, name)
@@ -139,26 +154,26 @@ def _add_inference(app: FastAPI, service: Service) -> None:
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
-    @app.get("/v2/health/live")
+    @app.get("/v2/health/live", summary="Whether the process answers")
     async def live() -> Response:
         # The process id tells the one who started this service that it is not another's on the same port.
         return _json({"live": True, "pid": os.getpid()})
 
-    @app.get("/v2/health/ready")
+    @app.get("/v2/health/ready", summary="Whether there is a model that answers")
     async def ready() -> Response:
         service.served()
         return _json({"ready": True})
 
-    @app.get("/v2")
+    @app.get("/v2", summary="What kind of server this is")
     async def server() -> Response:
         return _json({"name": "sluice", "version": "1", "extensions": []})
 
-    @app.get("/v2/models/{name}/ready")
+    @app.get("/v2/models/{name}/ready", summary="Whether the model answers")
     async def model_ready(name: str) -> Response:
         _check_name(service, name)
         return _json({"name": name, "ready": service.served() is not None})
 
-    @app.get("/v2/models/{name}")
+    @app.get("/v2/models/{name}", summary="What serves: version, inputs, outputs, classes, operating point")
     async def model(name: str) -> Response:
         _check_name(service, name)
         return _json(service.metadata())
@@ -170,11 +185,15 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
 
 def _add_pages(app: FastAPI, service: Service) -> None:
-    @app.get("/", response_class=HTMLResponse)
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index(request: Request) -> str:
         return index_page(service.name, service.slot.served, service.slot.error, str(request.base_url))
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
+    def docs() -> str:
+        return docs_page(app.openapi())
+
+    @app.get("/metrics", response_class=PlainTextResponse, summary="Counts and latencies for Prometheus")
     async def metrics() -> str:
         return service.metrics_text()
 
@@ -235,6 +254,15 @@ async def _body(scope: Scope, receive: Receive) -> bytes:
         raise RequestError(
             f"content type {kind!r}", where="header Content-Type", rule="a request is JSON", remedy="Send application/json", status=415
         )
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            return await _whole(receive)
+    except TimeoutError as error:
+        rule = f"a request comes whole within {BODY_SECONDS:g} s"
+        raise RequestError("not all of it came", where="body", rule=rule, remedy="Send the rows in several requests", status=408) from error
+
+
+async def _whole(receive: Receive) -> bytes:
     body = bytearray()
     while True:
         message = await receive()

@@ -1,19 +1,17 @@
 """The page a person sees who opens the service in a browser: what answers here, and how to ask it."""
 
 import json
+import shlex
 from html import escape
 
+from pipelines_lib.serving.examples import examples
 from pipelines_lib.serving.requests import DATATYPES
 from pipelines_lib.serving.slot import Served
-from pipelines_lib.use_case import ColumnType
 
-_EXAMPLES: dict[ColumnType, object] = {
-    "integer": 1,
-    "number": 1.5,
-    "boolean": True,
-    "string": "a",
-    "text": "some words",
-    "timestamp": "2026-01-31",
+_WAYS = {
+    "infer": "Open Inference Protocol v2, one tensor a column",
+    "invocations": "Or as MLflow's <code>/invocations</code>",
+    "recommend": "Which items suit a user",
 }
 
 _STYLE = """
@@ -32,7 +30,7 @@ def index_page(name: str, served: Served | None, error: str | None, url: str) ->
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{title}</title><style>{_STYLE}</style></head><body><h1>{title}</h1>{warning}{body}"
-        f'<p><a href="openapi.json">API</a> · <a href="v2/models/{escape(name)}">metadata</a> · <a href="metrics">metrics</a></p></body></html>'
+        f'<p><a href="docs">API</a> (<a href="openapi.json">openapi.json</a>) · <a href="v2/models/{escape(name)}">metadata</a> · <a href="metrics">metrics</a></p></body></html>'
     )
 
 
@@ -54,28 +52,18 @@ def _model(name: str, served: Served, url: str) -> str:
             f' <span class="warn">{escape(", ".join(served.guard.unlogged))}: not logged, because {escape(served.guard.problem)}.</span>'
         )
     required = f", but not of {escape(', '.join(sorted(served.shape.required)))}" if served.shape.required else ""
+    asked = "".join(
+        f"<p>{_WAYS[path.rpartition('/')[2]]}:</p><pre>{escape(_curl(url + path[1:], request))}</pre>"
+        for path, request in examples(name, served).items()
+    )
     return (
         f"<p>Version <b>{served.version}</b> ({served.deployment.state}) answers: {manifest.task}, {classes}. On its hold-out: {metrics}.</p>"
-        f"<h2>Ask it</h2><p>Open Inference Protocol v2, one tensor a column:</p><pre>{escape(_curl_v2(name, served, url))}</pre>"
-        f"<p>Or as MLflow's <code>/invocations</code>:</p><pre>{escape(_curl_mlflow(served, url))}</pre>"
+        f"<h2>Ask it</h2>{asked}"
         f"<h2>Columns</h2><p>Every column is needed; a value may be null{required}.{keys}"
         f' The answers are logged under the day they are given, or under the partition in <code>"parameters": {{"partition_key": …}}</code>.</p>'
         f"<table><tr><th>Column</th><th>Type</th><th>Datatype</th></tr>{columns}</table>"
     )
 
 
-def _curl_v2(name: str, served: Served, url: str) -> str:
-    tensors = [
-        {"name": feature, "shape": [1], "datatype": DATATYPES[kind][0], "data": [_EXAMPLES[kind]]}
-        for feature, kind in served.shape.features.items()
-    ]
-    return _curl(f"{url}v2/models/{name}/infer", {"inputs": tensors})
-
-
-def _curl_mlflow(served: Served, url: str) -> str:
-    return _curl(f"{url}invocations", {"dataframe_records": [{name: _EXAMPLES[kind] for name, kind in served.shape.features.items()}]})
-
-
 def _curl(url: str, document: object) -> str:
-    # Column names hold letters, digits and underscores alone, so the quotes of the shell stay shut.
-    return f"curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d '{json.dumps(document, ensure_ascii=False)}'"
+    return f"curl -s {url} \\\n  -H 'Content-Type: application/json' \\\n  -d {shlex.quote(json.dumps(document, ensure_ascii=False))}"

@@ -132,7 +132,7 @@ class Service:
     def partition_now(self) -> str | None:
         """The partition that this moment belongs to; None where nothing is deployed."""
         served = self.slot.served
-        return None if served is None else dt.datetime.now(dt.UTC).strftime(served.shape.key_format)
+        return None if served is None else _partition_now(served.shape.key_format)
 
     def metrics_text(self) -> str:
         """Prometheus text of everything counted."""
@@ -158,7 +158,7 @@ class Service:
         self.predictions.add(
             Answers(
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
-                partition_key=rows.options.partition_key or _partition_now(int(time.time() // 60), served.shape.key_format),
+                partition_key=rows.options.partition_key or _partition_now(served.shape.key_format),
                 columns={**rows.columns, **rows.keys},
                 types=served.logged,
                 predictions=predictions,
@@ -182,9 +182,13 @@ def _recommends(served: Served) -> Document | None:
     }
 
 
+def _partition_now(key_format: str) -> str:
+    return _partition_of(int(time.time() // 60), key_format)
+
+
 @lru_cache(maxsize=8)
-def _partition_now(minute: int, key_format: str) -> str:
-    """The partition that is open in a minute since 1970."""
+def _partition_of(minute: int, key_format: str) -> str:
+    """The partition that a minute since 1970 belongs to; formatting it takes longer than the rest of what a row's log entry needs."""
     return dt.datetime.fromtimestamp(60 * minute, dt.UTC).strftime(key_format)
 
 

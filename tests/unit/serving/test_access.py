@@ -19,7 +19,7 @@ with warnings.catch_warnings():
 TOKEN = "a-token-of-this-service"
 RECORD = {"amount": 0.5, "age": 40, "member": True, "country": "de"}
 ROUTES = [
-    ("POST", "/v2/models/credit/infer"), ("POST", "/invocations"), ("GET", "/v2/models/credit"), ("GET", "/v2"), ("GET", "/"),
+    ("POST", "/v2/models/credit/infer"), ("POST", "/invocations"), ("POST", "/recommend"), ("GET", "/docs"), ("GET", "/v2/models/credit"), ("GET", "/v2"), ("GET", "/"),
     ("GET", "/openapi.json"), ("GET", "/nothing"), ("GET", "/ping/"), ("OPTIONS", "/invocations"),
 ]  # fmt: skip
 

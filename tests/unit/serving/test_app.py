@@ -1,3 +1,4 @@
+import asyncio
 import json
 import math
 import warnings
@@ -7,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines_lib.data.tables import Tables
+from pipelines_lib.serving import app
 from pipelines_lib.serving.app import MAX_BODY, create_app
 from pipelines_lib.use_case import CleaningStep
 
@@ -95,8 +97,7 @@ def test_health_metadata_page_and_metrics(client):
     assert metadata["inputs"][0] == {"name": "amount", "datatype": "FP64", "shape": [-1]}
     assert metadata["parameters"]["optional_inputs"] == {"customer": "integer"}
     page = client.get("/").text
-    assert client.get("/docs").status_code == 404, "it would load its scripts from elsewhere"
-    assert "<script" not in page
+    assert "<script" not in page + client.get("/docs").text
     assert 'href="openapi.json"' in page
     assert "Version <b>3</b>" in page
     assert "curl" in page
@@ -106,6 +107,24 @@ def test_health_metadata_page_and_metrics(client):
     assert 'sluice_requests_total{endpoint="infer",status="200"} 1' in metrics
     assert 'sluice_request_errors_total{status="400"} 1' in metrics
     assert 'sluice_request_seconds_bucket{le="+Inf"} 2' in metrics
+
+
+def test_the_api_has_an_example_of_every_request_that_is_answered_as_it_says(client):
+    document = client.get("/openapi.json").json()
+    page = client.get("/docs").text
+    assert {"/v2/models/credit/infer", "/invocations", "/recommend", "/metrics"} <= document["paths"].keys()
+    for path in ("/v2/models/credit/infer", "/invocations"):
+        operation = document["paths"][path]["post"]
+        asked = operation["requestBody"]["content"]["application/json"]["example"]
+        answer = client.post(path, json=asked)
+        assert answer.status_code == 200
+        assert answer.json() == operation["responses"]["200"]["content"]["application/json"]["example"]
+        assert operation["responses"]["4XX"]["content"]["application/json"]["example"]["remedy"]
+        assert f"POST {path}" in page
+    for path, route in document["paths"].items():
+        if "get" in route and path not in ("/ping", "/metrics", "/v2/health/live"):
+            assert client.get(path).json() == route["get"]["responses"]["200"]["content"]["application/json"]["example"]
+    assert client.app.state.service.predictions.rows_waiting == 0, "what answers an example is not logged"
 
 
 def with_(place, **changes):
@@ -211,6 +230,70 @@ def test_no_json_makes_the_server_fail(client, document):
 @given(st.binary(max_size=100))
 def test_no_bytes_make_the_server_fail(client, body):
     assert client.post("/invocations", content=body, headers=JSON).status_code == 400
+
+
+def test_of_a_name_that_comes_twice_the_last_counts(client):
+    once = json.dumps(RECORD)
+    twice = once.replace('"age": 40', '"age": "old", "age": 40')
+    said = [client.post("/invocations", content=f'{{"inputs": 1, "inputs": [{row}]}}', headers=JSON).json() for row in (once, twice)]
+    assert said[0] == said[1]
+    assert said[0]["predictions"]
+
+
+@pytest.mark.parametrize(
+    "kind", ["", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/json", "application/jsonp", "\xff"]
+)
+def test_what_is_not_called_json_is_refused(client, kind):
+    answer = client.post("/recommend", content=b"{}", headers={"Content-Type": kind.encode("latin-1")})
+    assert (answer.status_code, answer.json()["where"]) == (415, "header Content-Type")
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "HEAD", "BREW"])
+def test_another_method_is_refused(client, method):
+    for path in ("/v2/models/credit/infer", "/invocations", "/recommend"):
+        assert client.request(method, path, headers=JSON).status_code == 405
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        with_(1, data=[10**400, 1]), with_(1, data=[-(2**63) - 1, 1]), with_(0, data=[10**400, 1]), with_(0, data=[1e308 * 10, 1]), with_(1, shape=[2**70]),
+        with_(1, shape=[True]), with_(0, data=[[[0.5]], 1]), with_(3, data=[{"de": 1}, "de"]), with_(0, data={"0": 1}), with_(0, name="a" * 10_000),
+    ],
+)  # fmt: skip
+def test_values_beyond_reason_are_refused(client, inputs):
+    body = json.dumps({"inputs": inputs}).replace("Infinity", "1e999")
+    answer = client.post("/v2/models/credit/infer", content=body, headers=JSON)
+    assert answer.status_code == 400
+    assert len(answer.json()["error"]) < 1000
+
+
+def test_a_body_in_chunks_is_read_as_a_whole_and_bounded(client):
+    body = json.dumps({"inputs": GOOD}).encode()
+    answer = client.post("/v2/models/credit/infer", content=(body[i : i + 7] for i in range(0, len(body), 7)), headers=JSON)
+    assert answer.json()["outputs"]
+    endless = client.post("/invocations", content=(b" " * 2**20 for _ in range(12)), headers=JSON)
+    assert (endless.status_code, endless.headers["connection"]) == (413, "close")
+
+
+def test_a_client_that_does_not_go_on_is_not_waited_for(client, monkeypatch):
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.01)
+    sent = []
+
+    async def receive():
+        if sent:
+            await asyncio.Event().wait()
+        sent.append("the first part")
+        return {"type": "http.request", "body": b"{", "more_body": True}
+
+    async def send(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"application/json")]
+    asyncio.run(client.app({"type": "http", "method": "POST", "path": "/invocations", "headers": headers}, receive, send))
+    _, start, body = sent
+    assert (start["status"], dict(start["headers"])[b"connection"]) == (408, b"close")
+    assert json.loads(body["body"])["what"] == "not all of it came"
 
 
 def test_answers_are_logged_typed_once_a_row(root, deploy):
