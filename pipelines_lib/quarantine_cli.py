@@ -76,7 +76,7 @@ def release(
     partition: Partitions = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would come back; write nothing.")] = False,
 ) -> None:
-    """Judge partitions again by the rules as they are now, and prepare what passes. What was ingested is taken as it is."""
+    """Judge partitions again by the rules as they are now, and prepare (and score) what passes. What was ingested is taken as it is."""
     from pipelines_lib.data.quarantine import Outcome, judged_again, last_ingest, waiting  # noqa: PLC0415
     from pipelines_lib.launcher import Job  # noqa: PLC0415
 
@@ -96,12 +96,13 @@ def release(
             continue
         spec, _ = last_ingest(tables.root, before.partition_key)
         profile, because = project.profile(), ""
-        for name in ("validate", "prepare"):
+        for name in ("validate", "prepare", *(("score",) if settings.deployment.batch else ())):
             typer.echo(f"── {before.partition_key}: {name}")
             again = spec.model_copy(update={"stage": name, "profile": profile.name, "store": profile.store})
             code = Job(again, project, profile.grace_seconds).run(typer.echo)
             if code == ExitCode.HELD:
-                because, held = "see above", True
+                if name != "score":  # which is held while no version serves
+                    because, held = "see above", True
                 break
             if code != ExitCode.DONE:
                 raise typer.Exit(code if code > 0 else 1)
