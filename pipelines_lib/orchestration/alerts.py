@@ -69,7 +69,8 @@ class TellOperator(BaseOperator):
     """Tell of a retraining that was fired, and of an alert that is news: yesterday's, told again each day, would soon be read by nobody."""
 
     def __init__(self, *, use_case: UseCase, **kwargs: Any) -> None:
-        super().__init__(trigger_rule="all_done", **{**RETRIES, **kwargs})
+        # `retrain` is skipped where an alert is given; where it failed, its own callback tells.
+        super().__init__(trigger_rule="none_failed", **{**RETRIES, **kwargs})
         self.use_case_name = use_case.name
 
     def execute(self, context: Any) -> None:
