@@ -58,10 +58,11 @@ def main(stage: Stage) -> JobResult:
     rows = drift_rows(drifts, version)
     tables.write("drift", key, rows)
     found = window(key, rows)
-    performance, guess = _performance(stage, tables, key, model, reference)
+    performance, guess = _performance(stage, key, model, reference, rows_now)
     filled = list(_newly_labelled(stage, tables))
     for earlier in filled:
-        _performance(stage, tables, earlier.partition_key, earlier.model, reference_of(stage, earlier.model))
+        then = _answers_of(tables, earlier.partition_key, earlier.model.version)
+        _performance(stage, earlier.partition_key, earlier.model, reference_of(stage, earlier.model), then)
     drifted = [drift.column for drift in drifts if drift.drifted]
     return JobResult(
         stage="measure",
@@ -132,13 +133,13 @@ def _drifts(stage: Stage, reference: Reference, now: DataProfile, answers: pa.Ta
 
 
 def _performance(
-    stage: Stage, tables: Tables, key: str, model: ModelRef, reference: Reference
+    stage: Stage, key: str, model: ModelRef, reference: Reference, answers: pa.Table
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """(What was realised, what is estimated of the gate's metric), which also go into the table `performance`.
 
     The first is None where the labels have not come, or no key tells whose they are, the second where it can't be estimated.
     """
-    answers = _answers_of(tables, key, model.version)
+    tables = Tables(stage.root)
     manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
     metric = stage.use_case.gate.metric
     told = partial(performance_row, metric=metric, reference=manifest.metrics.get(metric), model_version=model.version)
