@@ -1,8 +1,10 @@
 """Counters of a server as Prometheus text (exposition format 0.0.4)."""
 
 import threading
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 
 BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds of the latency histogram, in seconds."""
@@ -14,7 +16,8 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._requests: Counter[tuple[str, int]] = Counter()
-        self._buckets: Counter[float] = Counter()
+        self._buckets = [0] * (len(BUCKETS) + 1)
+        """Answers between two bounds."""
         self._seconds = 0.0
         self._answers = 0
 
@@ -24,14 +27,12 @@ class Metrics:
             self._requests[endpoint, status] += 1
             self._seconds += seconds
             self._answers += 1
-            for bound in BUCKETS:
-                if seconds <= bound:
-                    self._buckets[bound] += 1
+            self._buckets[bisect_left(BUCKETS, seconds)] += 1
 
     def counts(self) -> Counter[str]:
         """Everything counted, by name: requests by status, answers within each bound of the histogram, seconds in all."""
         with self._lock:
-            found: Counter[str] = Counter({f"within_{bound:g}": n for bound, n in self._buckets.items()})
+            found: Counter[str] = Counter({f"within_{bound:g}": n for bound, n in self._within() if n})
             for (_, status), n in self._requests.items():
                 found[f"status_{status}"] += n
             found["seconds"] = self._seconds  # type: ignore[assignment] # the one count that is not whole
@@ -41,6 +42,10 @@ class Metrics:
         """Everything counted, and `gauges` as they are now."""
         with self._lock:
             return "\n".join([*self._lines(), *(f"{name} {value:g}" for name, value in gauges.items())]) + "\n"
+
+    def _within(self) -> Iterator[tuple[float, int]]:
+        """Answers that took no longer than each bound."""
+        return zip(BUCKETS, accumulate(self._buckets), strict=False)
 
     def _lines(self) -> Iterator[str]:
         yield "# TYPE sluice_requests_total counter"
@@ -54,8 +59,8 @@ class Metrics:
         for status, count in sorted(errors.items()):
             yield f'sluice_request_errors_total{{status="{status}"}} {count}'
         yield "# TYPE sluice_request_seconds histogram"
-        for bound in BUCKETS:
-            yield f'sluice_request_seconds_bucket{{le="{bound:g}"}} {self._buckets[bound]}'
+        for bound, n in self._within():
+            yield f'sluice_request_seconds_bucket{{le="{bound:g}"}} {n}'
         yield f'sluice_request_seconds_bucket{{le="+Inf"}} {self._answers}'
         yield f"sluice_request_seconds_sum {self._seconds:.6f}"
         yield f"sluice_request_seconds_count {self._answers}"

@@ -48,13 +48,17 @@ def read_v2(document: Mapping[str, Any], shape: Shape) -> Rows:
         refuse(f"found {kind_of(tensors)}", "inputs", "a list with one tensor a column", remedy)
     columns: dict[str, list[Any]] = {}
     for place, tensor in enumerate(tensors):
-        where = f"inputs[{place}]"
         if not isinstance(tensor, dict) or not isinstance(tensor.get("name"), str):
-            refuse("a tensor without a name", where, "each is an object with name, shape, datatype and data", "Name the column it holds")
+            refuse(
+                "a tensor without a name",
+                f"inputs[{place}]",
+                "each is an object with name, shape, datatype and data",
+                "Name the column it holds",
+            )
         name = tensor["name"]
         if name in columns:
-            refuse(f"column {name!r} comes twice", where, "one tensor a column", "Remove one")
-        columns[name] = _tensor(tensor, shape.known.get(name), f"{where} ({short(name)})")
+            refuse(f"column {name!r} comes twice", f"inputs[{place}]", "one tensor a column", "Remove one")
+        columns[name] = _tensor(tensor, shape.known.get(name), place)
     outputs = document.get("outputs", [])
     if not isinstance(outputs, list) or not all(isinstance(output, dict) and isinstance(output.get("name"), str) for output in outputs):
         refuse(f"found {kind_of(outputs)}", "outputs", 'a list of {"name": …}', "Leave it out to get every output")
@@ -94,8 +98,14 @@ def read_invocation(document: Mapping[str, Any], shape: Shape) -> Rows:
 # --- the dialects' containers -----------------------------------------------------------------------------------
 
 
-def _tensor(tensor: Mapping[str, Any], kind: ColumnType | None, where: str) -> list[Any]:
-    data, shape, datatype = as_list(tensor.get("data"), f"{where}.data"), tensor.get("shape"), tensor.get("datatype")
+def _tensor(tensor: Mapping[str, Any], kind: ColumnType | None, place: int) -> list[Any]:
+    data, shape, datatype = tensor.get("data"), tensor.get("shape"), tensor.get("datatype")
+    # Most tensors are as they should be; what is wrong with the others, or nested in them, takes a longer look.
+    fits = kind is None or datatype in DATATYPES[kind]
+    if fits and isinstance(data, list) and shape == [len(data)] and type(shape[0]) is int and list not in map(type, data):
+        return data
+    where = f"inputs[{place}] ({short(tensor['name'])})"
+    data = as_list(data, f"{where}.data")
     if (
         not isinstance(shape, list)
         or not all(type(size) is int and size >= 0 for size in shape)
@@ -123,7 +133,7 @@ def _split(frame: Any) -> dict[str, list[Any]]:
     if not isinstance(frame, dict):
         refuse(f"found {kind_of(frame)}", where, "an object with columns and data", 'Send {"columns": […], "data": [[…], …]}')
     names = as_list(frame.get("columns"), f"{where}.columns")
-    for name in names:
+    for name in names if set(map(type, names)) != {str} else ():
         as_name(name, f"{where}.columns")
     if len(set(names)) != len(names):
         refuse("a column is named twice", f"{where}.columns", "names are unique", "Remove one")
