@@ -51,6 +51,8 @@ def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
     version = measured.get("model_version")
     model_version = None if version is None else int(str(version))
     performance: Any = measured.get("performance")
+    guess: Any = measured.get("estimated")
+    fared: Any = measured.get("health")
     return Report(
         title=stage.use_case.title,
         partition_key=key,
@@ -64,6 +66,8 @@ def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
         past=past(tables, stage.use_case, key, DAYS),
         drifts=drifts_of(tables.read("drift", [key])),
         performance=performance,
+        estimated=guess,
+        health=fared,
         reference=None if model_version is None else reference_profile(stage, model_of(stage, model_version)),
         now=DataProfile.from_json(row["profile_json"]),
         private=stage.use_case.private(),

@@ -48,6 +48,10 @@ class Report:
     """The last partitions, this one last."""
     drifts: Sequence[ColumnDrift]
     performance: Mapping[str, Any] | None
+    estimated: Mapping[str, Any] | None = None
+    """The gate's metric as it was estimated: `metric`, `value`, `low`, `high`."""
+    health: Mapping[str, Any] | None = None
+    """Figures of the partition's row of the table `health`."""
     reference: DataProfile | None
     now: DataProfile
     private: Sequence[str] = ()
@@ -63,7 +67,7 @@ def drift_page(report: Report) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="soft">{report.n_rows:,} answers by {version}, compared with what it was trained on</p>'
         f'<div class="verdict {escape(report.action)}"><b>{escape(report.action.capitalize())}</b><br>{escape(report.reason)}</div>'
-        f"{_objections(report)}{_over_time(report)}{_performance(report.performance)}{_charts(report)}{_table(report)}</body></html>\n"
+        f"{_objections(report)}{_over_time(report)}{_performance(report)}{_health(report.health)}{_charts(report)}{_table(report)}</body></html>\n"
     )
 
 
@@ -101,12 +105,34 @@ def _over_time(report: Report) -> str:
     return f"<h2>The last {len(labels)} partitions</h2>{legend}<div class='charts'>{figures}</div>" if figures else ""
 
 
-def _performance(performance: Mapping[str, Any] | None) -> str:
+def _performance(report: Report) -> str:
+    performance, guess, told = report.performance, report.estimated, ""
+    if guess is not None:
+        figures = f"{_figure(guess['value'])} ({_figure(guess['low'])} to {_figure(guess['high'])})"
+        told = f"<p>Estimated from the inputs and the answers alone: {escape(str(guess['metric']))} {figures}, with 95 % confidence if rows still mean what they meant.</p>"
     if performance is None:
-        return '<h2>Performance</h2><p class="soft">Not known: the labels have not come, or no key column tells which answer they belong to.</p>'
+        return f'<h2>Performance</h2><p class="soft">Not known: the labels have not come, or no key column tells which answer they belong to.</p>{told}'
     figures = "".join(f"<tr><td>{escape(name)}</td><td>{_figure(value)}</td></tr>" for name, value in performance["metrics"].items())
     rows = f"{performance['n_rows']:,} of {performance['n_answered']:,} answers have a label."
-    return f"<h2>Performance</h2><p>{rows}</p><div class='wide'><table>{figures}</table></div>"
+    return f"<h2>Performance</h2><p>{rows}</p><div class='wide'><table>{figures}</table></div>{told}"
+
+
+def _health(health: Mapping[str, Any] | None) -> str:
+    """The service's figures, volume and freshness; without those that nobody told."""
+    if health is None:
+        return ""
+    told = []
+    if health["n_requests"] is not None:
+        slow = health["p99_seconds"]
+        speed = "the slowest hundredth beyond what is counted" if slow is None else f"99 of 100 within {1000 * slow:g} ms"
+        told.append(
+            f"{health['n_requests']:,} requests, {speed}; {health['n_errors']:,} failed, {health['n_rejected']:,} were refused for what they held"
+        )
+    if health["usual_rows"] is not None:
+        told.append(f"{health['n_rows']:,} answers, where {health['usual_rows']:,.0f} are usual")
+    known = {layer: behind for layer in ("clean", "labelled") if (behind := health[f"{layer}_behind"]) is not None}
+    told += [f"the newest partition of <i>{layer}</i> is {f'{n} partition(s) older' if n else 'this one'}" for layer, n in known.items()]
+    return f"<h2>Service and data</h2><ul>{''.join(f'<li>{line}</li>' for line in told)}</ul>" if told else ""
 
 
 def _charts(report: Report) -> str:

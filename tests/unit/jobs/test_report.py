@@ -7,7 +7,7 @@ from pipelines_lib.contracts import LATEST_REPORT
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.monitoring.charts import Line, chart, timeline
 from pipelines_lib.monitoring.sketch import profile_columns
-from pipelines_lib.store import read_json
+from pipelines_lib.store import read_json, write_json
 
 
 @pytest.fixture
@@ -101,6 +101,27 @@ def test_an_older_partition_leaves_the_status_alone(answer, monitor, root):
     assert read_json(root / "status" / "monitoring.json")["partition_key"] == "2026-01-06"
     assert (root / LATEST_REPORT).read_text(encoding="utf-8") == (root / "reports" / "2026-01-06.html").read_text(encoding="utf-8")
     assert (root / "reports" / "2026-01-05.html").exists()
+
+
+def test_what_is_estimated_and_how_the_service_fared_is_told(sandbox, shop, answer, monitor, root):
+    write_json(root / "health" / "2026-01-05" / "server.json", {"status_200": 198, "status_422": 2, "within_0.01": 200, "seconds": 0.2})
+    answer("2026-01-05")
+    page = _page_with(sandbox, shop, monitor, root, {"metric": "roc_auc", "value": 0.81, "low": 0.74, "high": 0.88})
+    assert "roc_auc 0.810 (0.740 to 0.880)" in page
+    assert "200 requests, 99 of 100 within 10 ms; 0 failed, 2 were refused" in page
+    assert "the newest partition of <i>labelled</i> is this one" in page
+
+
+def _page_with(sandbox, shop, monitor, root, guess):
+    """The page of the day where performance was estimated so."""
+    monitor("2026-01-05")
+    [path] = (root / "runs").rglob("measure/result.json")
+    result = read_json(path)
+    write_json(path, {**result, "outputs": {**result["outputs"], "estimated": guess}})
+    from pipelines_lib.jobs import report
+
+    report.main(sandbox.stage("report", shop, "2026-01-05"))
+    return (root / "reports" / "2026-01-05.html").read_text(encoding="utf-8")
 
 
 def test_a_day_without_requests_has_a_page_too(monitor, root):
