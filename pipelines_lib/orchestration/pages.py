@@ -187,5 +187,5 @@ main{display:grid;gap:1rem;grid-template-columns:repeat(auto-fill,minmax(min(34r
 table{border-collapse:collapse;width:100%}th{text-align:left;width:7rem;vertical-align:top;font-weight:600}th,td{padding:.35rem .2rem;border-top:1px solid var(--line)}
 .tag{border-radius:99px;padding:.05rem .6rem;border:1px solid currentColor;font-size:.86rem;font-weight:600}
 .good{color:var(--good)}.hold{color:var(--hold)}.act{color:var(--act)}.bad{color:var(--bad)}
-pre{white-space:pre-wrap;font-size:.8rem}a{color:var(--act)}
+pre{white-space:pre-wrap;overflow-wrap:anywhere;font-size:.8rem}a{color:var(--act)}
 </style></head><body><h1>Sluice</h1><main>{body}</main></body></html>"""
