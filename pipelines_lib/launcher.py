@@ -210,12 +210,12 @@ def warm_socket(project: Project) -> Path:
 class Gang:
     """Machines that train together, as one of them sees them."""
 
-    node: int
-    """This one's number, counted from 0; node 0 keeps the place where they meet."""
+    node: int | None
+    """This one's number, counted from 0; node 0 keeps the place where they meet. None: PET_NODE_RANK says it."""
     nodes: tuple[int, int]
     """The least and the most of them."""
-    address: str
-    """host:port of the place where they meet."""
+    address: str | None
+    """host:port of the place where they meet. None: PET_MASTER_ADDR and PET_MASTER_PORT say it."""
     name: str
     """Of this training: machines of another one that come by do not join."""
     join_seconds: int
@@ -236,11 +236,12 @@ def command(spec: JobSpec, spec_path: str | StorePath, gang: Gang | None = None)
 def _meeting(gang: Gang) -> list[str]:
     """torchrun's arguments for machines that meet at node 0."""
     least, most = gang.nodes
-    waits = {"is_host": int(gang.node == 0), "join_timeout": gang.join_seconds, "last_call_timeout": _LAST_CALL}
+    known = {} if gang.node is None else {"is_host": int(gang.node == 0)}
+    waits = {**known, "join_timeout": gang.join_seconds, "last_call_timeout": _LAST_CALL}
     return [
         f"--nnodes={least}:{most}",
         "--rdzv-backend=c10d",
-        f"--rdzv-endpoint={gang.address}",
+        *([] if gang.address is None else [f"--rdzv-endpoint={gang.address}"]),
         f"--rdzv-id={gang.name}",
         f"--rdzv-conf={','.join(f'{name}={value}' for name, value in waits.items())}",
         f"--local-addr={gang.own_address}",

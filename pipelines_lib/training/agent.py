@@ -168,7 +168,18 @@ def _parsed(arguments: Sequence[str]) -> Any:
     parsed = parse_args(list(arguments))
     if parsed.standalone:
         parsed.rdzv_backend, parsed.rdzv_endpoint, parsed.rdzv_id = "c10d", "localhost:0", str(uuid.uuid4())
+    elif parsed.rdzv_backend == "c10d" and not parsed.rdzv_endpoint:
+        _meet_at_the_master(parsed)
     return parsed
+
+
+def _meet_at_the_master(parsed: Any) -> None:
+    """Meet where Kubeflow Trainer says, by PET_NODE_RANK, PET_MASTER_ADDR and PET_MASTER_PORT, which torchrun reads as its arguments."""
+    first = parsed.node_rank == 0
+    # The first knows itself before the cluster's DNS knows it.
+    host = parsed.local_addr if first and parsed.local_addr else parsed.master_addr
+    parsed.rdzv_endpoint = f"{host}:{parsed.master_port}"
+    parsed.rdzv_conf = ",".join(part for part in (parsed.rdzv_conf, f"is_host={int(first)}") if part)
 
 
 def _worker_spec(config: LaunchConfig, entrypoint: str, arguments: Sequence[str]) -> WorkerSpec:

@@ -23,11 +23,11 @@ _OWN_ADDRESS = "$(POD_IP)"
 _GIB = float(1 << 30)
 
 
-def name_of(*parts: object) -> str:
-    """A name for one pod that nothing else has: valid for any text, at most 63 characters, `parts` as far as they fit."""
+def name_of(*parts: object, longest: int = _LONGEST_NAME) -> str:
+    """A name for one pod that nothing else has: valid for any text, at most `longest` characters, `parts` as far as they fit."""
     mark = f"-{secrets.token_hex(4)}"
     text = re.sub(r"[^a-z0-9]+", "-", "-".join(str(part) for part in parts).lower()).strip("-") or "stage"
-    return text[: _LONGEST_NAME - len(mark)].rstrip("-") + mark
+    return text[: longest - len(mark)].rstrip("-") + mark
 
 
 def label_of(text: str) -> str:
@@ -45,14 +45,14 @@ def selector_of(spec: JobSpec, rank: int = 0) -> str:
     return f"{JOBS},job={spec.job},rank={rank}"
 
 
-def gang_of(spec: JobSpec, kubernetes: Kubernetes, *, node: int, nodes: tuple[int, int]) -> Gang:
-    """The training on several machines whose name is the launch of `spec`, as machine `node` sees it."""
+def gang_of(spec: JobSpec, kubernetes: Kubernetes, *, node: int | None, nodes: tuple[int, int]) -> Gang:
+    """The training on several machines whose name is the launch of `spec`, as machine `node` sees it; None where Kubeflow numbers them."""
     # The first knows itself before the cluster's DNS knows it.
     host = _OWN_ADDRESS if node == 0 else f"{service_name(spec)}.{kubernetes.namespace}.svc"
     return Gang(
         node=node,
         nodes=nodes,
-        address=f"{host}:{_PORT}",
+        address=None if node is None else f"{host}:{_PORT}",
         name=spec.launch,
         join_seconds=int(kubernetes.join_timeout.total_seconds()),
         own_address=_OWN_ADDRESS,
@@ -93,10 +93,10 @@ def stage_pod(
     `labels` say which task of Airflow it is for; `has_secret` says that a Secret of the pod's own name holds the stage's connections.
     """
     reserved, rank = kubernetes.of(spec.stage), 0 if gang is None else gang.node
-    own = {"use_case": spec.use_case, "stage": spec.stage, "job": spec.job, "rank": str(rank)}
+    own = {"use_case": spec.use_case, "stage": spec.stage, "job": spec.job, **({} if rank is None else {"rank": str(rank)})}
     queue = {} if kubernetes.queue is None else {f"{_KUEUE}/queue-name": kubernetes.queue}
     # Those without which there is no training are admitted together or not at all; each of the others by itself.
-    group = {f"{_KUEUE}/pod-group-name": gang.name} if queue and gang is not None and gang.node < gang.nodes[0] else {}
+    group = {f"{_KUEUE}/pod-group-name": gang.name} if queue and gang is not None and rank is not None and rank < gang.nodes[0] else {}
     known = {_NAME_LABEL: "sluice", "app.kubernetes.io/component": "job"}
     return {
         "apiVersion": "v1",
@@ -136,7 +136,7 @@ def _container(spec: JobSpec, kubernetes: Kubernetes, reserved: Resources, secre
         "image": kubernetes.image_of(spec.stage),
         # The interpreter of the image, not that of the worker.
         "command": ["python", *command(spec, f"{spec.stage_dir}/spec.json", gang)[1:]],
-        **({} if gang is None else {"ports": [{"name": "rendezvous", "containerPort": _PORT}]}),
+        **({} if gang is None or gang.node is None else {"ports": [{"name": "rendezvous", "containerPort": _PORT}]}),
         "env": [
             *([] if gang is None else [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]),
             *({"name": name, "value": value} for name, value in _environment(spec, reserved).items()),

@@ -17,6 +17,7 @@ import pytest
 from pipelines_lib import failures, launcher
 from pipelines_lib.contracts import ExitCode, JobSpec
 from pipelines_lib.store import write_json
+from pipelines_lib.training import agent
 
 ROOT = Path(__file__).parents[3]
 
@@ -302,3 +303,17 @@ def test_a_machine_that_comes_later_is_taken_in(machine):
 
     assert first.ends() == 0, first.said()
     assert second.ends() == 0, second.said()
+
+
+@pytest.mark.parametrize(("rank", "endpoint", "conf"), [
+    ("0", "10.0.0.7:29500", "join_timeout=9,last_call_timeout=30,is_host=1"),
+    ("1", "train-node-0-0.train:29500", "join_timeout=9,last_call_timeout=30,is_host=0"),
+])  # fmt: skip
+def test_machines_that_kubeflow_numbers_meet_where_it_says(spec, monkeypatch, rank, endpoint, conf):
+    told = {"NODE_RANK": rank, "MASTER_ADDR": "train-node-0-0.train", "MASTER_PORT": "29500", "NNODES": "2", "NPROC_PER_NODE": "2"}
+    for name, value in told.items():
+        monkeypatch.setenv(f"PET_{name}", value)
+    gang = launcher.Gang(None, (2, 2), None, "r", 9, own_address="10.0.0.7")
+    _, _, _, *arguments = launcher.command(spec, "spec.json", gang)
+    parsed = agent._parsed(arguments)
+    assert (parsed.rdzv_endpoint, parsed.rdzv_conf, parsed.local_addr) == (endpoint, conf, "10.0.0.7")
