@@ -120,10 +120,11 @@ class Profile(Settings):
     """Where a person finds Airflow."""
     grace_seconds: float = Field(default=3, ge=0, lt=5)
     """How long a cancelled job may take to end by itself. Airflow kills the task 5 seconds after it asked it to stop."""
-    launcher: Literal["local", "kubernetes"] = "local"
-    """How a task of Airflow runs its stage: as processes of the worker's machine, or as a pod."""
+    launcher: Literal["local", "kubernetes", "trainjob"] = "local"
+    """How a task of Airflow runs its stage: as processes of the worker's machine, or as a pod; with `trainjob` the training is a TrainJob of
+    Kubeflow's, and every other stage a pod."""
     kubernetes: Kubernetes | None = None
-    """The cluster, for the launcher of this name."""
+    """The cluster, for the launchers that have one."""
     engine: Literal["local", "spark"] = "local"
     """What goes through the rows of a partition in validate and prepare: this process, or Spark. The rows come out the same."""
     spark: Spark = Spark()
@@ -184,8 +185,8 @@ class Profile(Settings):
 
     @model_validator(mode="after")
     def _launcher_has_its_settings(self) -> Self:
-        if self.launcher == "kubernetes" and self.kubernetes is None:
-            rule = "`kubernetes` needs settings of this name; write `kubernetes:` with namespace and images, as include/profiles/cluster.yaml does"
+        if self.launcher != "local" and self.kubernetes is None:
+            rule = f"`{self.launcher}` needs the settings of a cluster; write `kubernetes:` with namespace and images, as include/profiles/cluster.yaml does"
             raise FieldErrors([(("launcher",), rule)])
         return self
 

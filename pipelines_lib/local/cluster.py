@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.local.doctor import Finding
-from pipelines_lib.pods.rights import DEPLOYER, LAUNCHER, Rights
+from pipelines_lib.pods.rights import DEPLOYER, LAUNCHER, TRAINER, Rights
 
 _SECONDS = 10
 """How long an answer may take."""
@@ -31,8 +31,11 @@ _NAMES_ONLY = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 """Asks for an object without what is in it: nothing of a Secret leaves the cluster."""
 
 
-def examine_cluster(kubernetes: Kubernetes) -> list[Finding]:
-    """What the API server says that KUBECONFIG, or the account of the pod that this runs in, names. Never raises over what it finds."""
+def examine_cluster(kubernetes: Kubernetes, *, trainjobs: bool = False) -> list[Finding]:
+    """What the API server says that KUBECONFIG, or the account of the pod that this runs in, names. Never raises over what it finds.
+
+    `trainjobs` says that trainings are TrainJobs of Kubeflow's.
+    """
     try:
         client = _client()
     except ConfigException as error:
@@ -41,7 +44,7 @@ def examine_cluster(kubernetes: Kubernetes) -> list[Finding]:
     findings: list[Finding] = []
     with client:
         try:
-            findings += _Cluster(client, kubernetes).findings()
+            findings += _Cluster(client, kubernetes, trainjobs).findings()
         except ApiException as error:
             remedy = "is KUBECONFIG that of the right cluster, and are its credentials still good?"
             findings.append(Finding(False, f"the API server at {client.configuration.host} answers {error.status} {error.reason}", remedy))
@@ -68,6 +71,7 @@ class _Cluster:
 
     client: ApiClient
     kubernetes: Kubernetes
+    trainjobs: bool = False
 
     def findings(self) -> Iterator[Finding]:
         version = VersionApi(self.client).get_code(_request_timeout=_SECONDS).git_version
@@ -99,6 +103,15 @@ class _Cluster:
             f"these credentials may not {', '.join(denied)} {where}" if denied else f"these credentials may run stages as pods {where}",
             "Airflow's need the Role sluice-launcher of docker/cluster/base/rights.yaml: apply it, or ask with Airflow's own",
         )
+        if self.trainjobs:
+            denied = list(self._denied(TRAINER))
+            yield Finding(
+                not denied,
+                f"these credentials may not {', '.join(denied)} {where}"
+                if denied
+                else f"these credentials may run trainings as TrainJobs {where}",
+                "Airflow's need the Role sluice-trainer of docker/cluster/components/trainjob: add the component, or ask with Airflow's own",
+            )
         denied = list(self._denied(DEPLOYER))
         theirs = f"; the stages deploy and verify (service account {self.kubernetes.deployer}) and `sluice serve` have to"
         yield Finding(
@@ -125,13 +138,16 @@ class _Cluster:
             if kind not in versions:
                 yield Finding(True, f"there is no {kind}, so the service of a model goes without {what}")
         for group, name in (("kueue.x-k8s.io", "Kueue"), ("trainer.kubeflow.org", "Kubeflow's TrainJob"), ("serving.kserve.io", "KServe")):
-            needed = group == "kueue.x-k8s.io" and self.kubernetes.queue is not None
+            remedies = {
+                **(
+                    {"kueue.x-k8s.io": "install it, or remove `queue` from the profile: pods then go to the scheduler at once"}
+                    if self.kubernetes.queue
+                    else {}
+                ),
+                **({"trainer.kubeflow.org": "install Kubeflow Trainer 2, or set `launcher: kubernetes`"} if self.trainjobs else {}),
+            }
             found = f"{name} is {'' if group in groups else 'not '}installed"
-            yield Finding(
-                group in groups or not needed,
-                found,
-                "install it, or remove `queue` from the profile: pods then go to the scheduler at once",
-            )
+            yield Finding(group in groups or group not in remedies, found, remedies.get(group, ""))
         if self.kubernetes.queue is not None and (kueue := groups.get("kueue.x-k8s.io")) is not None:
             api, how = f"/apis/{kueue.preferred_version.group_version}", "make it (docker/cluster/components/kueue has one)"
             yield self._found("LocalQueue", api, "localqueues", self.kubernetes.queue, f"{how}, or correct kubernetes.queue of the profile")

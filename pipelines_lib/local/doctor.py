@@ -77,7 +77,7 @@ def _of_the_cluster(profile: Profile) -> list[Finding]:
     from pipelines_lib.local.cluster import examine_cluster  # noqa: PLC0415 - its client is slow to import
 
     assert profile.kubernetes is not None, "a launcher of pods has it"
-    return examine_cluster(profile.kubernetes)
+    return examine_cluster(profile.kubernetes, trainjobs=profile.launcher == "trainjob")
 
 
 def python(found: tuple[str, str, str]) -> Finding:

@@ -63,7 +63,7 @@ class Asked:
     @property
     def _pods_get_secrets(self) -> bool:
         kubernetes = self.profile.kubernetes
-        return self.profile.launcher == "kubernetes" and kubernetes is not None and bool(kubernetes.secrets)
+        return self.profile.launcher != "local" and kubernetes is not None and bool(kubernetes.secrets)
 
 
 class StageOperator(BaseOperator):
@@ -260,20 +260,25 @@ def setup_of(stage: str) -> str:
 def run_train(use_case: UseCase, **kwargs: Any) -> list[Any]:
     """The tasks of the training; `kwargs` are Airflow's own arguments of each machine's.
 
-    One task, `train`. Where it is to run on several machines and the launcher has them: `train_setup`, which makes the place where they meet,
+    One task, `train`; with the launcher `trainjob` always. Where it is to run on several machines and the launcher has them: `train_setup`, which makes the place where they meet,
     `train`, mapped over them, and beside what follows `train_teardown`, which removes it, whatever happens.
     """
     training, nodes = use_case.training, use_case.training.nodes
-    if nodes[1] == 1 or _launcher(Project.from_environment()) == "local":
+    launcher = _launcher(Project.from_environment())
+    if launcher == "local" or (launcher == "kubernetes" and nodes[1] == 1):
         return [run_job(use_case, Pipeline.TRAINING, "train", workers=training.workers, **kwargs)]
-    from pipelines_lib.orchestration.pods.rendezvous import SetUpOperator, TearDownOperator  # noqa: PLC0415 - slow to import, seldom needed
-
     common: dict[str, Any] = {
         "use_case_name": use_case.name,
         "pipeline": str(Pipeline.TRAINING),
         "stage": "train",
         "workers": training.workers,
     }
+    if launcher == "trainjob":
+        from pipelines_lib.orchestration.pods.trainjob import TrainJobOperator  # noqa: PLC0415 - slow to import, seldom needed
+
+        return [TrainJobOperator(task_id="train", **common, n_nodes=nodes[0], **{**RETRIES, **kwargs})]
+    from pipelines_lib.orchestration.pods.rendezvous import SetUpOperator, TearDownOperator  # noqa: PLC0415 - slow to import, seldom needed
+
     set_up = SetUpOperator(task_id=setup_of("train"), **common, **RETRIES).as_setup()
     ranks = _operator().partial(task_id="train", **common, nodes=nodes, **{**RETRIES, **kwargs}).expand(node=list(range(nodes[1])))
     ranks >> TearDownOperator(task_id="train_teardown", **common, **RETRIES).as_teardown(setups=set_up)

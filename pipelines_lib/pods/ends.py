@@ -4,13 +4,13 @@ Pods are read by attribute, so those of the client that waits and of the one tha
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines_lib.contracts import ExitCode
-from pipelines_lib.pods.template import CONTAINER
+from pipelines_lib.pods.template import CONTAINER, NODE
 
 EXITED = "Exited"
 """The stage's process ended by itself, or by a signal; its exit code says how."""
@@ -40,6 +40,7 @@ CAUSES = {
     "SlowStart": Cause(True, "a large image or a volume takes its time; raise `startup_timeout`"),
     "DeadlineExceeded": Cause(True, "the task's `execution_timeout` is over; a retry goes on from the newest checkpoint"),
     "QuotaExceeded": Cause(True, "raise the namespace's ResourceQuota, lower the task's pool, or let Kueue queue the pods (`queue`)"),
+    "TrainJobFailed": Cause(True, "Kubeflow Trainer ended the TrainJob, or made no pods of it; `kubectl describe trainjob,jobset` and the log of its controller say more"),
     "Unreachable": Cause(True, "the API server did not answer; the pod may run on, and the next try removes it before it makes its own"),
     "Unauthorized": Cause(True, "the cluster does not take Airflow's credentials, or no more; renew those of the connection"),
     "Forbidden": Cause(False, "give Airflow's service account the verbs that docs/kubernetes.md lists, then clear the task"),
@@ -77,6 +78,7 @@ class End:
         return "".join(f"\n{title}:" + "".join(f"\n    {line}" for line in lines) for title, lines in parts.items() if lines)
 
 
+_OWN = (CONTAINER, NODE)
 _LATE = timedelta(seconds=60)
 """How long after its grace a pod may take to vanish, before its node counts as lost."""
 
@@ -144,11 +146,22 @@ def ended(pod: Any, now: datetime | None = None) -> End | None:
 
 def ended_before(pod: Any, moment: datetime) -> bool:
     """Whether `pod` ended before `moment`."""
+    return pod.status.phase in ("Succeeded", "Failed") and ended_at(pod) < moment
+
+
+def ended_at(pod: Any) -> datetime:
+    """When `pod`, which has ended, did so."""
     status = _container(pod)
     terminated = status.state.terminated if status is not None and status.state else None
     # One that was refused or evicted before its container began has no moment of its end.
-    end = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
-    return pod.status.phase in ("Succeeded", "Failed") and bool(end < moment)
+    end: datetime = (terminated and terminated.finished_at) or pod.metadata.creation_timestamp
+    return end
+
+
+def first_failed(pods: Iterable[Any]) -> Any | None:
+    """Of pods that work together, the first that ended in another way than well."""
+    failed = [pod for pod in pods if (end := ended(pod)) is not None and (end.name, end.code) != (EXITED, ExitCode.DONE)]
+    return min(failed, key=ended_at, default=None)
 
 
 def gone(pod: Any | None) -> End:
@@ -203,7 +216,7 @@ def _terminated(pod: Any, terminated: Any) -> End:
     if code in (ExitCode.DONE, ExitCode.BAD_INPUT, ExitCode.HELD):
         return End(EXITED, code=code, tail=tail)
     if terminated.reason == "OOMKilled":
-        limit = next((c.resources.limits.get("memory") for c in pod.spec.containers if c.name == CONTAINER and c.resources.limits), None)
+        limit = next((c.resources.limits.get("memory") for c in pod.spec.containers if c.name in _OWN and c.resources.limits), None)
         return End("OOMKilled", f"it used more memory than its limit of {limit}", tail=tail)
     if terminated.reason in ("StartError", "ContainerCannotRun"):
         return End("StartError", f"{terminated.reason}: {terminated.message or 'nothing more is said'}")
@@ -256,7 +269,7 @@ def _said(waiting: Any) -> str:
 
 
 def _container(pod: Any) -> Any | None:
-    return next((status for status in pod.status.container_statuses or () if status.name == CONTAINER), None)
+    return next((status for status in pod.status.container_statuses or () if status.name in _OWN), None)
 
 
 def _waiting(pod: Any) -> Iterator[Any]:

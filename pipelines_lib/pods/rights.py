@@ -12,6 +12,12 @@ LAUNCHER: Rights = {
 }
 """Airflow: to start pods, follow them and take them away."""
 
+TRAINER: Rights = {
+    ("trainer.kubeflow.org", "trainjobs"): ("create", "get", "list", "delete"),
+    ("trainer.kubeflow.org", "trainingruntimes"): ("create", "get", "list", "delete"),
+}
+"""Airflow with the launcher `trainjob`, beside those (`docker/cluster/components/trainjob` grants it)."""
+
 DEPLOYER: Rights = {
     ("apps", "deployments"): ("create", "patch", "get", "delete"),
     ("", "services"): ("create", "patch", "delete"),

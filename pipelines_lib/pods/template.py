@@ -17,6 +17,8 @@ Place = tuple[str | int, ...]
 
 CONTAINER = "base"
 """The container that is the stage, or the server; a template may set its fields under this name, and add others."""
+NODE = "node"
+"""What it is called in the pods of a TrainJob: Kubeflow Trainer knows its own container by this name."""
 USER = 10001
 """The numeric user that pods run as."""
 HOME = "/home/sluice"

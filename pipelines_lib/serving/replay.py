@@ -119,7 +119,7 @@ class _Replay:
 def _url(project: Project, name: str) -> str:
     """Where the service of a use case is asked. Raises `Unavailable` where it does not run."""
     kubernetes = (profile := project.profile()).kubernetes
-    if profile.launcher == "kubernetes" and kubernetes is not None:
+    if profile.launcher != "local" and kubernetes is not None:
         return url_of(name, kubernetes.namespace)
     url = next((service.url for service in local.running(project) if service.use_case == name), None)
     if url is None:

@@ -202,12 +202,12 @@ class ApiServer:
         refusal = None if code is None else Refusal(code, _REASONS.get(code, "InternalError"), message, headers)
         self._faults.append(Fault(method, re.compile(path), refusal, times, done, seconds))
 
-    def put(self, plural: str, new: Object, namespace: str = "sluice") -> None:
+    def put(self, plural: str, new: Object, namespace: str = "sluice", group: str = "") -> None:
         """Make or replace an object, as a controller of the cluster does."""
         with self._changed:
             new = copy.deepcopy(new)
             new["metadata"].setdefault("namespace", namespace)
-            self._put(("", plural, namespace, new["metadata"]["name"]), new, "ADDED")
+            self._put((group, plural, namespace, new["metadata"]["name"]), new, "ADDED")
 
     def compact(self) -> None:
         """Forget what happened: a watch from an older version is answered with 410."""
@@ -248,10 +248,10 @@ class ApiServer:
             for n, line in enumerate(lines):
                 own.append((now + timedelta(microseconds=n), line.encode()))
 
-    def vanish(self, name: str, plural: str = "pods", namespace: str = "sluice") -> None:
+    def vanish(self, name: str, plural: str = "pods", namespace: str = "sluice", group: str = "") -> None:
         """Remove an object at once, with all that it owns."""
         with self._changed:
-            self._drop(("", plural, namespace, name))
+            self._drop((group, plural, namespace, name))
 
     # What the API does. Each raises `Refusal` where the server would not do it.
 

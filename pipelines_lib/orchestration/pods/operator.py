@@ -23,6 +23,7 @@ from pipelines_lib import failures
 from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.contracts import ExitCode, JobResult
 from pipelines_lib.errors import ConfigError, DataError
+from pipelines_lib.launcher import Gang
 from pipelines_lib.orchestration.operators import Asked, StageOperator, setup_of
 from pipelines_lib.orchestration.pods.access import cluster_of, hook_of
 from pipelines_lib.orchestration.pods.manifest import JOBS, gang_of, name_of, selector_of, stage_pod
@@ -54,8 +55,11 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
     """Between two tries to make a pod that the namespace's quota has no room for."""
     KILL_SECONDS = 3.0
     """How long a cancelled task looks for a pod that is just being made."""
+    LONGEST_NAME = 63
     LEFT_BEHIND = timedelta(hours=1)
     """How long after its end a pod is there for whoever watches it; it takes seconds, and where the API server is away minutes."""
+
+    trigger_class = PodTrigger
 
     # What users write (run ids, parameters) is data: nothing of a pod is a template.
     template_fields = ()
@@ -104,10 +108,10 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         manifest = stage_pod(
             spec,
             kubernetes,
-            name=name_of(spec.use_case, spec.stage, *(number for number in (spec.shard, self.node) if number is not None)),
+            name=name_of(spec.use_case, spec.stage, *(n for n in (spec.shard, self.node) if n is not None), longest=self.LONGEST_NAME),
             labels=self._get_ti_pod_labels(context),
             has_secret=bool(self._connections),
-            gang=None if self.node is None else gang_of(spec, kubernetes, node=self.node, nodes=self.nodes),
+            gang=self._gang(),
         )
         if self.execution_timeout is not None:
             # For the pod that a lost triggerer has left: nobody else would end it.
@@ -156,7 +160,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         if self.execution_timeout is not None:
             deadline = context["ti"].start_date.timestamp() + self.execution_timeout.total_seconds()
         kubernetes = self._kubernetes
-        trigger = PodTrigger(
+        trigger = self.trigger_class(
             pod_name=self.pod.metadata.name,
             namespace=kubernetes.namespace,
             connection=kubernetes.connection,
@@ -193,6 +197,9 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
         until = time.monotonic() + self.KILL_SECONDS
         while self.pod is not None and not self._remove_quietly() and time.monotonic() < until:
             time.sleep(self.KILL_SECONDS / 10)
+
+    def _gang(self) -> Gang | None:
+        return None if self.node is None else gang_of(self._this.spec, self._kubernetes, node=self.node, nodes=self.nodes)
 
     @cached_property
     def hook(self) -> KubernetesHook:
@@ -293,7 +300,7 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
     @generic_api_retry
     def _create_secret(self, pod: V1Pod) -> None:
         """The connections of the stage, for as long as the pod is there. It waits for them."""
-        owner = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
+        owner = {"apiVersion": pod.api_version or "v1", "kind": pod.kind or "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid}
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
@@ -319,12 +326,16 @@ class PodJobOperator(StageOperator, KubernetesPodOperator):
             return False
         return True
 
+    def _remove(self, name: str) -> bool:
+        """Remove what a try has made; returns whether there was anything."""
+        return bool(self._delete(name))
+
     def _remove_quietly(self) -> bool:
         """Remove this try's pod; returns whether there was one. Where that can't be done, the log says so, and another try begins with it."""
         if self.pod is None:
             return False
         try:
-            return bool(self._delete(self.pod.metadata.name))
+            return bool(self._remove(self.pod.metadata.name))
         except (ApiException, HTTPError, ConfigException) as error:
             self.log.warning("pod %s could not be removed (%s); the next try removes it first", self.pod.metadata.name, error)
             return False

@@ -63,13 +63,15 @@ class PodTrigger(BaseTrigger):
         self._pod: V1Pod | None = None
         self._found: End | None = None
         self._answered = self._waited_since = time.monotonic()
+        self._shown = pod_name
+        """The pod whose log and events are told."""
         self._container_log = Log(self.TAIL)
         self._log_is_due = 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """What the database keeps of it."""
         names = ("pod_name", "namespace", "connection", "startup_seconds", "deadline")
-        return f"{__name__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
+        return f"{type(self).__module__}.{type(self).__name__}", {name: getattr(self, name) for name in names}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Yields one event: `{"pod": name, "removed": whether it is gone, "end": …}`."""
@@ -152,9 +154,9 @@ class PodTrigger(BaseTrigger):
                 return
             self._log_is_due = time.monotonic() + self.LOG_SECONDS
             try:
-                await self._container_log.read(api, self.pod_name, self.namespace, self.REQUEST_SECONDS, self.log.info)
+                await self._container_log.read(api, self._shown, self.namespace, self.REQUEST_SECONDS, self.log.info)
             except UNANSWERED as error:
-                self.log.warning("the log of pod %s can't be read now: %s", self.pod_name, _told(error))
+                self.log.warning("the log of pod %s can't be read now: %s", self._shown, _told(error))
                 await asyncio.sleep(self.POLL_SECONDS / 3)
             else:
                 return
@@ -162,7 +164,7 @@ class PodTrigger(BaseTrigger):
     async def _events(self, api: CoreV1Api) -> list[str]:
         try:
             found = await api.list_namespaced_event(
-                self.namespace, field_selector=f"involvedObject.name={self.pod_name}", _request_timeout=self.REQUEST_SECONDS
+                self.namespace, field_selector=f"involvedObject.name={self._shown}", _request_timeout=self.REQUEST_SECONDS
             )
         except UNANSWERED as error:
             return [f"(they can't be read: {_told(error)})"]
@@ -191,7 +193,8 @@ class PodTrigger(BaseTrigger):
 class Log:
     """A container's log as far as it was read: each line once, by the time stamp that the node gave it."""
 
-    def __init__(self, n_tail: int) -> None:
+    def __init__(self, n_tail: int, container: str = CONTAINER) -> None:
+        self._container = container
         self._newest = ""
         self._complete: float | None = None
         self._tail: deque[str] = deque(maxlen=n_tail)
@@ -209,7 +212,7 @@ class Log:
         response: Any = await api.read_namespaced_pod_log(
             pod,
             namespace,
-            container=CONTAINER,
+            container=self._container,
             timestamps=True,
             _preload_content=False,
             _request_timeout=(seconds, seconds),

@@ -95,6 +95,18 @@ def test_rights_that_are_missing_are_named(cluster: ApiServer) -> None:
     ) in whats
 
 
+def test_trainings_as_train_jobs_need_kubeflow_and_rights_of_their_own(cluster: ApiServer) -> None:
+    cluster.forbidden |= {("create", "trainjobs")}
+    assert bad(examine_cluster(settings(), trainjobs=True)) == [
+        (
+            "these credentials may not create trainjobs in namespace sluice -> Airflow's need the Role sluice-trainer of "
+            "docker/cluster/components/trainjob: add the component, or ask with Airflow's own"
+        ),
+        "Kubeflow's TrainJob is not installed -> install Kubeflow Trainer 2, or set `launcher: kubernetes`",
+    ]
+    assert bad(examine_cluster(settings())) == []
+
+
 def test_what_may_not_be_looked_at_is_no_fault(cluster: ApiServer) -> None:
     cluster.forbidden |= {("get", "namespaces"), ("get", "secrets"), ("get", "serviceaccounts")}
     found = examine_cluster(settings())

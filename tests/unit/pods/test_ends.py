@@ -17,7 +17,7 @@ from tests.kube_api.objects import merge
 
 CASES = yaml.safe_load(Path(__file__).with_name("ends.yaml").read_text(encoding="utf-8"))
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "kubernetes.md"
-NOT_OF_A_POD = {"QuotaExceeded", "Unreachable", "Unauthorized", "Forbidden", "Refused"}
+NOT_OF_A_POD = {"QuotaExceeded", "TrainJobFailed", "Unreachable", "Unauthorized", "Forbidden", "Refused"}
 """What the API server says, not what becomes of a pod."""
 
 # Without its constructor: that of the client that does not wait needs a running loop.

@@ -10,12 +10,14 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from kubeflow_trainer_api import models
 from kubernetes.client import ApiClient, V1Pod
 
 from pipelines_lib.config import Project
 from pipelines_lib.contracts import JobSpec, Pipeline
 from pipelines_lib.orchestration.pods.manifest import service
 from pipelines_lib.orchestration.pods.operator import PodJobOperator
+from pipelines_lib.orchestration.pods.trainjob import TrainJobOperator, manifests
 from tests.unit.orchestration.pods.conftest import TaskInstance
 
 INCLUDE = Path(__file__).parents[4] / "include"
@@ -52,12 +54,14 @@ def build(tmp_path: Path, cases: Path, monkeypatch: pytest.MonkeyPatch) -> Build
 
     monkeypatch.setattr(PodJobOperator, "get_or_create_pod", ask)
 
-    def make(stage: str, kubernetes: dict[str, Any] | None = None, **kwargs: Any) -> dict[str, Any]:
+    def make(
+        stage: str, kubernetes: dict[str, Any] | None = None, operator: type[PodJobOperator] = PodJobOperator, **kwargs: Any
+    ) -> dict[str, Any]:
         profile = yaml.safe_load((INCLUDE / "profiles" / "cluster.yaml").read_text(encoding="utf-8"))
         profile["kubernetes"] |= kubernetes or {}
         (tmp_path / "include" / "profiles" / "cluster.yaml").write_text(yaml.safe_dump(profile), encoding="utf-8")
         pipeline = Pipeline.DATA if stage in ("ingest", "validate", "prepare") else Pipeline.TRAINING
-        task = PodJobOperator(task_id=stage, use_case_name="shop", pipeline=str(pipeline), stage=stage, **kwargs)
+        task = operator(task_id=stage, use_case_name="shop", pipeline=str(pipeline), stage=stage, **kwargs)
         number = task.shard if task.node is None else task.node
         ti = TaskInstance(stage, -1 if number is None else number, 1, {"train_setup": LAUNCH})
         ti.dag_id = f"shop__{pipeline}"
@@ -117,6 +121,33 @@ def test_the_rendezvous_is_that_of_its_golden_file_valid_and_selects_rank_0(buil
     assert [selected <= labels.items() for labels in ranks] == [True, False]
 
 
+def test_a_train_job_and_its_runtime_are_those_of_the_golden_file_and_of_the_schema(
+    build: Build, golden: Callable[[str, Any], None]
+) -> None:
+    pod = build("train", {"queue": "gpus", "secrets": ["mlflow"], "resources": GPUS}, TrainJobOperator, n_nodes=2, **TRAIN)
+    found = list(manifests(pod, n_nodes=2, workers=2))
+    golden("pods/trainjob.yaml", found)
+    for model, manifest in zip((models.TrainerV1alpha1TrainingRuntime, models.TrainerV1alpha1TrainJob), found, strict=True):
+        kept = model.from_dict(manifest)
+        assert kept is not None
+        # A field that the schema lacks does not come back.
+        assert json.loads(kept.to_json()) == manifest
+    [job] = found[0]["spec"]["template"]["spec"]["replicatedJobs"]
+    for version in VERSIONS:
+        kubernetes_validate.validate({"apiVersion": "v1", "kind": "Pod", **job["template"]["spec"]["template"]}, version, strict=True)
+
+
+def test_the_pod_of_a_train_job_is_that_of_a_rank_but_for_its_names(build: Build) -> None:
+    def of(pod: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        [container] = pod["spec"]["containers"]
+        rest = {key: value for key, value in container.items() if key not in ("name", "command", "ports")}
+        return rest, {key: value for key, value in pod["spec"].items() if key != "containers"}
+
+    runtime, _ = manifests(build("train", {}, TrainJobOperator, n_nodes=2, **TRAIN), n_nodes=2, workers=2)
+    [job] = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    assert of(job["template"]["spec"]["template"]) == of(build("train", node=0, nodes=(2, 2), **TRAIN))
+
+
 def test_every_golden_file_is_looked_at() -> None:
     folder = Path(__file__).parents[3] / "golden" / "pods"
-    assert {path.stem for path in folder.iterdir()} == {*KINDS, "rendezvous"}
+    assert {path.stem for path in folder.iterdir()} == {*KINDS, "rendezvous", "trainjob"}
