@@ -25,6 +25,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import yaml
 
+from pipelines_lib.store import write_text
 from tests.kube_api.objects import Object, merge, patch_json, selector
 
 Key = tuple[str, str, str, str]
@@ -159,7 +160,7 @@ class ApiServer:
         self._thread.join()
 
     def kubeconfig(self, path: Path, token: str = "token") -> Path:
-        """Write the way to this server into `path`."""
+        """Write the way to this server into `path`, whole: somebody may be reading it."""
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -168,7 +169,7 @@ class ApiServer:
             "contexts": [{"name": "double", "context": {"cluster": "double", "user": "user"}}],
             "current-context": "double",
         }
-        path.write_text(yaml.safe_dump(config), encoding="utf-8")
+        write_text(path, yaml.safe_dump(config))
         return path
 
     # What a test asks and plays.

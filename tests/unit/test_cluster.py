@@ -189,7 +189,7 @@ def test_the_name_of_an_object_is_a_label_of_dns(tmp_path: Path, field: str, nam
 
 def test_a_launcher_without_its_settings_says_which(tmp_path: Path) -> None:
     assert problems(tmp_path, PROFILE[: PROFILE.index("kubernetes:\n")]) == [
-        "2: launcher: `kubernetes` needs settings of this name; write `kubernetes:` with namespace and images, as include/profiles/cluster.yaml does"
+        "2: launcher: `kubernetes` needs the settings of a cluster; write `kubernetes:` with namespace and images, as include/profiles/cluster.yaml does"
     ]
 
 
