@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +25,8 @@ from urllib3.exceptions import HTTPError
 from pipelines_lib.config import Project
 from pipelines_lib.connections import connection, variable_of
 from pipelines_lib.errors import SluiceError
+from pipelines_lib.local.demo import USE_CASES
+from pipelines_lib.orchestration.pods.manifest import JOBS
 from pipelines_lib.pods.ends import cannot_begin, ended, event_line, too_slow
 from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest
 from pipelines_lib.registry import tracking
@@ -33,12 +34,10 @@ from pipelines_lib.serving.objects import name_of
 from pipelines_lib.store import read_json, remove_tree, store_of, write_json
 from tests.e2e.machine import ROOT
 
-USE_CASES = ("recommendation", "diagnosis")
 _MOUNT = "/etc/sluice"
 """Where the pods find this project's `include/`, in place of the image's own."""
 _OWN = "sluice-test"
 """The name of the ConfigMap, the Secret and the label that are the tests' own."""
-_JOBS = "app.kubernetes.io/name=sluice,app.kubernetes.io/component=job"
 _PASSED_ON = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_INSECURE_TLS")
 
 # What a pod has to reach, tried in one. It prints one line for what fails, and the hash of the code that its image holds.
@@ -141,7 +140,9 @@ class Cluster:
         try:
             self._make_namespace()
         except (ApiException, HTTPError) as error:
-            raise NotReady(f"the namespace {self._namespace} could not be prepared: {_said(error)}") from error
+            raise NotReady(
+                f"the namespace {self._namespace} could not be prepared: {_said(error)}; docs/cluster-test.md lists what the user of KUBECONFIG must be allowed to"
+            ) from error
 
     def settle(self, project: Project) -> None:
         """Try from here and from a pod what everything depends on. Raises `NotReady`."""
@@ -150,11 +151,15 @@ class Cluster:
             write_json(store_of(profile) / "preflight" / "here.json", {"from": "here"})
             read_json(store_of(profile) / "preflight" / "here.json")
         except SluiceError as error:
-            raise NotReady(f"this machine does not reach the store {profile.store}: {error}") from error
+            raise NotReady(
+                f"this machine does not reach the store {profile.store}: {error}. Is its address another here? Then set SLUICE_TEST_STORE_CONNECTION_HERE"
+            ) from error
         try:
             there = {model.name for model in tracking.connect(profile.tracking_uri).search_registered_models(max_results=1000)}
         except (MlflowException, SluiceError) as error:
-            raise NotReady(f"this machine does not reach MLflow at {profile.tracking_uri}: {error}") from error
+            raise NotReady(
+                f"this machine does not reach MLflow at {profile.tracking_uri}: {error}. Is its address another here? Then set SLUICE_TEST_MLFLOW_HERE"
+            ) from error
         if there & set(USE_CASES):
             raise NotReady(
                 f"MLflow at {profile.tracking_uri} has models {sorted(there & set(USE_CASES))} already; give the tests a server without them, or delete "
@@ -170,7 +175,11 @@ class Cluster:
         """Delete the namespace and wait until it is gone; then what lies in the store and in MLflow."""
         if self._made_namespace:
             self._core.delete_namespace(self._namespace)
-            _until(lambda: not self._exists(), 300, f"namespace {self._namespace} does not go; `kubectl describe` says what holds it")
+            deadline = time.monotonic() + 300
+            while self._exists():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"namespace {self._namespace} does not go; `kubectl describe namespace` says what holds it")
+                time.sleep(1)
         if project is not None:
             profile = project.profile()
             remove_tree(store_of(profile))
@@ -204,7 +213,7 @@ class Cluster:
 
     def workers(self, project: Project, use_case: str, run_id: str) -> list[str]:
         """The pods that train in a run at this moment, in the order of their ranks."""
-        found = self._pods(f"{_JOBS},task_id=train,run_id={run_id},dag_id={use_case}__training")
+        found = self._pods(f"{JOBS},task_id=train,run_id={run_id},dag_id={use_case}__training")
         running = [pod for pod in found if pod.status.phase == "Running" and pod.metadata.deletion_timestamp is None]
         return [pod.metadata.name for pod in sorted(running, key=lambda pod: pod.metadata.labels["rank"])]
 
@@ -223,11 +232,7 @@ class Cluster:
             "service": self._core.list_namespaced_service,
             "secret": self._core.list_namespaced_secret,
         }
-        return [
-            f"{kind}/{each.metadata.name}"
-            for kind, ask in listed.items()
-            for each in ask(self._namespace, label_selector="app.kubernetes.io/component=job").items
-        ]
+        return [f"{kind}/{each.metadata.name}" for kind, ask in listed.items() for each in ask(self._namespace, label_selector=JOBS).items]
 
     def told(self) -> str:
         """The namespace's pods, what the cluster warns of, and what was noticed before."""
@@ -254,11 +259,12 @@ class Cluster:
         described.write_text(text.replace("  workers: 2\n", f"  workers: 1\n  nodes: {self.machines}\n"), encoding="utf-8")
         (include / "profiles").mkdir()
         (include / "pod_templates").mkdir()
-        self._write_profile(self._given.mlflow_here)
+        _write_yaml(include / "profiles" / f"{_OWN}.yaml", self._profile(self._given.mlflow_here))
         way = {"conn_id": "cluster", "conn_type": "kubernetes", "conn_extra": {"kube_config_path": str(self._folder / "kubeconfig")}}
         _write_yaml(self.project / "airflow_settings.yaml", {"airflow": {"connections": [way]}})
 
-    def _write_profile(self, mlflow: str) -> None:
+    def _profile(self, mlflow: str) -> dict[str, Any]:
+        """Where things run; `mlflow` is its address for whoever reads this."""
         given = self._given
         reserved = {"cpu": "250m", "memory": "1500Mi", "ephemeral_storage": "1Gi", "shm": "64Mi"}
         kubernetes = {
@@ -273,7 +279,7 @@ class Cluster:
             "grace": "20s",
             "secrets": [_OWN],
         }
-        profile = {
+        return {
             "name": _OWN,
             "launcher": "kubernetes",
             "store": f"{given.store}/{self._namespace}",
@@ -283,7 +289,6 @@ class Cluster:
             "scratch": "/tmp",
             "kubernetes": kubernetes,
         }
-        _write_yaml(self.project / "include" / "profiles" / f"{_OWN}.yaml", profile)
 
     def _make_namespace(self) -> None:
         # As strict as the API server can be about what pods may do on a node.
@@ -369,10 +374,9 @@ class Cluster:
         }
         for name in ("cpu", "gpu", "serving"):
             _write_yaml(include / "pod_templates" / f"{name}.yaml", template)
-        self._write_profile(self._given.mlflow)
         data = {key: (self.project / name).read_text(encoding="utf-8") for name, key in keys.items()}
+        data[keys[f"include/profiles/{_OWN}.yaml"]] = yaml.safe_dump(self._profile(self._given.mlflow))
         self._core.create_namespaced_config_map(self._namespace, {"metadata": {"name": _OWN}, "data": data})
-        self._write_profile(self._given.mlflow_here)
 
     def _run(self, name: str, command: list[str], seconds: float) -> tuple[int, str]:
         """Run `command` in a pod of the image; returns its exit code and what it printed. Raises `NotReady` where the pod does not begin."""
@@ -440,14 +444,6 @@ def _account(name: str) -> Manifest:
 
 def _code() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted((ROOT / "pipelines_lib").rglob("*.py")))).hexdigest()
-
-
-def _until(holds: Any, seconds: float, why_not: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{why_not} ({datetime.now(UTC):%H:%M:%S})")
-        time.sleep(1)
 
 
 def _said(error: Exception) -> str:
