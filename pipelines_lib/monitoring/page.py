@@ -102,7 +102,8 @@ def _over_time(report: Report) -> str:
     }
     figures = "".join(f"<figure><figcaption>{title}</figcaption>{svg}</figure>" for title, svg in charts.items() if svg)
     legend = "<p class='soft'>▲ where a retraining was fired or an alert given; dashed: the settings.</p>" if marks else ""
-    return f"<h2>The last {len(labels)} partitions</h2>{legend}<div class='charts'>{figures}</div>" if figures else ""
+    heading = f"The last {len(labels)} partitions" if len(labels) > 1 else "This partition"
+    return f"<h2>{heading}</h2>{legend}<div class='charts'>{figures}</div>" if figures else ""
 
 
 def _performance(report: Report) -> str:
