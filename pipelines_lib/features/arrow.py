@@ -62,7 +62,7 @@ def feature_column(column: pa.ChunkedArray, type_: ColumnType) -> Column:
     if is_number and type_ in ("integer", "number"):
         numbers: Column = pc.cast(column, pa.float64(), safe=False).to_numpy()
         return numbers
-    if is_number or pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+    if is_number or pa.types.is_string(column.type) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type):
         return _distinct(column)
     values: Column = column.to_pylist()
     return values
@@ -71,9 +71,17 @@ def feature_column(column: pa.ChunkedArray, type_: ColumnType) -> Column:
 def _distinct(column: pa.ChunkedArray) -> Distinct:
     if pa.types.is_string(column.type) and column.nbytes > _MUCH:
         column = column.cast(pa.large_string())
-    chunks = column.dictionary_encode(null_encoding="encode").chunks  # which share one dictionary
-    places = np.concatenate([np.empty(0, np.int32), *(chunk.indices.to_numpy() for chunk in chunks)])
-    return Distinct(_Values(chunks[-1].dictionary) if chunks else [], places)
+    is_encoded = pa.types.is_dictionary(column.type)
+    encoded = (column if is_encoded else column.dictionary_encode()).unify_dictionaries()
+    values = encoded.chunk(0).dictionary if encoded.num_chunks else pa.nulls(0)
+    if encoded.null_count:
+        values = pa.concat_arrays([values, pa.nulls(1, values.type)])
+    places = np.concatenate([np.empty(0, np.int32), *(chunk.indices.fill_null(len(values) - 1).to_numpy() for chunk in encoded.chunks)])
+    found = Distinct(_Values(values), places)
+    if is_encoded and not (there := found.counts > 0).all():
+        # Of rows that were picked from others the dictionary holds more than they do.
+        return Distinct(_Values(values.filter(pa.array(there))), (np.cumsum(there) - 1)[places])
+    return found
 
 
 class _Values(Sequence[Any]):

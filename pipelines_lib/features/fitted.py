@@ -136,7 +136,7 @@ def _n_changed(part: Fitted, before: Column, after: Column, type_: ColumnType) -
     if type_ == "string":
         if isinstance(before, Distinct) and isinstance(after, Distinct):  # a step leaves the places as they are
             changed = [old != new for old, new in zip(as_strings(before.values), after.values, strict=True)]
-            return int(before.counts()[np.asarray(changed, bool)].sum())
+            return int(before.counts[np.asarray(changed, bool)].sum())
         return sum(old != new for old, new in zip(as_strings(before), after, strict=True))
     old, new = read_numbers(type_, before), np.asarray(after)
     return int(np.sum((old != new) & ~(np.isnan(old) & np.isnan(new))))

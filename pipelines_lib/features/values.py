@@ -6,6 +6,7 @@ Whoever must refuse such values (the quality gate, the server) does so before; h
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -45,6 +46,7 @@ class Distinct(Sequence[Any]):
         values = list(self.values)
         return (values[place] for place in self.places.tolist())
 
+    @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Rows of each value."""
         return np.bincount(self.places, minlength=len(self.values)).astype(np.int64)
@@ -104,7 +106,7 @@ def counted_texts(column: Column) -> Counter[str]:
     if not isinstance(column, Distinct):
         return Counter(distinct_texts(column))
     found: Counter[str] = Counter()
-    for text, count in zip(as_strings(column.values), column.counts().tolist(), strict=True):
+    for text, count in zip(as_strings(column.values), column.counts.tolist(), strict=True):
         if text is not None:
             found[text] += count
     return found

@@ -133,11 +133,10 @@ def merge_profiles(profiles: Sequence[DataProfile]) -> DataProfile:
 def _profile(name: str, values: Column, kind: ColumnType, role: Kind) -> ColumnProfile:
     if kind in NUMERIC:
         array = _array(name, values)
-        numbers = _numbers(name, array)
-        finite = numbers[np.isfinite(numbers)]
+        finite = _finite(name, array)
         distinct = DistinctValues.of_numbers(finite)
         return ColumnProfile(kind, role, len(array), len(array) - len(finite), {"value": Quantiles.of(finite)}, None, distinct)
-    found, times = (values.values, values.counts()) if isinstance(values, Distinct) else (_array(name, values).tolist(), None)
+    found, times = (values.values, values.counts) if isinstance(values, Distinct) else (_array(name, values).tolist(), None)
     present = [not _is_missing(value) for value in found]
     known = list(compress(found, present))
     repeats = np.ones(len(known), np.int64) if times is None else times[np.asarray(present, bool)]
@@ -154,7 +153,7 @@ def _text_profile(role: Kind, texts: Sequence[str], repeats: npt.NDArray[np.int6
     """Of texts that stand for as many rows as `repeats` says, and of those without one."""
     words = [tokens(text, MAX_WORDS) for text in texts]
     lengths = {"characters": [len(text) for text in texts], "words": [len(found) for found in words]}
-    quantiles = {name: Quantiles.of(np.repeat(np.array(n, dtype=np.float64), repeats)) for name, n in lengths.items()}
+    quantiles = {name: Quantiles.of(np.sort(np.repeat(np.array(n, dtype=np.float64), repeats))) for name, n in lengths.items()}
     pieces = [(Tokens.of(token_shares(shares), weights), clusters_of(shares, weights)) for shares, weights in shares_of(words, repeats)]
     return ColumnProfile(
         "text",
@@ -177,12 +176,14 @@ def _array(name: str, values: Column) -> npt.NDArray[Any]:
     return array
 
 
-def _numbers(name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+def _finite(name: str, array: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """The finite numbers, ascending."""
     try:
-        # A copy where it must convert, never a view that sorting could change.
-        return array.astype(np.float64)
+        numbers = array.astype(np.float64)  # a copy, which may be sorted
     except (TypeError, ValueError) as error:
         raise DataError(f"column {name!r}: a number column holds a value that is none ({error}); declare it as string or text") from error
+    numbers.sort()  # with NaN behind infinity
+    return numbers[slice(*np.searchsorted(numbers, [-np.finfo(np.float64).max, np.inf]))]
 
 
 def _is_missing(value: Any) -> bool:

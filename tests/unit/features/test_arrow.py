@@ -93,6 +93,17 @@ def test_distinct_values_are_the_sequence_of_the_rows(column, cut):
     assert set(distinct_texts(found)) == set(distinct_texts(column))
 
 
+@given(st.lists(texts, max_size=30), st.integers(0, 30), st.sets(st.integers(0, 29)))
+def test_a_column_that_came_encoded_is_the_same_whatever_its_dictionaries(column, cut, picked):
+    wanted = [row for row in sorted(picked) if row < len(column)]
+    encoded = pa.chunked_array([pa.array(part, pa.string()).dictionary_encode() for part in (column[:cut], column[cut:])]).take(
+        pa.array(wanted, pa.int64())
+    )
+    found = feature_columns(pa.table({"city": encoded}), {"city": "string"})["city"]
+    assert list(found) == [column[row] for row in wanted]
+    assert sorted(found.values, key=str) == sorted(set(found), key=str)
+
+
 def test_columns_come_as_the_transform_takes_them():
     rows = pa.table({"x": [1.5, None], "n": [1, None], "flag": [True, None], "town": ["西安", None]})
     found = feature_columns(rows, {"x": "number", "n": "integer", "flag": "boolean", "town": "string"})
