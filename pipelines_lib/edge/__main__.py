@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from pipelines_lib.errors import BadInput, Held, SluiceError
+from pipelines_lib.errors import BadInput, DataError, Held, SluiceError
 
 KEY = "sluice_edge"
 """The connection whose password is the signing key, unless another is named."""
@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
         if name in {"release", "widen"}:
             operator.add_argument("--share", type=_share, default=1.0, help="Share of the devices, 0 to 1 (1).")
         if name == "release":
-            operator.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="int8", help="Format of the weights (int8).")
+            operator.add_argument(
+                "--precision", choices=("fp32", "fp16", "int8", "int8_static"), default="int8", help="Format of the weights (int8)."
+            )
             operator.add_argument("--bound", type=float, default=0.02, help="Largest difference of a score from the server's (0.02).")
     return parser
 
@@ -145,16 +147,33 @@ def _operate(given: argparse.Namespace) -> int:
     if private := [name for name in settings.private() if name in settings.features()]:
         raise BadInput(f"features {', '.join(private)} are protected with a key that no device may hold; leave them out of the features")
     model = deployed.champion
+    package = Package.open(package_folder(root, model))
     name, figures = release.release(
-        Package.open(package_folder(root, model)),
+        package,
         group,
         key,
         version=model.version,
         precision=given.precision,
         share=given.share,
         bound=given.bound,
+        calibration=_calibration(package, root, needed=given.precision == "int8_static"),
     )
     return _say({"bundle": name, "figures": figures})
+
+
+def _calibration(package: Any, root: Any, *, needed: bool) -> Any:
+    """Of the rows that the package's model was trained on. Those that can't be read any more are an error where they are needed."""
+    from pipelines_lib.data.snapshot import read  # noqa: PLC0415
+    from pipelines_lib.data.tables import Tables  # noqa: PLC0415
+    from pipelines_lib.edge.precision import calibration  # noqa: PLC0415
+
+    try:
+        return calibration(read(Tables(root), package.manifest.snapshot), package.transform)
+    except DataError as error:
+        if needed:
+            raise
+        print(f"sluice: int8_static is not measured, for it needs the training rows: {error}", file=sys.stderr)  # noqa: T201
+        return None
 
 
 def _say(document: dict[str, Any]) -> int:

@@ -19,6 +19,7 @@ from pipelines_lib.contracts import safe_name
 from pipelines_lib.edge.bundle import FORMAT, MANIFEST, MODEL, TRANSFORM, sealed, unsealed
 from pipelines_lib.edge.precision import Precision, compared, in_precision
 from pipelines_lib.errors import BadInput, ConfigError, Held
+from pipelines_lib.features.transform import Arrays
 from pipelines_lib.registry.package import Package
 from pipelines_lib.store import StorePath, update_json, write_bytes
 
@@ -37,17 +38,27 @@ def private_key(given: Connection) -> Ed25519PrivateKey:
 
 
 def release(
-    package: Package, group: StorePath, key: Ed25519PrivateKey, *, version: int, precision: Precision, share: float, bound: float
+    package: Package,
+    group: StorePath,
+    key: Ed25519PrivateKey,
+    *,
+    version: int,
+    precision: Precision,
+    share: float,
+    bound: float,
+    calibration: Arrays | None = None,
 ) -> tuple[str, dict[str, dict[str, float]]]:
     """Put the package up for a share (0 to 1) of the devices of `group`; the first bundle of a group, or a share of 1, is for all.
 
-    Returns the bundle's name and the figures of each precision on the recorded rows. The same package again is the same bundle.
+    Returns the bundle's name and the figures of each precision on the recorded rows; of int8_static where there are `calibration` rows, which it
+    needs. The same package again is the same bundle.
     Raises `Held` where a score moves by more than `bound`.
     """
     holdout = package.holdout()
     arrays, expected = package.transform.apply(holdout.columns), np.array(holdout.scores, np.float32)
     model = (package.folder / MODEL).read_bytes()
-    graphs = {each: in_precision(model, each) for each in get_args(Precision)}
+    tried = [each for each in get_args(Precision) if each != "int8_static" or calibration is not None]
+    graphs = {each: in_precision(model, each, calibration) for each in tried}
     figures = {each: compared(graph, arrays, expected, package.manifest.decision) for each, graph in graphs.items()}
     moved = figures[precision]["largest_difference"]
     if not moved <= bound:  # NaN is no parity either

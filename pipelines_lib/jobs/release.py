@@ -5,18 +5,21 @@ python -m pipelines_lib.jobs.release --spec spec.json
 
 from typing import Any
 
+import pyarrow as pa
+
 from pipelines_lib.connections import connection
 from pipelines_lib.contracts import GateResult, JobResult, ModelRef, safe_name
 from pipelines_lib.data.sides import TEST
 from pipelines_lib.data.snapshot import load
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.edge.precision import in_precision, parity
+from pipelines_lib.edge.precision import calibration, in_precision, parity
 from pipelines_lib.edge.release import private_key, release
 from pipelines_lib.errors import ConfigError, Held
 from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.evaluation.gates import held
 from pipelines_lib.evaluation.holdout import scores_of, truth_of
 from pipelines_lib.evaluation.metrics import values
+from pipelines_lib.features.transform import Arrays
 from pipelines_lib.graph import open_graph
 from pipelines_lib.jobs.gate import page_of
 from pipelines_lib.jobs.snapshot import snapshot_of
@@ -37,14 +40,25 @@ def main(stage: Stage) -> JobResult:
     model = ModelRef.model_validate(stage.result_of("verify").outputs["model"])
     _hold_if_replaced(stage, model)
     package = Package.open(package_folder(stage.root, model))
-    figures = _parity(stage, package, edge)
+    snapshot = load(stage.use_case, Tables(stage.root), snapshot_of(stage))
+    learned = calibration(snapshot, package.transform)
+    figures = _parity(stage, package, edge, snapshot.side(TEST), learned)
     results = _judged(stage, edge, figures)
     links = {"Evaluation": _report(stage, results)}
     if (reason := held(results)) is not None:
         _tell_registry(stage, model, f"held: {reason}")
         raise Held(reason, figures, links)
     group = stage.root / "edge" / safe_name(edge.group)
-    name, of_precisions = release(package, group, key, version=model.version, precision=edge.precision, share=edge.share, bound=edge.bound)
+    name, of_precisions = release(
+        package,
+        group,
+        key,
+        version=model.version,
+        precision=edge.precision,
+        share=edge.share,
+        bound=edge.bound,
+        calibration=learned,
+    )
     _tell_registry(stage, model, name)
     milliseconds = {precision: round(found["milliseconds_median"], 4) for precision, found in of_precisions.items()}
     sizes: dict[str, Any] = {precision: found["bytes"] for precision, found in of_precisions.items()}
@@ -74,11 +88,10 @@ def _hold_if_replaced(stage: Stage, model: ModelRef) -> None:
         raise Held(f"version {model.version} is no longer the champion ({now}), so no device is given it", {"model_version": model.version})
 
 
-def _parity(stage: Stage, package: Package, edge: Edge) -> dict[str, Any]:
-    """How far the smaller graph's answers to the hold-out are from the server's, and what the gate's metric loses."""
+def _parity(stage: Stage, package: Package, edge: Edge, test: pa.Table, learned: Arrays) -> dict[str, Any]:
+    """How far the smaller graph's answers to the hold-out `test` are from the server's, and what the gate's metric loses."""
     use_case, manifest = stage.use_case, package.manifest
-    test = load(use_case, Tables(stage.root), snapshot_of(stage)).side(TEST)
-    graph = in_precision((package.folder / MODEL).read_bytes(), edge.precision)
+    graph = in_precision((package.folder / MODEL).read_bytes(), edge.precision, learned)
     device = Scorer(package.transform, open_graph(graph, f"the graph in {edge.precision}", "release it in another precision"))
     ours, theirs = (scores_of(scorer, test, use_case.feature_types) for scorer in (package, device))
     truth = truth_of(use_case, test, manifest.classes)

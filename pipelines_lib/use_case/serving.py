@@ -43,8 +43,8 @@ class Edge(Settings):
     """Its password is the signing key: 64 hexadecimal digits."""
     group: str = Field(default="all", min_length=1, max_length=100)
     """The group of devices."""
-    precision: Literal["fp32", "fp16", "int8"] = "int8"
-    """Format of the graph's weights."""
+    precision: Literal["fp32", "fp16", "int8", "int8_static"] = "int8"
+    """Format of the graph's weights; int8_static fixes the scales of what flows between its layers too, by training rows."""
     share: float = Field(default=1.0, ge=0, le=1)
     """Share of the devices that get a new version first; all with 1."""
     bound: float = Field(default=0.02, gt=0)

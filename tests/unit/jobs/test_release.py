@@ -37,13 +37,14 @@ def tag(house):
 
 
 def test_the_champion_is_released_once_and_its_parity_told(trained, champion, key, make_credit):
-    use_case = make_credit(deployment={"edge": {"group": "clinics", "precision": "fp16"}})
+    use_case = make_credit(deployment={"edge": {"group": "clinics", "precision": "int8_static"}})
     result = trained.run("release", use_case=use_case)
     assert result.figures["rows"] == trained.stage("release").result_of("evaluate").figures["holdout_rows"]
     assert 0 <= result.figures["mean_difference"] <= result.figures["largest_difference"] < 0.02
     assert abs(result.figures["metric_lost"]) < 0.01
     assert result.figures["server_metric"] == pytest.approx(trained.stage("release").result_of("evaluate").figures["roc_auc"])
     assert result.figures["bytes"]["fp16"] < result.figures["bytes"]["fp32"]
+    assert {*result.figures["bytes"]} == {"fp32", "fp16", "int8", "int8_static"}
     group = trained.root / "edge" / "clinics"
     assert pointer(group, key)["stable"] == result.outputs["bundle"] == tag(trained)
     report = (trained.home / "store" / result.links["Evaluation"]).read_text()
