@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,20 @@ class Decision:
         if self.separator is not None:
             likely = [[name for name, said in zip(self.classes, row, strict=True) if said] for row in (scores >= self.likely).tolist()]
             return [self.separator.join(names) for names in likely], scores.max(axis=1).astype(np.float64)
-        if self.positive is None:
-            best = scores.argmax(axis=1)
-            return [self.classes[place] for place in best.tolist()], scores[np.arange(len(scores)), best].astype(np.float64)
-        of_positive = scores[:, self.positive].astype(np.float64)
-        if self.operating_point is None:
-            places = scores.argmax(axis=1)
-        else:
-            places = np.where(of_positive >= self.operating_point, self.positive, 1 - self.positive)
-        return [self.classes[place] for place in places.tolist()], of_positive
+        places = predicted_places(scores, self.positive, self.operating_point)
+        column = places if self.positive is None else self.positive
+        score = scores[np.arange(len(scores)), column].astype(np.float64)
+        return [self.classes[place] for place in places.tolist()], score
+
+
+def predicted_places(scores: NDArray[np.floating[Any]], positive: int | None, operating_point: float | None) -> NDArray[np.int64]:
+    """Place of the class that each row of `scores` [n, C] is predicted to be of [n].
+
+    From the operating point on the `positive` one, below it the likeliest of the others; the likeliest of all where either is None.
+    """
+    if positive is None or operating_point is None:
+        return np.asarray(scores.argmax(axis=1), np.int64)
+    others = scores.copy()
+    others[:, positive] = -np.inf
+    # In double precision, as the point is kept: a score that stands on it must not change sides.
+    return np.where(scores[:, positive].astype(np.float64) >= operating_point, positive, others.argmax(axis=1)).astype(np.int64)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from pipelines_lib.contracts import Contract
 from pipelines_lib.evaluation.metrics import Floats, Truth, prepare
-from pipelines_lib.use_case import HIGHER_IS_BETTER, LIKELY
+from pipelines_lib.use_case import HIGHER_IS_BETTER
 
 _BLOCK = 1 << 17
 """Weights held at once (float64: 1 MB): what a core's own cache takes, in which sums are four times as fast."""
@@ -46,11 +46,11 @@ def compare(
     resamples: int,
     seed: int,
     groups: NDArray[np.int64] | None = None,
-    operating_points: tuple[float, float] = (LIKELY, LIKELY),
+    operating_points: tuple[float | None, float | None] = (None, None),
 ) -> Comparison:
     """Compare two models' scores [n, C] on the same rows. `groups` [n], 0 … g - 1, names each row's entity; each row its own, when None.
 
-    Each model says yes from its own operating point on, the challenger's first.
+    Each model predicts by its own operating point, the challenger's first.
     """
     new, old = (prepare(metric, truth, scores, point) for scores, point in zip((challenger, champion), operating_points, strict=True))
     sign = 1.0 if HIGHER_IS_BETTER[metric] else -1.0

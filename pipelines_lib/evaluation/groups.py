@@ -30,7 +30,7 @@ def slices(use_case: UseCase, test: pa.Table, truth: Truth, scores: NDArray[np.f
             if n_rows < asked.min_rows:
                 found.append(Measured(of=asked.column, name=name, n_rows=n_rows, figure=None))
                 continue
-            metric = prepare(gate.metric, truth.of(mine), scores[mine], LIKELY if operating_point is None else operating_point)
+            metric = prepare(gate.metric, truth.of(mine), scores[mine], operating_point)
             own = None if groups is None else np.unique(groups[mine], return_inverse=True)[1]
             drawn = np.concatenate([metric(weights) for weights in draws(n_rows, own, gate.resamples, use_case.training.seed)])
             figure = float(metric(np.ones((1, n_rows)))[0])

@@ -19,7 +19,7 @@ from pipelines_lib.evaluation.compare import Comparison, compare
 from pipelines_lib.evaluation.metrics import Truth, aligned, several
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.registry.package import Holdout, Manifest, Package, Scorer
-from pipelines_lib.use_case import LIKELY, ColumnType, Split, UseCase
+from pipelines_lib.use_case import ColumnType, Split, UseCase
 
 SAMPLE_ROWS = 200
 _PIECE_ROWS = 1 << 16
@@ -108,7 +108,7 @@ def compare_with(
         resamples=gate.resamples,
         seed=use_case.training.seed,
         groups=entities_of(use_case, test),
-        operating_points=(_or_likely(operating_point), _or_likely(theirs.operating_point)),
+        operating_points=(operating_point, theirs.decision.operating_point),
     )
     if not math.isfinite(found.difference):
         raise DataError(f"{gate.metric} is undefined on the {n_fair} rows of the hold-out that it did not learn from")
@@ -124,10 +124,6 @@ def known_rows(use_case: UseCase, snapshot: Snapshot) -> int:
         learned = rows[owner].filter(pc.is_in(rows["split"], pa.array([TRAIN, VALIDATION])))
         known = known.filter(pc.invert(pc.is_in(known, value_set=pc.unique(learned).drop_null())))
     return len(judges.drop_null()) - int(pc.sum(pc.is_in(judges.drop_null(), value_set=known)).as_py() or 0)
-
-
-def _or_likely(point: float | None) -> float:
-    return LIKELY if point is None else point
 
 
 def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.bool_]:

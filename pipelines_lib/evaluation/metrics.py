@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from pipelines_lib.decision import predicted_places
 from pipelines_lib.use_case import LIKELY, classes_in
 
 Floats = NDArray[np.float64]
@@ -61,20 +62,25 @@ def several(labels: Any, classes: Sequence[str], separator: str) -> NDArray[np.b
     return found
 
 
-def prepare(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> Weighted:
-    """The metric of `scores` [n, C] against `truth`, ready to be weighted. `f1` says yes from `operating_point` on."""
+def prepare(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float | None = None) -> Weighted:
+    """The metric of `scores` [n, C] against `truth`, ready to be weighted.
+
+    What a binary task predicts follows `operating_point`, as it does in the service; without one the likelier class is predicted.
+    """
     wide = scores.astype(np.float64)
-    if metric == "f1":
-        return _f1(truth, wide, operating_point)
+    if metric in _OF_DECISIONS:
+        return _OF_DECISIONS[metric](truth, predicted_places(wide, truth.positive, operating_point))
     return _METRICS[metric](truth, wide)
 
 
-def value(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> float:
+def value(metric: str, truth: Truth, scores: NDArray[np.float32], operating_point: float | None = None) -> float:
     """The metric of all rows, each counted once; NaN where it is undefined."""
     return float(prepare(metric, truth, scores, operating_point)(np.ones((1, len(scores))))[0])
 
 
-def values(metrics: Sequence[str], truth: Truth, scores: NDArray[np.float32], operating_point: float = LIKELY) -> dict[str, float | None]:
+def values(
+    metrics: Sequence[str], truth: Truth, scores: NDArray[np.float32], operating_point: float | None = None
+) -> dict[str, float | None]:
     """Several metrics; None where one is undefined."""
     found = {metric: value(metric, truth, scores, operating_point) for metric in metrics}
     return {metric: figure if np.isfinite(figure) else None for metric, figure in found.items()}
@@ -182,8 +188,8 @@ def _sums(weights: Floats) -> Floats:
     return out
 
 
-def _accuracy(truth: Truth, scores: Floats) -> Weighted:
-    return _mean((scores.argmax(axis=1) == truth.labels).astype(np.float64))
+def _accuracy(truth: Truth, predicted: NDArray[np.int64]) -> Weighted:
+    return _mean((predicted == truth.labels).astype(np.float64))
 
 
 def _log_loss(truth: Truth, scores: Floats) -> Weighted:
@@ -240,9 +246,8 @@ def equal_bins(chances: Floats) -> NDArray[np.int64]:
     return np.searchsorted(edges, chances, side="left").astype(np.int64)
 
 
-def _f1(truth: Truth, scores: Floats, operating_point: float) -> Weighted:
-    said = scores[:, truth.positive] >= operating_point if truth.positive is not None else np.zeros(len(scores), bool)
-    true = truth.labels == truth.positive
+def _f1(truth: Truth, predicted: NDArray[np.int64]) -> Weighted:
+    said, true = predicted == truth.positive, truth.labels == truth.positive
     right, total = 2.0 * (said & true), said.astype(np.float64) + true
     return lambda weights: _ratio(weights @ right, weights @ total)
 
@@ -362,10 +367,12 @@ def _ratio(above: Floats, below: Floats) -> Floats:
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below > 0)
 
 
+_OF_DECISIONS: Mapping[str, Callable[[Truth, NDArray[np.int64]], Weighted]] = {"accuracy": _accuracy, "f1": _f1}
+"""Metrics of what is predicted, not of how likely it is."""
+
 _METRICS: Mapping[str, Callable[[Truth, Floats], Weighted]] = {
     "roc_auc": _roc_auc,
     "average_precision": _average_precision,
-    "accuracy": _accuracy,
     "macro_f1": _macro_f1,
     "micro_f1": _micro_f1,
     "log_loss": _log_loss,

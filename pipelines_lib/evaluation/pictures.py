@@ -6,6 +6,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines_lib.decision import predicted_places
 from pipelines_lib.evaluation.metrics import Floats, Truth, confidence, equal_bins
 
 Curve = Sequence[tuple[float, float]]
@@ -36,7 +37,7 @@ def of_answers(truth: Truth, scores: NDArray[np.float32], operating_point: float
     found["calibration"] = _calibration(truth, wide)
     names = [f"no. {place}" for place in range(1, len(truth.classes) + 1)] if private else list(truth.classes)
     if len(names) <= _CLASSES:
-        found["confusion"] = _confusion(np.asarray(truth.labels, np.int64), _said(truth, wide, operating_point), names)
+        found["confusion"] = _confusion(np.asarray(truth.labels, np.int64), predicted_places(wide, truth.positive, operating_point), names)
     return found
 
 
@@ -123,12 +124,6 @@ def _by_bin(said: Floats, true: Floats) -> Curve:
     n_rows = np.maximum(np.bincount(bins), 1)
     means = zip(np.bincount(bins, said) / n_rows, np.bincount(bins, true) / n_rows, np.bincount(bins), strict=True)
     return [(float(across), float(up)) for across, up, n in means if n]
-
-
-def _said(truth: Truth, scores: Floats, operating_point: float | None) -> NDArray[np.int64]:
-    if truth.positive is None or operating_point is None:
-        return np.asarray(scores.argmax(axis=1), np.int64)
-    return np.where(scores[:, truth.positive] >= operating_point, truth.positive, 1 - truth.positive)
 
 
 def _confusion(labels: NDArray[np.int64], said: NDArray[np.int64], names: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from pipelines_lib.evaluation.evidence import Measured
 from pipelines_lib.evaluation.holdout import features_of, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import value
 from pipelines_lib.registry.package import Scorer
-from pipelines_lib.use_case import HIGHER_IS_BETTER, LIKELY, UseCase
+from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
 from pipelines_lib.use_case.gate import Robustness
 
 UNSEEN = "\x00 never seen"
@@ -38,7 +38,7 @@ class Probe:
         )
         self.use_case, self.rows, self._scorer = use_case, test.take(pa.array(places)), scorer
         self._truth = truth_of(use_case, self.rows, classes)
-        self._point = LIKELY if operating_point is None else operating_point
+        self._point = operating_point
         self._clean = self._metric(self.rows)
 
     def loss(self, changed: pa.Table) -> float | None:

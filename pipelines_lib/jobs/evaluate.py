@@ -46,7 +46,7 @@ from pipelines_lib.registry.journal import JOURNAL, Journal, artifacts_of, ident
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import MODEL, TRANSFORM, Feature, Manifest, Package, Recommends, Scorer, predicted
 from pipelines_lib.store import StorePath, read_json, write_bytes, write_json, write_text
-from pipelines_lib.use_case import LIKELY, METRICS, Split, UseCase
+from pipelines_lib.use_case import METRICS, Split, UseCase
 
 log = logging.getLogger("sluice")
 
@@ -114,7 +114,7 @@ def _challenger(stage: Stage) -> Challenger:
     classes = tuple(training["classes"])
     truth = truth_of(stage.use_case, test, classes)
     point = _operating_point(stage.use_case, snapshot, scorer, classes)
-    figures = metrics.values(stage.use_case.metrics, truth, scores, LIKELY if point is None else point)
+    figures = metrics.values(stage.use_case.metrics, truth, scores, point)
     if stage.use_case.ranks_lists:
         figures["coverage"] = metrics.coverage(items_of(stage.use_case, test), truth, scores)
     figures |= uplift.figures(stage.use_case, test, truth, scorer)

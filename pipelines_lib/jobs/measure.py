@@ -144,7 +144,7 @@ def _performance(
     metric = stage.use_case.gate.metric
     told = partial(performance_row, metric=metric, reference=manifest.metrics.get(metric), model_version=model.version)
     rows = []
-    guess = estimated(answers, stage.use_case, reference, manifest.operating_point).get(metric)
+    guess = estimated(answers, stage.use_case, reference, manifest.decision.operating_point).get(metric)
     if guess is not None:
         rows.append(told("estimated", value=guess.value, low=guess.low, high=guess.high, n_rows=answers.num_rows))
     _, labels = tables.contents("labelled")
@@ -156,7 +156,7 @@ def _performance(
             stage.use_case,
             manifest.classes,
             manifest.positive,
-            operating_point=manifest.operating_point,
+            operating_point=manifest.decision.operating_point,
         )
     if found is not None and found.metrics.get(metric) is not None:
         value = found.metrics[metric]

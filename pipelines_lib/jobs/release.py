@@ -29,7 +29,7 @@ from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import MODEL, Package, Scorer
 from pipelines_lib.serving.pointer import package_folder, read_pointer
 from pipelines_lib.store import read_json, write_text
-from pipelines_lib.use_case import HIGHER_IS_BETTER, LIKELY
+from pipelines_lib.use_case import HIGHER_IS_BETTER
 from pipelines_lib.use_case.serving import Edge
 
 
@@ -95,9 +95,8 @@ def _parity(stage: Stage, package: Package, edge: Edge, test: pa.Table, learned:
     device = Scorer(package.transform, open_graph(graph, f"the graph in {edge.precision}", "release it in another precision"))
     ours, theirs = (scores_of(scorer, test, use_case.feature_types) for scorer in (package, device))
     truth = truth_of(use_case, test, manifest.classes)
-    point = LIKELY if manifest.operating_point is None else manifest.operating_point
     metric = use_case.gate.metric
-    server, edge_metric = (values([metric], truth, scores, point)[metric] for scores in (ours, theirs))
+    server, edge_metric = (values([metric], truth, scores, manifest.decision.operating_point)[metric] for scores in (ours, theirs))
     lost = None if server is None or edge_metric is None else (server - edge_metric) * (1 if HIGHER_IS_BETTER[metric] else -1)
     found = {"rows": test.num_rows, "precision": edge.precision, "server_metric": server, "edge_metric": edge_metric, "metric_lost": lost}
     return {**found, **parity(theirs, ours, manifest.decision)}

@@ -76,7 +76,7 @@ class Calibration:
         """Coefficients that fit about as well [n, 3]."""
         return random.multivariate_normal(self.coefficients, self.covariance, n, method="cholesky")
 
-    def binary(self, names: Sequence[str], scores: Floats, operating_point: float) -> dict[str, Estimated]:
+    def binary(self, names: Sequence[str], scores: Floats, operating_point: float | None) -> dict[str, Estimated]:
         """The metrics of a model with two classes by the positive one's scores [n], at least one."""
         figures = {name: _twice(name, scores, operating_point) for name in names}
         spread = self._spread(scores, lambda places: {name: _twice(name, scores[places], operating_point) for name in names})
@@ -185,7 +185,7 @@ def _between(value: float, error: float) -> Estimated:
     return Estimated(value=value, low=value - _Z975 * error, high=value + _Z975 * error)
 
 
-def _twice(metric: str, scores: Floats, operating_point: float) -> Callable[[Floats], Floats]:
+def _twice(metric: str, scores: Floats, operating_point: float | None) -> Callable[[Floats], Floats]:
     """The metric as a function of chances [b, n]: each row counts as a yes with its chance, and as a no with the rest."""
     labels = np.r_[np.ones(len(scores), np.int64), np.zeros(len(scores), np.int64)]
     both = np.stack([1 - scores, scores], axis=1).astype(np.float32)

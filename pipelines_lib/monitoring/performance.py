@@ -14,7 +14,7 @@ from pipelines_lib.evaluation.compare import draws, interval
 from pipelines_lib.monitoring.answers import columns_of
 from pipelines_lib.monitoring.estimate import Calibration, Estimated, LossModel
 from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
-from pipelines_lib.use_case import LIKELY, METRICS, Task, UseCase, classes_in
+from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
 
 _RESAMPLES = 200
 
@@ -60,9 +60,8 @@ def realised(
         known, scores = _known(labels, classes, positive), _scores(rows, use_case.task, classes, positive)
     else:
         known, scores = _of_several(rows, labels, classes, use_case.label.separator)
-    point = LIKELY if operating_point is None else operating_point
-    figures = metrics.values(_computable(use_case.task), known, scores, point)
-    low, high = _interval(use_case.gate.metric, known, scores, point) if use_case.gate.metric in figures else (None, None)
+    figures = metrics.values(_computable(use_case.task), known, scores, operating_point)
+    low, high = _interval(use_case.gate.metric, known, scores, operating_point) if use_case.gate.metric in figures else (None, None)
     return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures, low=low, high=high)
 
 
@@ -81,13 +80,15 @@ def estimated(answers: pa.Table, use_case: UseCase, reference: Reference, operat
     if use_case.task != "binary":
         return reference.estimator.accuracy(scores)
     names = [name for name in METRICS["binary"] if name != "calibration_error"]  # which calibration takes for 0
-    found = reference.estimator.binary(names, scores, LIKELY if operating_point is None else operating_point)
+    found = reference.estimator.binary(names, scores, operating_point)
     return {name: figure for name, figure in found.items() if np.isfinite([figure.value, figure.low, figure.high]).all()}
 
 
-def _interval(metric: str, known: metrics.Truth, scores: NDArray[np.float32], point: float) -> tuple[float | None, float | None]:
+def _interval(
+    metric: str, known: metrics.Truth, scores: NDArray[np.float32], operating_point: float | None
+) -> tuple[float | None, float | None]:
     """The bootstrap's percentile interval."""
-    figure = metrics.prepare(metric, known, scores, point)
+    figure = metrics.prepare(metric, known, scores, operating_point)
     return interval(np.concatenate([figure(weights) for weights in draws(len(scores), None, _RESAMPLES, seed=0)]), 0.95)
 
 

@@ -1,5 +1,7 @@
 """The metrics are scikit-learn's, and a weight of two is a row seen twice."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.calibration import calibration_curve
 
+from pipelines_lib.decision import Decision, predicted_places
 from pipelines_lib.evaluation.metrics import (
     Truth,
     aligned,
@@ -32,7 +35,7 @@ SKLEARN = {
     "brier": lambda y, p: sk.brier_score_loss(
         y, p[:, 1] if p.shape[1] == 2 else p, labels=range(p.shape[1]), scale_by_half=p.shape[1] == 2
     ),
-    "f1": lambda y, p: sk.f1_score(y == 1, p[:, 1] >= 0.5, zero_division=0),
+    "f1": lambda y, p: sk.f1_score(y == 1, p.argmax(axis=1) == 1, zero_division=0),
     "pinball_10": lambda y, p: sk.mean_pinball_loss(y, p[:, 0], alpha=0.1),
     "pinball_90": lambda y, p: sk.mean_pinball_loss(y, p[:, 0], alpha=0.9),
     "rmse": lambda y, p: sk.root_mean_squared_error(y, p[:, 0]),
@@ -159,6 +162,24 @@ def test_no_other_operating_point_has_a_better_f1(n, seed):
     truth, scores = problem("binary", n, seed)
     best = value("f1", truth, scores, operating_point(truth, scores))
     assert best >= max(value("f1", truth, scores, float(point)) for point in scores[:, 1]) - 1e-12
+
+
+@given(n=st.integers(4, 60), seed=st.integers(0, 10**6), point=st.floats(0, 1), positive=st.integers(0, 1))
+def test_what_is_predicted_is_judged_from_the_operating_point_on_as_it_is_served(n, seed, point, positive):
+    truth, scores = problem("binary", n, seed)
+    truth = replace(truth, positive=positive)
+    served, _ = Decision(classes=truth.classes, positive=positive, operating_point=point).of(scores)
+    labels = [truth.classes[place] for place in truth.labels]
+    yes = truth.classes[positive]
+    assert value("accuracy", truth, scores, point) == pytest.approx(sk.accuracy_score(labels, served))
+    assert value("f1", truth, scores, point) == pytest.approx(sk.f1_score(labels, served, pos_label=yes, zero_division=0))
+    assert served == [yes if score >= point else truth.classes[1 - positive] for score in scores[:, positive].astype(float)]
+
+
+def test_below_the_operating_point_the_likeliest_other_class_is_said():
+    # Three of them where challenger and champion were trained with other names for a no.
+    scores = np.array([[0.2, 0.5, 0.3], [0.5, 0.1, 0.4], [0.1, 0.3, 0.6]], np.float32)
+    assert predicted_places(scores, 2, 0.5).tolist() == [1, 0, 2]
 
 
 def test_no_score_lies_on_the_operating_point_where_a_last_digit_would_decide():
