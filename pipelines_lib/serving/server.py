@@ -7,6 +7,7 @@ import argparse
 import gc
 import logging
 import sys
+from contextlib import suppress
 
 import uvicorn
 
@@ -14,6 +15,7 @@ from pipelines_lib.config import Project
 from pipelines_lib.errors import ConfigError
 from pipelines_lib.serving.access import token_of
 from pipelines_lib.serving.app import create_app
+from pipelines_lib.serving.protocol import Protocol
 from pipelines_lib.store import opened
 from pipelines_lib.use_case import Token
 
@@ -37,14 +39,25 @@ def main() -> None:
     app = create_app(opened(arguments.root, project).resolve(), home=project.home, candidate=arguments.candidate, token=token)
     # What is imported stays. The garbage collector would go through all of it again and again, 40 ms in which nobody is answered.
     gc.freeze()
-    uvicorn.run(
+    config = uvicorn.Config(
         app,
         host=arguments.host,
         port=arguments.port,
+        http=Protocol,
+        proxy_headers=False,
         log_level="warning",
         access_log=False,
         timeout_graceful_shutdown=5,
     )
+    sockets = [config.bind_socket()]
+    # The event loop takes one connection of a socket for each round of requests: without copies, of clients that come at once the last waits
+    # as many rounds as there are clients.
+    sockets += [sockets[0].dup() for _ in range(15)]
+    server = uvicorn.Server(config)
+    with suppress(KeyboardInterrupt):
+        server.run(sockets)
+    if not server.started:
+        sys.exit(1)
 
 
 if __name__ == "__main__":
