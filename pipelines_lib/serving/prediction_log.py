@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 import pyarrow as pa
@@ -59,41 +60,32 @@ def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnTy
 
 
 class _Waiting:
-    """Answers alike in their columns, as they wait: a list a column, so that few objects keep the garbage collector busy and a table is soon made."""
+    """Answers alike in their columns, as they wait: a tuple a row, which is soon made and which the garbage collector soon leaves alone."""
 
     def __init__(self, types: dict[str, ColumnType], names: Sequence[str], prediction: pa.DataType) -> None:
+        self._names, self._prediction = names, prediction
         self.types = types
-        self._prediction = prediction
-        self._columns: dict[str, list[Any]] = {name: [] for name in names}
-        self._row_ids: list[str] = []
-        self._partition_keys: list[str] = []
-        self._predictions: list[str | float] = []
-        self._scores: list[float] = []
-        self._versions: list[int] = []
+        self._rows: list[tuple[Any, ...]] = []
 
     def __len__(self) -> int:
-        return len(self._row_ids)
+        return len(self._rows)
 
     def add(self, answers: Answers) -> None:
         """Rows more."""
-        for name, values in self._columns.items():
-            values.extend(answers.columns[name])
-        self._row_ids += answers.row_ids
-        self._partition_keys += [answers.partition_key] * len(answers.row_ids)
-        self._predictions += answers.predictions
-        self._scores += answers.scores
-        self._versions += [answers.model_version] * len(answers.row_ids)
+        key, version = repeat(answers.partition_key), repeat(answers.model_version)
+        self._rows.extend(zip(answers.row_ids, key, answers.predictions, answers.scores, version, *answers.columns.values(), strict=False))
 
     def table(self) -> pa.Table:
         """Rows of `predictions`."""
+        row_ids, partition_keys, predictions, scores, versions, *columns = zip(*self._rows, strict=True)
         return pa.table(
             {
-                "row_id": pa.array(self._row_ids, pa.string()),
-                "partition_key": pa.array(self._partition_keys, pa.string()),
-                **{name: _column(values, self.types[name]) for name, values in self._columns.items()},
-                "prediction": pa.array(self._predictions, self._prediction),
-                "score": pa.array(self._scores, pa.float64()),
-                "model_version": pa.array(self._versions, pa.int64()),
+                "row_id": pa.array(row_ids, pa.string()),
+                "partition_key": pa.array(partition_keys, pa.string()),
+                **{name: _column(values, self.types[name]) for name, values in zip(self._names, columns, strict=True)},
+                "prediction": pa.array(predictions, self._prediction),
+                "score": pa.array(scores, pa.float64()),
+                "model_version": pa.array(versions, pa.int64()),
             }
         )
 
@@ -129,11 +121,14 @@ def as_table(batch: Iterable[Answers]) -> pa.Table:
     return together.table()
 
 
-def _column(values: list[Any], kind: ColumnType) -> pa.Array:
-    if kind == "number":
-        # Arrow refuses a whole number that float64 must round.
-        values = [None if value is None else float(value) for value in values]
-    return pa.array(values, ARROW[kind])
+def _column(values: Sequence[Any], kind: ColumnType) -> pa.Array:
+    try:
+        return pa.array(values, ARROW[kind])
+    except pa.ArrowInvalid:
+        if kind != "number":
+            raise
+        # A whole number that float64 must round.
+        return pa.array([None if value is None else float(value) for value in values], ARROW[kind])
 
 
 class PredictionLog:

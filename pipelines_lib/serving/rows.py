@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any, NoReturn
 
 from pipelines_lib.contracts import safe_name
@@ -42,6 +43,14 @@ class Shape:
         """Features and keys."""
         return {**self.features, **self.keys}
 
+    @cached_property
+    def by_type(self) -> dict[ColumnType, list[str]]:
+        """Features and keys of each type."""
+        found: dict[ColumnType, list[str]] = {}
+        for name, kind in self.known.items():
+            found.setdefault(kind, []).append(name)
+        return found
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -75,19 +84,20 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
         absent = [name for name in shape.features if name not in columns]
         rule = f"the model needs {_some(list(shape.features))}"
         refuse(f"lacks {_some(absent)}", "columns", rule, "Send every column, with null where a value is missing")
-    first = next(name for name in columns if name in shape.known)
-    typed, n = {}, len(columns[first])
-    for name, values in columns.items():
-        kind = shape.known.get(name)
-        if kind is None:
-            continue
+    typed = {name: columns[name] for name in shape.known if name in columns}
+    first = next(iter(typed))
+    n = len(typed[first])
+    for name, values in typed.items():
         if len(values) != n:
             what = f"{len(values)} values in {name!r}, {n} in {first!r}"
             refuse(what, "columns", "every column has one value a row", "Complete the shorter one")
-        # Most columns are what they should be, which is seen without a look at each value in Python.
-        if not _RIGHT[kind].issuperset(map(type, values)) or (kind == "number" and not all(map(math.isfinite, values))):
-            values = checked_column(values, kind, name, told=name not in shape.private)  # noqa: PLW2901
-        typed[name] = values
+    for kind, names in shape.by_type.items():
+        given = [name for name in names if name in typed]
+        # Most values are what they should be, which is seen of all at once without a look at each in Python.
+        if not _as_wanted(kind, [typed[name] for name in given]):
+            for name in given:
+                if not _as_wanted(kind, [typed[name]]):
+                    typed[name] = checked_column(typed[name], kind, name, told=name not in shape.private)
     if n == 0:
         refuse("no rows", "columns", "a request has at least one row", "Send a row")
     for name in shape.required:
@@ -111,13 +121,27 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
 _TEXTS: frozenset[type] = frozenset({str, type(None)})
 _RIGHT: dict[ColumnType, frozenset[type]] = {
     "number": frozenset({float}),
-    "integer": frozenset(),  # each must be looked at: not every one fits into 64 bits
+    "integer": frozenset({int}),
     "boolean": frozenset({bool, type(None)}),
     "string": _TEXTS,
     "text": _TEXTS,
     "timestamp": _TEXTS,
 }
 """Types of values that are taken as they are."""
+
+
+def _as_wanted(kind: ColumnType, columns: list[list[Any]]) -> bool:
+    """Whether no value of these columns needs a closer look."""
+    if not _RIGHT[kind].issuperset(map(type, chain.from_iterable(columns))):
+        return False
+    values = chain.from_iterable(columns)
+    match kind:
+        case "number":
+            return all(map(math.isfinite, values))
+        case "integer":
+            return all(-(2**63) <= value < 2**63 for value in values)
+        case _:
+            return True
 
 
 def checked_column(values: list[Any], kind: ColumnType, name: str, *, told: bool) -> list[Any]:

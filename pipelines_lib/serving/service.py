@@ -30,6 +30,8 @@ class Service:
         self.metrics = Metrics()
         self._own, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
         """What requests without an id are called: of no other process, nor of another request of this one."""
+        self.turns = itertools.count()
+        """Of small requests."""
         self.usual_seconds = 0.0
         """Of a processor, that the answer to a small request takes, on the average of the last ones."""
 
