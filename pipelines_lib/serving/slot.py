@@ -40,7 +40,7 @@ class Served:
     def scores(self, columns: Mapping[str, Column]) -> NDArray[np.float32]:
         """What the model says of rows [n, C]. Raises `RequestError` where it says what no number is."""
         scores = self.package.predict(columns)
-        if not np.isfinite(scores).all():
+        if not np.logical_and.reduce(np.isfinite(scores), axis=None):  # `all` takes twice as long for a row
             raise RequestError(
                 "a score that is no number",
                 where=f"version {self.version}",
