@@ -35,6 +35,7 @@ Layer = Literal[
     "quarantine",
     "quality",
     "predictions",
+    "shadows",
     "scored",
     "profiles",
     "drift",

@@ -67,20 +67,26 @@ def create_app(
 
     With `candidate` it serves what is being verified. With `token` it answers requests that carry it, and to others tells its health and metrics alone.
     """
-    service = Service(root, Slot(root, poll_seconds, home, candidate=candidate), PredictionLog(root, flush_seconds))
-    health = HealthLog(root, service.counts, service.partition_now)
+    service = Service(
+        root,
+        Slot(root, poll_seconds, home, candidate=candidate),
+        PredictionLog(root, flush_seconds),
+        PredictionLog(root, flush_seconds, layer="shadows"),
+    )
+    # Nobody's requests reach a candidate, except in a roll-out by pods; as long as the partition is None, nothing is written.
+    health = HealthLog(root, service.counts, lambda: service.partition_now() if not candidate or service.is_reached() else None)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         service.slot.start()
         service.predictions.start()
-        if not candidate:  # no user is sent there
-            health.start()
+        service.shadows.start()
+        health.start()
         yield
         service.slot.stop()
         await run_in_threadpool(service.predictions.close)
-        if not candidate:
-            await run_in_threadpool(health.close)
+        await run_in_threadpool(service.shadows.close)
+        await run_in_threadpool(health.close)
 
     # FastAPI's own pages of the API load their scripts from elsewhere, so offline they are blank; `/docs` is one of ours.
     app = _App(service, token, title=f"{root.name} (Sluice)", lifespan=lifespan, openapi_url="/openapi.json", docs_url=None, redoc_url=None)
@@ -190,7 +196,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 def _add_pages(app: FastAPI, service: Service) -> None:
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def index(request: Request) -> str:
-        return index_page(service.name, service.slot.served, service.slot.error, str(request.base_url))
+        return index_page(service.name, service.slot, str(request.base_url))
 
     @app.get("/docs", response_class=HTMLResponse, include_in_schema=False)
     def docs() -> str:

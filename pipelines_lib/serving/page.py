@@ -6,7 +6,7 @@ from html import escape
 
 from pipelines_lib.serving.examples import examples
 from pipelines_lib.serving.requests import DATATYPES
-from pipelines_lib.serving.slot import Served
+from pipelines_lib.serving.slot import Served, Slot
 
 _WAYS = {
     "infer": "Open Inference Protocol v2, one tensor a column",
@@ -22,10 +22,14 @@ pre{background:#f3f5f8;padding:.75rem;overflow-x:auto;border-radius:6px;font-siz
 """
 
 
-def index_page(name: str, served: Served | None, error: str | None, url: str) -> str:
+def index_page(name: str, slot: Slot, url: str) -> str:
     """HTML of `/`."""
+    served, error, rollout = slot.served, slot.error, slot.rollout
     body = _nothing() if served is None else _model(name, served, url)
     warning = f'<p class="warn">The version the pointer names is not served: {escape(error)}</p>' if error else ""
+    if rollout is not None:
+        asked = "answers" if rollout.traffic.mode == "canary" else "is asked, beside it and without a say,"
+        warning += f"<p>A {rollout.traffic.mode} is under way: version <b>{rollout.version}</b> {asked} {rollout.traffic.share:.3g} of the requests.</p>"
     title = escape(served.deployment.title or name if served else name)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'

@@ -14,12 +14,25 @@ from pipelines_lib.store import StorePath, contains, read_json, write_json
 from pipelines_lib.use_case import Column, ColumnType, Privacy, UseCase
 
 
+class Traffic(Contract):
+    """Which of the users' requests a candidate is given before it is promoted."""
+
+    mode: Literal["canary", "shadow"]
+    share: float
+    pods: bool = False
+    """Whether servers of its own are among those that users reach; else the champion's servers ask it."""
+    until: float
+    """When the servers end it by themselves, in seconds since 1970, should nobody be left to watch it."""
+
+
 class Deployment(Contract):
     """The content of the pointer."""
 
     model: ModelRef
     state: Literal["candidate", "serving"]
     """`candidate` until verify has compared its answers with the evaluation's."""
+    traffic: Traffic | None = None
+    """How a candidate meets users' requests; None as long as it does not."""
     previous: "Deployment | None" = None
     """What served before, whole, to go back to: its model may take other columns. It remembers none before itself."""
     keys: dict[str, ColumnType] = Field(default_factory=dict)
@@ -67,7 +80,11 @@ class Deployment(Contract):
 
     def verified(self) -> "Deployment":
         """This deployment once its answers have been found right."""
-        return self.model_copy(update={"state": "serving"})
+        return self.model_copy(update={"state": "serving", "traffic": None})
+
+    def meeting(self, traffic: Traffic | None) -> "Deployment":
+        """This candidate as it meets users' requests."""
+        return self.model_copy(update={"traffic": traffic})
 
     def rolled_back(self) -> "Deployment | None":
         """The deployment that served before this candidate; None where nothing did."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipelines_lib.data.tables import Tables
+from pipelines_lib.data.tables import Layer, Tables
 from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import ColumnType
 
@@ -134,8 +134,11 @@ def _column(values: Sequence[Any], kind: ColumnType) -> pa.Array:
 class PredictionLog:
     """The queue and the thread that empties it. `add` never blocks and never raises."""
 
-    def __init__(self, root: StorePath, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS) -> None:
+    def __init__(
+        self, root: StorePath, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS, layer: Layer = "predictions"
+    ) -> None:
         self._tables = Tables(root)
+        self._layer = layer
         self._flush_seconds = flush_seconds
         self._max_rows = max_rows
         self._batch = _Batch()
@@ -197,7 +200,7 @@ class PredictionLog:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 rows = batch.table()
-                self._tables.append("predictions", rows, batch=(self._name, self._n_batches))
+                self._tables.append(self._layer, rows, batch=(self._name, self._n_batches))
                 return int(rows.num_rows)
             except Exception:  # whatever the store says, the service goes on answering
                 log.exception("predictions could not be written (attempt %d of %d)", attempt, ATTEMPTS)

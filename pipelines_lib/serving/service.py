@@ -5,6 +5,7 @@ import itertools
 import secrets
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,15 +19,19 @@ from pipelines_lib.serving.slot import Served, Slot
 from pipelines_lib.store import StorePath
 
 Document = dict[str, Any]
+Way = Callable[[Served, Document, PredictionLog], Document]
+"""How an endpoint answers a request's document with a version, and where it logs that."""
 
 
 class Service:
     """What the endpoints share: the model, the prediction log, the counters."""
 
-    def __init__(self, root: StorePath, slot: Slot, predictions: PredictionLog) -> None:
+    def __init__(self, root: StorePath, slot: Slot, predictions: PredictionLog, shadows: PredictionLog) -> None:
         self.name = root.name
         self.slot = slot
         self.predictions = predictions
+        self.shadows = shadows
+        """What a challenger would have answered."""
         self.metrics = Metrics()
         self._own, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
         """What requests without an id are called: of no other process, nor of another request of this one."""
@@ -49,8 +54,33 @@ class Service:
 
     def infer(self, body: bytes) -> Document:
         """Answer a v2 inference request. Raises `RequestError`."""
-        served = self.served()
-        rows = _cleaned(served, read_v2(read_body(body), served.shape))
+        return self._answered(body, self._infer)
+
+    def invoke(self, body: bytes) -> Document:
+        """Answer a request to MLflow's `/invocations`. Raises `RequestError`."""
+        return self._answered(body, self._invoke)
+
+    def recommend(self, body: bytes) -> Document:
+        """Answer a request to `/recommend`. Raises `RequestError`."""
+        return self._answered(body, self._recommend)
+
+    def _answered(self, body: bytes, way: Way) -> Document:
+        """The answer of the version that the request falls to."""
+        served, rollout = self.served(), self.slot.rollout
+        document = read_body(body)
+        if rollout is None:
+            return way(served, document, self.predictions)
+        return rollout.answer(
+            served,
+            _id_of(document) or self._new_id(),
+            lambda version: way(version, document, self.predictions),
+            # Read again: nothing of a request outlives its answer, but for its bytes, of which the roll-out keeps count.
+            lambda version: way(version, read_body(body), self.shadows),
+            len(body),
+        )
+
+    def _infer(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+        rows = _cleaned(served, read_v2(document, served.shape))
         scores, predictions, single = self._predict(served, rows)
         classes = isinstance(predictions[0], str)
         outputs = [
@@ -63,7 +93,7 @@ class Service:
             refuse(
                 f"asks for {sorted(unknown)}", "outputs", "there are prediction, score and scores", "Leave `outputs` out to get them all"
             )
-        self._log(served, rows, predictions, single)
+        self._log(served, rows, predictions, single, predictions_log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -72,23 +102,22 @@ class Service:
         }
         return answer if rows.options.id is None else {**answer, "id": rows.options.id}
 
-    def invoke(self, body: bytes) -> Document:
-        """Answer a request to MLflow's `/invocations`. Raises `RequestError`."""
-        served = self.served()
-        rows = _cleaned(served, read_invocation(read_body(body), served.shape))
+    def _invoke(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+        rows = _cleaned(served, read_invocation(document, served.shape))
         _, predictions, single = self._predict(served, rows)
-        self._log(served, rows, predictions, single)
-        return {"predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)]}
+        self._log(served, rows, predictions, single, predictions_log)
+        return {
+            "predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)],
+            "model_version": str(served.version),
+        }
 
-    def recommend(self, body: bytes) -> Document:
-        """Answer a request to `/recommend`. Raises `RequestError`."""
-        served = self.served()
-        wanted = read_recommendation(read_body(body), served)
+    def _recommend(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+        wanted = read_recommendation(document, served)
         chosen = choose(wanted, served)
         predictions, single = served.decision.of(chosen.scores)
         scores = single.tolist()
         if chosen.rows.n:
-            self._log(served, _cleaned(served, chosen.rows), predictions, scores)
+            self._log(served, _cleaned(served, chosen.rows), predictions, scores, predictions_log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -124,12 +153,18 @@ class Service:
                 "recommends": _recommends(served),
                 "not_logged": {"columns": served.guard.unlogged, "because": served.guard.problem} if served.guard.problem else None,
                 "error": self.slot.error,
+                "rollout": None if (rollout := self.slot.rollout) is None else rollout.report().model_dump(mode="json"),
             },
         }
 
     def counts(self) -> Counter[str]:
         """What monitoring is told of the day."""
         return self.metrics.counts() + Counter(rows_lost=self.predictions.rows_lost)
+
+    def is_reached(self) -> bool:
+        """Whether a candidate's server is among those that users reach."""
+        rollout = self.slot.rollout
+        return rollout is not None and rollout.traffic.pods
 
     def partition_now(self) -> str | None:
         """The partition that this moment belongs to; None where nothing is deployed."""
@@ -146,18 +181,22 @@ class Service:
             "sluice_model_version": served.version if served else 0,
             "sluice_model_load_failed": int(self.slot.error is not None),
         }
-        return self.metrics.text(gauges)
+        rollout = self.slot.rollout
+        return self.metrics.text(gauges) + "".join(f"{line}\n" for line in (rollout.lines() if rollout else ()))
 
     def _predict(self, served: Served, rows: Rows) -> tuple[Any, Any, list[float]]:
         scores = served.scores(rows.columns)
         predictions, single = served.decision.of(scores)
         return scores, predictions, single.tolist()
 
-    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float]) -> None:
+    def _new_id(self) -> str:
+        return f"{self._own}{next(self._numbers):x}"
+
+    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float], predictions_log: PredictionLog) -> None:
         if not rows.options.log:
             return
-        request_id = rows.options.id or f"{self._own}{next(self._numbers):x}"
-        self.predictions.add(
+        request_id = rows.options.id or self._new_id()
+        predictions_log.add(
             Answers(
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
                 partition_key=rows.options.partition_key or _partition_now(served.shape.key_format),
@@ -168,6 +207,13 @@ class Service:
                 model_version=served.version,
             )
         )
+
+
+def _id_of(document: Document) -> str | None:
+    """What the request calls itself, in whichever dialect."""
+    params = document.get("params")
+    found = document.get("id") or (params.get("id") if isinstance(params, dict) else None)
+    return found if isinstance(found, str) else None
 
 
 def _recommends(served: Served) -> Document | None:

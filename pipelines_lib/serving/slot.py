@@ -21,6 +21,7 @@ from pipelines_lib.s3 import Stat
 from pipelines_lib.serving.guard import Guard
 from pipelines_lib.serving.pointer import Deployment, package_folder, pointer_path, read_pointer
 from pipelines_lib.serving.prediction_log import logged_types
+from pipelines_lib.serving.rollout import Rollout
 from pipelines_lib.serving.rows import RequestError, Shape
 from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import ColumnType
@@ -69,7 +70,7 @@ class Served:
 class Slot:
     """Holds what is served now, None where nothing is. Reading `served` is safe from any thread.
 
-    What is still to be verified is served only with `candidate`: by a server that no user is sent to.
+    What is still to be verified is served only with `candidate`: by a server that no user is sent to, except during a roll-out by pods.
     """
 
     def __init__(self, root: StorePath, poll_seconds: float = 1.0, home: Path | None = None, *, candidate: bool = False) -> None:
@@ -81,6 +82,8 @@ class Slot:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="pointer", daemon=True)
         self.served: Served | None = None
+        self.rollout: Rollout[Served] | None = None
+        """This server's part in the roll-out under way."""
         self.error: str | None = None
         """Why the version the pointer names is not the one that is served."""
 
@@ -94,6 +97,8 @@ class Slot:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+        if self.rollout is not None:
+            self.rollout.close()
 
     def look(self) -> None:
         """Take over what the pointer names, if it changed since the last look."""
@@ -105,6 +110,7 @@ class Slot:
             self._seen = None
             deployment = read_pointer(self._root)
             self._take(deployment if deployment is None or self._candidate else deployment.served)
+            self._take_part(deployment)
             self.error = None
             self._seen = mark
         except DataError as error:
@@ -122,11 +128,37 @@ class Slot:
         elif before is not None and before.deployment.model == deployment.model:
             self.served = self._serving(deployment, before.package)
         else:
-            package = Package.open(package_folder(self._root, deployment.model))
-            _try_out(package)
-            self.served = self._serving(deployment, package)
+            # What was tried out beside the champion need not be opened again.
+            beside = self.rollout.challenger if self.rollout is not None else None
+            known = beside is not None and beside.deployment.model == deployment.model
+            self.served = self._serving(deployment, beside.package if beside is not None and known else self._opened(deployment))
         if (before and before.version) != (self.served and self.served.version):
             log.warning("version %s takes over from %s", self.served and self.served.version, before and before.version)
+
+    def _take_part(self, deployment: Deployment | None) -> None:
+        """Begin or end a roll-out. A challenger that can't be opened here is said to be so, and the champion answers all."""
+        before = self.rollout
+        traffic = deployment.traffic if deployment else None
+        if deployment is None or traffic is None:
+            self.rollout = None
+        elif before is not None and (before.version, before.traffic) == (deployment.model.version, traffic):
+            return
+        else:
+            challenger, error = None, None
+            if not traffic.pods and not self._candidate:
+                try:
+                    challenger = self._serving(deployment, self._opened(deployment))
+                except DataError as refused:
+                    error = str(refused)
+            self.rollout = Rollout(deployment.model.version, traffic, challenger, error=error, candidate=self._candidate)
+            log.warning("version %d meets a share of %g of the requests (%s)", self.rollout.version, traffic.share, traffic.mode)
+        if before is not None:
+            before.close()
+
+    def _opened(self, deployment: Deployment) -> Package:
+        package = Package.open(package_folder(self._root, deployment.model))
+        _try_out(package)
+        return package
 
     def _serving(self, deployment: Deployment, package: Package) -> Served:
         guard = Guard.of(deployment, self._root, self._home)

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import math
+import time
 import warnings
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.serving import app
 from pipelines_lib.serving.app import MAX_BODY, create_app
+from pipelines_lib.serving.pointer import Traffic, read_pointer, write_pointer
 from pipelines_lib.use_case import CleaningStep
 
 with warnings.catch_warnings():
@@ -319,6 +321,82 @@ def test_answers_are_logged_typed_once_a_row(root, deploy):
     ]
     assert rows.column("score").to_pylist()[:2] == pytest.approx(answer["outputs"][1]["data"])
     assert set(rows.column("model_version").to_pylist()) == {3}
+
+
+@pytest.fixture
+def beside(root, deploy):
+    """Returns `begin(mode, share=1.0, bias=1.0)`: version 3 serves, and version 4 meets requests beside it."""
+
+    def begin(mode, share=1.0, bias=1.0, **more):
+        deploy(root, 3)
+        traffic = Traffic(mode=mode, share=share, until=time.time() + 600)
+        deploy(root, 4, bias, "candidate", previous=read_pointer(root), traffic=traffic, **more)
+
+    return begin
+
+
+def report(client):
+    return client.get("/v2/models/credit").json()["parameters"]["rollout"]
+
+
+def test_in_a_canary_a_share_of_the_requests_is_answered_by_the_challenger_and_logged_as_its_own(root, beside):
+    beside("canary", 0.5)
+    with TestClient(create_app(root, flush_seconds=0.02)) as client:
+        answers = {f"q{i}": v2(client, id=f"q{i}").json()["model_version"] for i in range(40)}
+        assert {*answers.values()} == {"3", "4"}
+        assert all(v2(client, id=name).json()["model_version"] == version for name, version in answers.items())
+        assert client.post("/invocations", json={"dataframe_records": [RECORD]}).json()["model_version"] in ("3", "4")
+        said = report(client)
+        assert said["champion"]["requests"] + said["challenger"]["requests"] == 81
+        assert "A canary is under way: version <b>4</b> answers 0.5" in client.get("/").text
+        assert "sluice_rollout_requests_total" in client.get("/metrics").text
+        assert client.get("/v2/models/credit").json()["versions"] == ["3"]
+    logged = Tables(root).read("predictions")
+    mine = {row["row_id"].partition(":")[0]: str(row["model_version"]) for row in logged.to_pylist()}
+    assert answers.items() <= mine.items()
+
+
+def test_shadow_answers_are_in_a_table_of_their_own(root, beside):
+    beside("shadow")
+    with TestClient(create_app(root, flush_seconds=0.02)) as client:
+        assert {v2(client, id=f"q{i}").json()["model_version"] for i in range(5)} == {"3"}
+        deadline = time.monotonic() + 10
+        while report(client)["challenger"]["requests"] < 5:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert report(client)["disagreement"]["score_difference"] > 0
+    for layer, version in (("predictions", 3), ("shadows", 4)):
+        rows = Tables(root).read(layer)
+        assert (rows.num_rows, {*rows["model_version"].to_pylist()}) == (10, {version})
+
+
+def test_a_challenger_that_needs_other_columns_fails_no_request(root, beside):
+    beside("canary", required=("country",))
+    with TestClient(create_app(root)) as client:
+        gap = with_(3, data=["de", None])
+        assert v2(client, gap).json()["model_version"] == "3"
+        assert v2(client, [{"name": "nothing"}]).status_code == 400
+        assert (report(client)["challenger"]["requests"], report(client)["challenger"]["errors"]) == (1, 1)
+
+
+def test_a_challenger_that_cannot_be_opened_leaves_the_champion_alone_and_is_told(root, beside):
+    beside("canary")
+    (root.parent / read_pointer(root).model.package / "model.onnx").write_bytes(b"no graph")
+    with TestClient(create_app(root)) as client:
+        assert v2(client).json()["model_version"] == "3"
+        assert "was changed" in report(client)["error"]
+        assert client.get("/v2/models/credit").json()["parameters"]["error"] is None
+
+
+def test_a_promoted_challenger_takes_over_and_the_roll_out_ends(root, beside):
+    beside("canary", 0.01)
+    with TestClient(create_app(root, poll_seconds=0.01)) as client:
+        write_pointer(root, read_pointer(root).verified())
+        deadline = time.monotonic() + 10
+        while report(client) is not None:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert v2(client).json()["model_version"] == "4"
 
 
 def test_a_store_that_fails_never_fails_a_request(root, deploy):

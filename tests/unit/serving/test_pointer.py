@@ -2,7 +2,7 @@ import pytest
 
 from pipelines_lib.contracts import ModelRef
 from pipelines_lib.errors import DataError
-from pipelines_lib.serving.pointer import Deployment, deployed_version, package_folder, read_pointer, write_pointer
+from pipelines_lib.serving.pointer import Deployment, Traffic, deployed_version, package_folder, read_pointer, write_pointer
 
 
 def model(version, package="shop/packages/p"):
@@ -17,6 +17,9 @@ def test_a_candidate_takes_over_and_falls_back(make_use_case, tmp_path):
     second = Deployment.candidate(model(2), use_case, first.verified())
     assert (second.champion, second.previous.model) == (model(1), model(1))
     assert second.rolled_back().champion == model(1)
+    met = second.meeting(Traffic(mode="canary", share=0.1, until=0))
+    assert (met.champion, met.verified().traffic, met.rolled_back()) == (model(1), None, second.rolled_back())
+    assert Deployment.candidate(model(3), use_case, met).traffic is None
     # A candidate that nobody verified is not what to go back to.
     assert Deployment.candidate(model(3), use_case, second).previous.model == model(1)
     assert (second.keys, second.required, second.key_format) == ({"id": "string"}, ("id",), "%Y-%m-%d")
