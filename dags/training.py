@@ -20,7 +20,8 @@ closed by then.
 
 **When it fails.** `gate` *skipped*: the model was held back; the log's table says by which gate, with figure and bound, and
 the champion goes on serving. `train` failed: a retry resumes from the newest complete checkpoint. `verify` failed: the
-service answered differently from the evaluation, and the previous version serves again. *Held* by the budget: raise `budget` and clear
+service answered differently from the evaluation, or the version fared worse than the champion on users' requests (`deployment.rollout`), and the previous
+version serves again. *Held* by the budget: raise `budget` and clear
 the task, and it goes on where it was.
 
 **Approval.** Where the use case asks a person, `approve` waits for an answer with the evaluation's report at hand, and `approved` keeps with the

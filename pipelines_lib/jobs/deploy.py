@@ -4,6 +4,10 @@ python -m pipelines_lib.jobs.deploy --spec spec.json
 """
 
 import time
+from collections.abc import Mapping
+from typing import NoReturn
+
+from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
@@ -17,6 +21,7 @@ def main(stage: Stage) -> JobResult:
     """Put the version up, and say how long that took."""
     started = time.monotonic()
     model = ModelRef.model_validate(stage.result_of("register").outputs["model"])
+    _end_rollout(stage)
     url, _ = put_up(stage, model)
     current = read_pointer(stage.root)
     users = current.champion if current else None
@@ -68,9 +73,25 @@ def roll_back(stage: Stage, model: ModelRef) -> int | None:
     return current.model.version
 
 
+def refuse(stage: Stage, model: ModelRef, why: str, figures: Mapping[str, JsonValue]) -> NoReturn:
+    """Roll back and raise `Held`, which says why."""
+    before = roll_back(stage, model)
+    now = f"version {before} serves again" if before is not None else "nothing serves"
+    raise Held(
+        f"version {model.version} is not promoted: {why}; {now}", {**figures, "model_version": model.version, "serving_version": before}
+    )
+
+
 def place_of_stage(stage: Stage) -> Place:
     """Where the use case's versions serve."""
     return place_of(stage.use_case, stage.project, stage.profile, stage.root)
+
+
+def _end_rollout(stage: Stage) -> None:
+    """Of a verification that was killed, and not tried again, a roll-out may be left."""
+    current = read_pointer(stage.root)
+    if current is not None and current.traffic is not None:
+        write_pointer(stage.root, current.meeting(None))
 
 
 def _refuse_older(stage: Stage, model: ModelRef, current: Deployment | None) -> None:

@@ -1,4 +1,4 @@
-"""Ask the candidate's server the recorded hold-out rows; promote the version if its answers are the evaluation's, roll back if not.
+"""Ask the candidate's server the recorded hold-out rows, let users' requests meet it where that is asked for; promote the version, or roll back.
 
 python -m pipelines_lib.jobs.verify --spec spec.json
 
@@ -16,7 +16,8 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
-from pipelines_lib.jobs.deploy import place_of_stage, put_up, roll_back
+from pipelines_lib.jobs.deploy import place_of_stage, put_up, refuse, roll_back
+from pipelines_lib.jobs.rollout import roll_out
 from pipelines_lib.jobs.stage import Stage, Work, held_result, run_stage
 from pipelines_lib.registry.models import ModelRegistry
 from pipelines_lib.registry.package import Package
@@ -51,6 +52,9 @@ def main(stage: Stage) -> JobResult:
         figures = _compare(package, model, replica)
         _hold_if_wrong(stage, model, figures)
         _hold_if_overtaken(stage, model)
+        if rollout := roll_out(stage, model):
+            figures |= rollout
+            _hold_if_overtaken(stage, model)
         _promote(stage, model)
     except Held:
         raise
@@ -69,11 +73,19 @@ def main(stage: Stage) -> JobResult:
     write_json(stage.root / "status" / "deployment.json", status)
     return JobResult(
         stage="verify",
-        reason=f"version {model.version} answers as it was evaluated (difference {figures['largest_difference']:.2g}) and is the champion",
+        reason=f"version {model.version} answers as it was evaluated (difference {figures['largest_difference']:.2g}), {_fared(rollout)}and is the champion",
         figures=figures,
         outputs={"model": model.model_dump(mode="json"), "url": url},
         links={"Service": url},
     )
+
+
+def _fared(rollout: dict[str, Any]) -> str:
+    """What came of a roll-out, in words."""
+    if not rollout:
+        return ""
+    found = rollout["rollout"]
+    return f"failed on {found['challenger']['errors']} of {found['challenger']['requests']} requests of its {found['mode']} "
 
 
 def _compare(package: Package, model: ModelRef, replica: Replica) -> dict[str, Any]:
@@ -127,11 +139,7 @@ def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> No
         why = f"its answers differ from the evaluation's by {figures['largest_difference']:.3g}, more than {tolerance:g} (deployment.tolerance)"
     else:
         return
-    before = roll_back(stage, model)
-    now = f"version {before} serves again" if before is not None else "nothing serves"
-    raise Held(
-        f"version {model.version} is not promoted: {why}; {now}", {**figures, "model_version": model.version, "serving_version": before}
-    )
+    refuse(stage, model, why, figures)
 
 
 def _meet_champion(stage: Stage, model: ModelRef) -> None:

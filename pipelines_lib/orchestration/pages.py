@@ -102,7 +102,13 @@ def _card(use_case: UseCase, profile: Profile, store: StorePath, notes: dict[str
         _row("Data", status["data"], ("verdict", "partition_key", "n_rows", "n_quarantined"), dag_id(use_case.name, Pipeline.DATA), notes),
         _row("Training", status["training"], training, dag_id(use_case.name, Pipeline.TRAINING), notes),
         *_cost_row(use_case, profile, store / use_case.name),
-        _row("Serving", status["deployment"], ("model_version", "partition_key", "run_id"), None, notes),
+        _row(
+            "Serving",
+            status["deployment"],
+            ("model_version", "partition_key", "run_id"),
+            None,
+            {"": _rollout(_status(store / use_case.name / "deployment.json"))},
+        ),
         _row(
             "Monitoring", status["monitoring"], ("decision", "partition_key", "reason"), dag_id(use_case.name, Pipeline.MONITORING), notes
         ),
@@ -131,6 +137,15 @@ def _row(title: str, status: dict[str, Any] | None, fields: tuple[str, ...], dag
     if report := status.get("report"):
         parts.append(f'<a href="/sluice/files/{_text(report)}" target="_blank">report</a>')
     return f"<tr><th>{name}</th><td>{' · '.join([*parts, *([note] if note else [])])}</td></tr>"
+
+
+def _rollout(pointer: dict[str, Any] | None) -> str:
+    """That a version meets users' requests before it is promoted, where one does."""
+    traffic = (pointer or {}).get("traffic")
+    if pointer is None or traffic is None:
+        return ""
+    told = f"{traffic['mode']} of version {pointer['model']['version']}: {traffic['share']:.3g} of the requests"
+    return f"<span class='tag act'>{_text(told)}</span>"
 
 
 def _cost_row(use_case: UseCase, profile: Profile, root: StorePath) -> list[str]:

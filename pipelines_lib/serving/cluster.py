@@ -5,6 +5,7 @@ The servers follow the use case's pointer by themselves. A new version needs no 
 
 import json
 import logging
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,10 +57,7 @@ class Cluster:
         if candidate:
             self._apply_deployment(candidate=True, replicas=1)
             return self.url
-        with self._told("services"):
-            self._core.patch_namespaced_service(
-                name_of(self._use_case), self._namespace, service(self._use_case, self._kubernetes), **_APPLY
-            )
+        self._apply_service(admits=False)
         scaling, policy = self._scaling, self._policy
         scaled = self._where_known(
             "autoscalers (autoscaling/v2)",
@@ -93,14 +91,35 @@ class Cluster:
         token = token_of(self._token)
         return [Replica(pod.status.pod_ip, PORT, token) for pod in pods if _runs(pod)], _missing(found, pods, self.seconds)
 
+    def admit(self, share: float) -> bool:
+        """Let the users' Service select the candidate's pods too, as many as the share grants beside those that run.
+
+        The share is never more than asked: where it grants no whole pod (a tenth, beside less than nine) this is False.
+        """
+        with self._told("deployments"):
+            found = self._apps.read_namespaced_deployment(name_of(self._use_case), self._namespace, _request_timeout=30)
+        pods = math.floor((found.status.ready_replicas or 0) * share / (1 - share) + 1e-9)
+        if not pods:
+            return False
+        self._apply_deployment(candidate=True, replicas=pods)
+        self._apply_service(admits=True)
+        return True
+
     def end(self, *, candidate: bool) -> None:
-        """Delete the candidate's Deployment, or all of the users' service."""
+        """Delete the candidate's Deployment, which users are no more sent to, or all of the users' service."""
         name = name_of(self._use_case, candidate=candidate)
+        if candidate:
+            self._apply_service(admits=False)
         self._delete("deployments", self._apps.delete_namespaced_deployment, name)
         if not candidate:
             self._delete("horizontalpodautoscalers", self._scaling.delete_namespaced_horizontal_pod_autoscaler, name)
             self._delete("poddisruptionbudgets", self._policy.delete_namespaced_pod_disruption_budget, name)
             self._delete("services", self._core.delete_namespaced_service, name)
+
+    def _apply_service(self, *, admits: bool) -> None:
+        manifest = service(self._use_case, self._kubernetes, admits=admits)
+        with self._told("services"):
+            self._core.patch_namespaced_service(manifest["metadata"]["name"], self._namespace, manifest, **_APPLY)
 
     def _apply_deployment(self, *, candidate: bool, replicas: int | None) -> None:
         manifest = deployment(

@@ -139,6 +139,10 @@ class Processes:
             return [], "its process does not run"
         return [Replica(HOST, record.port, token_of(self._use_case.deployment.token))], ""
 
+    def admit(self, share: float) -> bool:  # noqa: ARG002
+        """Users ask one address, and one process answers there."""
+        return False
+
     def end(self, *, candidate: bool) -> None:
         """End the process."""
         stop(self._use_case.name, self._project, candidate=candidate)

@@ -66,14 +66,17 @@ def deployment(
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(use_case, kubernetes, candidate=candidate), "spec": spec}
 
 
-def service(use_case: str, kubernetes: Kubernetes) -> Manifest:
-    """Where users ask: the champion's servers alone."""
+def service(use_case: str, kubernetes: Kubernetes, *, admits: bool = False) -> Manifest:
+    """Where users ask: the champion's servers alone, or with `admits` a candidate's too."""
+    selector = labels_of(use_case, candidate=False)
+    if admits:
+        del selector["track"]
     return {
         "apiVersion": "v1",
         "kind": "Service",
         "metadata": _metadata(use_case, kubernetes),
         "spec": {
-            "selector": labels_of(use_case, candidate=False),
+            "selector": selector,
             "ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": "http"}],
         },
     }

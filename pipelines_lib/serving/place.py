@@ -1,6 +1,6 @@
 """Where the versions of a use case serve: as processes of this machine, or as pods of a cluster.
 
-Users are answered by the champion's servers. A candidate has servers of its own, which nobody is sent to: it is verified there, and a
+Users are answered by the champion's servers. A candidate has servers of its own, which nobody is sent to before it is verified there: a
 version that crashes or runs out of memory takes nobody's answers along.
 """
 
@@ -30,6 +30,13 @@ class Place(Protocol):
         """The servers that run now, and what is still missing of them; empty where all are there.
 
         Raises `ConfigError` where waiting is in vain.
+        """
+        ...
+
+    def admit(self, share: float) -> bool:
+        """Send at most this share of the users' requests to the candidate's servers, until they or the users' are put up again.
+
+        False, and nothing is done, where that can't be had by a number of servers; the champion's then ask the candidate's model themselves.
         """
         ...
 

@@ -1,11 +1,11 @@
 """Where the champion serves: `deployment:`."""
 
 from datetime import timedelta
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines_lib.use_case.base import ConnectionName, Duration, Settings
+from pipelines_lib.use_case.base import ConnectionName, Duration, Positive, Settings
 
 
 class Token(Settings):
@@ -53,6 +53,30 @@ class Edge(Settings):
     """How much worse `gate.metric` may be than the server's on the hold-out."""
 
 
+class Rollout(Settings):
+    """How a version meets the users' requests before it takes the champion's place."""
+
+    mode: Literal["canary", "shadow"]
+    """`canary`: its answers go out to a share of the requests; `shadow`: the champion's go out, and its own are made beside them and logged."""
+    share: float = Field(default=0.1, gt=0, le=1)
+    """Share of the requests that it is given; of a canary one half at most."""
+    requests: Positive = 500
+    """How many of its answers are waited for."""
+    timeout: Duration = timedelta(minutes=30)
+    """How long they are waited for. A version that has met too few requests by then is not promoted."""
+    slower: float = Field(default=2.0, gt=1)
+    """How many times the champion's median and 95th percentile of an answer's processor time its own may be."""
+
+    @model_validator(mode="after")
+    def _leaves_enough_to_compare_with(self) -> Self:
+        if self.mode == "canary" and self.share > 0.5:
+            raise ValueError(
+                f"share {self.share:g} of a canary is more than one half, which leaves the champion too little to be compared by; "
+                "lower it, or use `mode: shadow`"
+            )
+        return self
+
+
 class Deployment(Settings):
     """Where the champion serves."""
 
@@ -70,6 +94,9 @@ class Deployment(Settings):
     """Which devices get each new champion; none when absent."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference between a score of the evaluation and the service's answer to the same row."""
+
+    rollout: Rollout | None = None
+    """How a version meets the users' requests before it is promoted; when absent, not before its answers to recorded rows have been found right."""
 
     @property
     def stages(self) -> tuple[str, ...]:

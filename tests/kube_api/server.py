@@ -413,6 +413,8 @@ class ApiServer:
         if isinstance(call.body, list):
             patch_json(changed, call.body)
         else:
+            if "apply-patch" in call.content_type and call.plural == "services" and "selector" in call.body.get("spec", {}):
+                changed["spec"].pop("selector", None)  # which is applied as a whole
             ours = {name: value for name, value in copy.deepcopy(call.body).items() if (name == "status") == (call.sub == "status")}
             merge(changed, ours, by_key="json" not in call.content_type or "strategic" in call.content_type)
         if changed == self._objects[call.key]:

@@ -1,16 +1,22 @@
+import re
+from collections import Counter
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import DataError, Held
 from pipelines_lib.jobs import deploy as deploy_job
+from pipelines_lib.jobs import rollout as rollout_job
 from pipelines_lib.jobs import verify as verify_job
 from pipelines_lib.serving import local
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import read_json, write_json
+from pipelines_lib.use_case.serving import Deployment, Rollout
 
 DAY = "2026-01-05"
+RECORD = {"amount": 0.5, "age": 40, "member": True, "country": "de"}
 
 
 class FakeRegistry:
@@ -47,10 +53,11 @@ def root(sandbox):
 def release(sandbox, shop, root, promoted):
     """Returns `release(version, package, **params)`: runs deploy and verify as a training run of that version."""
 
-    def run(version, package, stages=("deploy", "verify"), **params):
+    def run(version, package, stages=("deploy", "verify"), rollout=None, **params):
+        use_case = shop if rollout is None else shop.model_copy(update={"deployment": Deployment(rollout=rollout)})
         model = ModelRef(name="shop", version=version, package=package, run_id="mlflow")
         for name in stages:
-            stage = sandbox.stage(name, shop, DAY, run_id=f"v{version}")
+            stage = sandbox.stage(name, use_case, DAY, run_id=f"v{version}")
             spec = stage.spec.model_copy(update={"params": params})
             stage = type(stage)(spec, stage.use_case, stage.profile, stage.project)
             register = JobResult(stage="register", outputs={"model": model.model_dump(mode="json")})
@@ -113,6 +120,36 @@ def test_from_the_first_version_to_a_bad_one(release, make_package, root, promot
     assert read_pointer(root).model.version == 2
     release(1, first, force=True)
     assert (read_pointer(root).model.version, promoted) == (1, [1, 2, 1])
+
+
+def test_a_canary_meets_users_before_it_is_promoted(  # noqa: PLR0917
+    release, make_package, root, promoted, sandbox, monkeypatch
+):
+    monkeypatch.setattr(rollout_job, "LOOK_SECONDS", 0.1)
+    canary = Rollout(mode="canary", share=0.5, requests=30)
+    release(1, make_package(root), rollout=canary)  # with nobody to compare with
+    [users] = local.running(sandbox.project)
+    answered, stop = Counter(), Event()
+
+    def keep_asking():
+        while not stop.is_set():
+            status, answer = local.ask(users.port, "/invocations", {"dataframe_records": [RECORD], "params": {"partition_key": DAY}})
+            answered[status, answer.get("model_version")] += 1
+
+    asker = Thread(target=keep_asking)
+    asker.start()
+    try:
+        result = release(2, make_package(root, bias=1), rollout=canary)
+    finally:
+        stop.set()
+        asker.join()
+    found = result.figures["rollout"]
+    assert (found["challenger"]["errors"], found["champion"]["errors"]) == (0, 0)
+    assert found["challenger"]["requests"] >= 30
+    assert {status for status, _ in answered} == {200}
+    assert answered[200, "2"] >= 30
+    assert re.search(r"failed on 0 of \d+ requests of its canary and is the champion", result.reason)
+    assert (read_pointer(root).state, read_pointer(root).traffic, promoted) == ("serving", None, [1, 2])
 
 
 def test_a_first_version_that_fails_leaves_nothing_serving(release, make_package, root, sandbox, promoted):

@@ -177,6 +177,33 @@ def test_an_api_server_that_does_not_answer_is_asked_again_by_a_retry(place: Clu
         place.put_up(candidate=True)
 
 
+@pytest.mark.parametrize(("ready", "share", "pods"), [(2, 0.1, None), (9, 0.1, 1), (20, 0.1, 2), (2, 0.5, 2), (0, 0.5, None)])
+def test_users_reach_as_many_pods_of_a_candidate_as_the_share_grants(
+    place: Cluster, kube_api: ApiServer, apps: AppsV1Api, *, ready: int, share: float, pods: int | None
+) -> None:
+    place.put_up(candidate=False)
+    place.put_up(candidate=True)
+    apps.patch_namespaced_deployment_status("serving-shop", "sluice", {"status": {"replicas": ready, "readyReplicas": ready}})
+
+    def selected() -> list[str]:
+        service = kube_api.get("services", "serving-shop")
+        assert service is not None
+        found = [kube_api.get("deployments", f"{name}-shop", group="apps") for name in ("serving", "candidate")]
+        labels = [made["spec"]["template"]["metadata"]["labels"] for made in found if made is not None]
+        return [label["track"] for label in labels if service["spec"]["selector"].items() <= label.items()]
+
+    assert place.admit(share) == (pods is not None)
+    candidate = kube_api.get("deployments", "candidate-shop", group="apps")
+    assert candidate is not None
+    assert candidate["spec"]["replicas"] == pods or 1
+    assert selected() == (["champion", "candidate"] if pods else ["champion"])
+    place.put_up(candidate=False)
+    assert selected() == ["champion"], "the next deployment takes it back"
+    place.admit(share)
+    place.end(candidate=True)
+    assert selected() == ["champion"]
+
+
 # --- waiting for the servers ------------------------------------------------------------------------------------
 
 
