@@ -3,7 +3,7 @@ import pytest
 
 from pipelines_lib.monitoring.drift import compare
 from pipelines_lib.monitoring.encoding import MISSING, Encoder
-from pipelines_lib.monitoring.joint import joint_drift, separation
+from pipelines_lib.monitoring.joint import _cross_fitted, joint_drift, separation
 from pipelines_lib.monitoring.sketch import profile_columns
 
 TYPES = {"a": "number", "b": "number", "c": "number", "kind": "string", "said": "text"}
@@ -47,6 +47,25 @@ def test_quiet_windows_stay_within_the_noise(profile):
     assert np.mean([auc for auc, _, _ in windows]) == pytest.approx(0.5, abs=0.02)
     assert np.std([auc for auc, _, _ in windows]) < 1.25 * windows[0][1]
     assert sum(joint_drift(then, spread(profile, rows(rng, 100)), 0.2, n_reference=300, n_now=100).drifted for _ in range(20)) <= 1
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_what_the_others_predict_of_a_fold_solves_their_normal_equations(scale):
+    rng = np.random.default_rng(4)
+    rows, target, folds = scale * rng.normal(size=(60, 4)), rng.normal(size=60), np.arange(60) % 5
+    rows[1] = rows[0]
+    kernel = rows @ rows.T
+    found = _cross_fitted(kernel, folds, target)
+    for fold in range(5):
+        known, asked = folds != fold, folds == fold
+        inner = kernel[np.ix_(known, known)]
+        learned = np.linalg.solve(inner + np.trace(inner) / len(inner) * np.eye(len(inner)), target[known])
+        np.testing.assert_allclose(found[asked], kernel[np.ix_(asked, known)] @ learned, atol=1e-6)
+
+
+def test_rows_that_are_all_alike_are_told_apart_by_nothing():
+    auc, _, _ = separation(np.ones((50, 3)), np.ones((60, 3)))
+    assert auc == 0.5
 
 
 def test_too_few_rows_say_nothing(profile):
