@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -17,11 +16,10 @@ from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring import joint
-from pipelines_lib.monitoring.answers import answered, columns_of, main_version
-from pipelines_lib.monitoring.drift import ColumnDrift, compare
+from pipelines_lib.monitoring.answers import answered, main_version
 from pipelines_lib.monitoring.health import health
 from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, performance_row, window
+from pipelines_lib.monitoring.joint import drift_of_answers
 from pipelines_lib.monitoring.performance import estimated, realised
 from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.monitoring.sketch import DataProfile
@@ -52,7 +50,7 @@ def main(stage: Stage) -> JobResult:
     model = model_of(stage, version)
     reference = reference_of(stage, model)
     rows_now = _answers_of(tables, key, version)
-    drifts = _drifts(stage, reference, DataProfile.from_json(row["profile_json"]), rows_now)
+    drifts = drift_of_answers(reference, DataProfile.from_json(row["profile_json"]), rows_now, stage.use_case.monitoring.psi)
     if not drifts:
         raise DataError(f"version {version} was trained on none of the columns that {key} has; train again with the use case as it is now")
     rows = drift_rows(drifts, version)
@@ -108,28 +106,6 @@ def _answers_of(tables: Tables, partition_key: str, version: int) -> pa.Table:
     rows = answered(tables, partition_key)
     assert rows is not None
     return rows.filter(pc.equal(rows["model_version"], version))
-
-
-def _drifts(stage: Stage, reference: Reference, now: DataProfile, answers: pa.Table) -> list[ColumnDrift]:
-    """Of each column, and of the inputs together that have not drifted by themselves."""
-    threshold = stage.use_case.monitoring.psi
-    drifts = compare(reference.profile, now, threshold, reference.importance)
-    if reference.sample is None or not drifts:
-        return drifts
-    encoder = reference.encoder(reference.sample.columns)
-    quiet = {drift.column for drift in drifts if not drift.drifted}
-    kept = [name in quiet for name in encoder.names]
-    places = np.unique(np.linspace(0, answers.num_rows - 1, min(joint.ROWS, answers.num_rows)).astype(np.int64))
-    some = answers.take(pa.array(places))
-    codes = encoder.encode(columns_of(some, reference), some.num_rows)
-    together = joint.joint_drift(
-        encoder.spread(reference.sample.codes, kept),
-        encoder.spread(codes, kept),
-        threshold,
-        n_reference=reference.profile.n_rows,
-        n_now=answers.num_rows,
-    )
-    return drifts if together is None else [*drifts, together]
 
 
 def _performance(

@@ -214,7 +214,7 @@ def windows(tables: Tables, use_case: UseCase, partition_keys: Sequence[str]) ->
     drift = _by_partition(tables, "drift", partition_keys)
     performance = _by_partition(tables, "performance", partition_keys)
     quality = _by_partition(tables, "quality", partition_keys)
-    return [_window(use_case, key, rows, performance.get(key), quality.get(key)) for key, rows in sorted(drift.items())]
+    return [measured_window(use_case, key, rows, performance.get(key), quality.get(key)) for key, rows in sorted(drift.items())]
 
 
 def last_windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[Window]:
@@ -242,7 +242,10 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
     )
 
 
-def _window(use_case: UseCase, partition_key: str, drift: pa.Table, performance: pa.Table | None, quality: pa.Table | None) -> Window:
+def measured_window(
+    use_case: UseCase, partition_key: str, drift: pa.Table, performance: pa.Table | None, quality: pa.Table | None
+) -> Window:
+    """The window that one partition's rows of the tables `drift`, `performance` and `quality` make."""
     found = window(partition_key, drift, use_case.monitoring.psi)
     held = [] if quality is None else [row["observed"] for row in quality.to_pylist() if row["kind"] == "partition" and not row["success"]]
     return replace(

@@ -10,8 +10,12 @@ from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
-from pipelines_lib.monitoring.drift import ColumnDrift
+from pipelines_lib.monitoring.answers import columns_of
+from pipelines_lib.monitoring.drift import ColumnDrift, compare
+from pipelines_lib.monitoring.reference import Reference
+from pipelines_lib.monitoring.sketch import DataProfile
 
 Floats = npt.NDArray[np.float64]
 
@@ -26,6 +30,27 @@ _PRECISION = 1e-8
 _SHARED = math.sqrt(2)
 """The folds learn from rows that they share, and so err together: by up to 1.4 times what Mann and Whitney's law says, as simulation shows."""
 _Z95, _Z99 = 1.6449, 2.3263
+
+
+def drift_of_answers(reference: Reference, now: DataProfile, answers: pa.Table, threshold: float) -> list[ColumnDrift]:
+    """Drift of each column, and of the inputs together that have not drifted by themselves. `now` is the profile of `answers`."""
+    drifts = compare(reference.profile, now, threshold, reference.importance)
+    if reference.sample is None or not drifts:
+        return drifts
+    encoder = reference.encoder(reference.sample.columns)
+    quiet = {drift.column for drift in drifts if not drift.drifted}
+    kept = [name in quiet for name in encoder.names]
+    places = np.unique(np.linspace(0, answers.num_rows - 1, min(ROWS, answers.num_rows)).astype(np.int64))
+    some = answers.take(pa.array(places))
+    codes = encoder.encode(columns_of(some, reference), some.num_rows)
+    together = joint_drift(
+        encoder.spread(reference.sample.codes, kept),
+        encoder.spread(codes, kept),
+        threshold,
+        n_reference=reference.profile.n_rows,
+        n_now=answers.num_rows,
+    )
+    return drifts if together is None else [*drifts, together]
 
 
 def separation(then: Floats, now: Floats) -> tuple[float, float, float]:
