@@ -43,7 +43,12 @@ def _parser() -> argparse.ArgumentParser:
         device = verb(name, about)
         device.add_argument("--folder", type=Path, default=Path("bundle"), help="Where this device keeps its bundles (bundle).")
         if name != "back":
-            device.add_argument("--key", required=True, help="The file with the public key that is trusted.", type=Path)
+            device.add_argument(
+                "--key",
+                required=True,
+                help="The file with the public key that is trusted; several, one a line, the newest first.",
+                type=Path,
+            )
         if name == "pull":
             device.add_argument("source", help="The group's folder in the store, or its https:// address.")
             device.add_argument("--device", required=True, help="The id of this device, which says when it gets a candidate.")
@@ -54,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         ("release", "Make a bundle of the version that serves, and put it up for a share of a group's devices."),
         ("widen", "Give the candidate to more devices; to all with 1."),
         ("rollback", "Take the candidate back, or go back to the stable bundle before."),
+        ("resign", "Sign what a group's devices are pointed to with another key."),
         ("status", "Show what a group's devices are pointed to."),
         ("key", "Print the public key, for the devices."),
     ):
@@ -64,6 +70,8 @@ def _parser() -> argparse.ArgumentParser:
             operator.add_argument("--group", default="all", help="The group of devices (all).")
         if name in {"release", "widen"}:
             operator.add_argument("--share", type=_share, default=1.0, help="Share of the devices, 0 to 1 (1).")
+        if name == "resign":
+            operator.add_argument("--was", required=True, help="The connection whose password is the key that signed it.")
         if name == "release":
             operator.add_argument(
                 "--precision", choices=("fp32", "fp16", "int8", "int8_static"), default="int8", help="Format of the weights (int8)."
@@ -80,25 +88,25 @@ def _share(text: str) -> float:
 
 def _on_device(given: argparse.Namespace) -> int:
     from pipelines_lib.edge import device  # noqa: PLC0415
-    from pipelines_lib.edge.bundle import public_key  # noqa: PLC0415
+    from pipelines_lib.edge.bundle import public_keys  # noqa: PLC0415
+    from pipelines_lib.edge.rows import answers  # noqa: PLC0415
 
     if given.what == "back":
         return _say(device.roll_back(given.folder))
     try:
-        key = public_key(given.key.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BadInput(f"the public key can't be read ({error}); `sluice edge key` prints it") from error
+        keys = public_keys(given.key.read_text(encoding="utf-8", errors="replace"))
+    except (OSError, DataError) as error:
+        raise BadInput(f"the public key can't be read from {given.key} ({error}); `sluice edge key` prints it") from error
     if given.what == "pull":
-        given.folder.mkdir(parents=True, exist_ok=True)
-        return _say(device.pull(given.source, given.folder, given.device, key))
-    bundle = device.opened(given.folder, key)
+        return _say(device.pull(given.source, given.folder, given.device, keys))
+    bundle = device.opened(given.folder, keys)
     if given.what == "verify":
         return _say({name: bundle.manifest[name] for name in ("use_case", "version", "precision", "package")})
     # Bytes that are no UTF-8 reach the row they stand in, which is refused alone.
     if given.file is None:
         if isinstance(sys.stdin, io.TextIOWrapper):
             sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        return _predict(device.answers(bundle, sys.stdin, as_csv=given.csv))
+        return _predict(answers(bundle, sys.stdin, as_csv=given.csv))
     try:
         rows: TextIO = given.file.open(encoding="utf-8", errors="surrogateescape", newline="")
     except OSError as error:
@@ -106,12 +114,12 @@ def _on_device(given: argparse.Namespace) -> int:
             f"the rows can't be read ({error}); name a file that is there and may be read, or leave it out and send them on standard input"
         ) from error
     with rows:
-        return _predict(device.answers(bundle, rows, as_csv=given.csv))
+        return _predict(answers(bundle, rows, as_csv=given.csv))
 
 
-def _predict(answers: Any) -> int:
+def _predict(said: Any) -> int:
     wrong = 0
-    for answer in answers:
+    for answer in said:
         wrong += "error" in answer
         _say(answer)
     return 2 if wrong else 0
@@ -136,6 +144,8 @@ def _operate(given: argparse.Namespace) -> int:
         return _say(release.pointer(group, key))
     if given.what == "rollback":
         return _say(release.roll_back(group, key))
+    if given.what == "resign":
+        return _say(release.resign(group, key, release.private_key(connection(given.was, os.environ))))
     if given.what == "widen":
         return _say(release.widen(group, key, given.share))
     from pipelines_lib.registry.package import Package  # noqa: PLC0415

@@ -1,29 +1,28 @@
 """What an operator does: make a bundle of a package, and say which devices of a group get it.
 
-`<root>/edge/<group>/` holds the bundles, and `pointer.json`, which is signed as they are: the `stable` bundle of all devices, the
-`candidate` that a `share` of them gets first, and the `previous` stable one. Its `serial` rises, so that a device can't be led back to an older one.
+`<root>/edge/<group>/` holds the bundles, and `pointer.json`, signed as they are, which says who gets which (`rollout`). Its `serial` rises, so that
+a device can't be led back to an older one, and it names its `group`, so that it can't be led into another.
 """
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, get_args
 
 import numpy as np
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import JsonValue
 
 from pipelines_lib.connections import Connection
-from pipelines_lib.contracts import safe_name
-from pipelines_lib.edge.bundle import FORMAT, MANIFEST, MODEL, TRANSFORM, sealed, unsealed
+from pipelines_lib.edge.bundle import FORMAT, MANIFEST, MODEL, POINTER, TRANSFORM, manifest_of, name_of, pointer_of, sealed
 from pipelines_lib.edge.precision import Precision, compared, in_precision
+from pipelines_lib.edge.rollout import NOTHING, Pointer, offered, taken_back, widened
 from pipelines_lib.errors import BadInput, ConfigError, Held
 from pipelines_lib.features.transform import Arrays
 from pipelines_lib.registry.package import Package
 from pipelines_lib.store import StorePath, update_json, write_bytes
-
-POINTER = "pointer.json"
 
 
 def private_key(given: Connection) -> Ed25519PrivateKey:
@@ -78,70 +77,74 @@ def release(
         **asdict(given.decision),
         "features": {feature.name: feature.type for feature in given.features},
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        "sizes": {name: len(data) for name, data in files.items()},
     }
-    content = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    name = f"{safe_name(f'v{version}')}-{precision}-{content[:12]}"
+    name = name_of(manifest)
     for file, data in files.items():
         write_bytes(group / name / file, data)
-    write_bytes(group / name / MANIFEST, (json.dumps(sealed(manifest, key), indent=1, ensure_ascii=False) + "\n").encode())
+    _write_manifest(group / name, manifest, key)
 
-    def put(now: dict[str, Any]) -> dict[str, Any]:
-        # What was widened meanwhile stays so when the same release is made again.
-        if now["stable"] == name or (now["candidate"] == name and share <= now["share"]):
-            return now
-        if now["stable"] is None or share >= 1:
-            return _for_all(now, name)
-        return {**now, "candidate": name, "share": share}
-
-    _change(group, key, put)
+    _change(group, key, partial(offered, bundle=name, share=share))
     return name, figures
 
 
-def widen(group: StorePath, key: Ed25519PrivateKey, share: float) -> dict[str, Any]:
+def widen(group: StorePath, key: Ed25519PrivateKey, share: float) -> Pointer:
     """Give the candidate to a share of devices; with 1 it becomes the stable bundle. Raises `BadInput` where there is none."""
-
-    def wider(now: dict[str, Any]) -> dict[str, Any]:
-        if now["candidate"] is None:
-            raise BadInput(f"{group} has no candidate to widen; release one")
-        return _for_all(now, now["candidate"]) if share >= 1 else {**now, "share": share}
-
-    return _change(group, key, wider)
+    return _change(group, key, partial(widened, share=share))
 
 
-def roll_back(group: StorePath, key: Ed25519PrivateKey) -> dict[str, Any]:
+def roll_back(group: StorePath, key: Ed25519PrivateKey) -> Pointer:
     """Take the candidate away from all devices; where there is none, go back to the previous stable bundle. Raises `BadInput` where there is neither."""
-
-    def back(now: dict[str, Any]) -> dict[str, Any]:
-        if now["candidate"] is not None:
-            return {**now, "candidate": None, "share": 0.0}
-        if now["previous"] is None:
-            raise BadInput(f"{group} has nothing to go back to; release another version")
-        return {**now, "stable": now["previous"], "previous": None}
-
-    return _change(group, key, back)
+    return _change(group, key, taken_back)
 
 
-def pointer(group: StorePath, key: Ed25519PrivateKey) -> dict[str, Any]:
+def pointer(group: StorePath, key: Ed25519PrivateKey) -> Pointer:
     """What the group points to. Raises `BadInput` where nothing was released, `DataError` where another key signed it."""
+    return _pointer(group, [key.public_key()])
+
+
+def resign(group: StorePath, key: Ed25519PrivateKey, was: Ed25519PrivateKey) -> Pointer:
+    """Sign with `key` what `was` signed: the bundles that the group points to, then its pointer. Done again it only raises the serial."""
+    keys = [key.public_key(), was.public_key()]
+    now = _pointer(group, keys)
+    for name in dict.fromkeys(now[which] for which in ("stable", "candidate", "previous")):
+        if name is not None:
+            path = group / name / MANIFEST
+            _write_manifest(group / name, manifest_of(path.read_bytes(), keys, str(path), name), key)
+    return _change(group, key, dict, keys)  # a copy: written, and nothing in it changed
+
+
+def _pointer(group: StorePath, keys: Sequence[Ed25519PublicKey]) -> Pointer:
     if not (group / POINTER).exists():
         raise BadInput(f"nothing was released to {group}; `sluice edge release` does it")
-    return unsealed((group / POINTER).read_bytes(), key.public_key(), str(group / POINTER))
+    return pointer_of((group / POINTER).read_bytes(), keys, str(group / POINTER))
 
 
-def _for_all(now: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {**now, "stable": name, "previous": now["stable"], "candidate": None, "share": 0.0}
+def _write_manifest(bundle: StorePath, manifest: Mapping[str, Any], key: Ed25519PrivateKey) -> None:
+    write_bytes(bundle / MANIFEST, (json.dumps(sealed(manifest, key), indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def _change(group: StorePath, key: Ed25519PrivateKey, change: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    written: dict[str, Any] = {}
+def _id(group: StorePath) -> str:
+    """The group's name, with its use case's: a key may sign for several."""
+    return f"{group.parent.parent.name}/{group.name}"
+
+
+def _change(
+    group: StorePath,
+    key: Ed25519PrivateKey,
+    change: Callable[[Pointer], Pointer],
+    keys: Sequence[Ed25519PublicKey] = (),
+) -> Pointer:
+    """Change the pointer, which one of `keys` signed (`key`'s own, where none is given); where `change` returns what it was given, nothing is written."""
+    written: Pointer = {}
 
     def next_of(found: JsonValue) -> JsonValue:
-        now: dict[str, Any] = {"format": 1, "serial": 0, "stable": None, "candidate": None, "previous": None, "share": 0.0}
+        now: Pointer = {"format": 1, "serial": 0, "group": _id(group), **NOTHING}
         if found is not None:
-            now = unsealed(json.dumps(found).encode(), key.public_key(), str(group / POINTER))
+            now = pointer_of(json.dumps(found).encode(), keys or [key.public_key()], str(group / POINTER))
         changed = change(now)
-        written.update(changed if changed == now else {**changed, "serial": now["serial"] + 1})
-        return None if changed == now else sealed(written, key)
+        written.update(now if changed is now else {**changed, "group": _id(group), "serial": now["serial"] + 1})
+        return None if changed is now else sealed(written, key)
 
     update_json(group / POINTER, next_of)
     return written

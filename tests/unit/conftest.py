@@ -33,7 +33,7 @@ def cases(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_package() -> Callable[..., str]:
     """Returns `make(root, bias=0.0, rows=None, steps=(), catalogue=None, **manifest)`: writes a binary model below `root` and returns its path below the store.
 

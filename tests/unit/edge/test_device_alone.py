@@ -5,14 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from pipelines_lib.edge.release import release
 from pipelines_lib.registry.package import Package
+from tests.unit.edge.conftest import KEY, ROW
 
 ROOT = Path(__file__).parents[3]
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-ROW = {"amount": 0.5, "age": 30, "member": True, "country": "de"}
 DEVICE = """
 import sys
 from importlib.abc import MetaPathFinder

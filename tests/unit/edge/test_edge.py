@@ -10,39 +10,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pipelines_lib.connections import Connection
 from pipelines_lib.edge import device, release
 from pipelines_lib.edge.__main__ import main
-from pipelines_lib.edge.bundle import within
+from pipelines_lib.edge.rollout import within
+from pipelines_lib.edge.rows import answers
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Held, Unavailable
-from pipelines_lib.registry.package import Package, predicted
+from pipelines_lib.registry.package import predicted
 from tests.unit.conftest import training_rows
-
-KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
-PUBLIC = KEY.public_key()
-ROW = {"amount": 0.5, "age": 30, "member": True, "country": "de"}
-
-
-@pytest.fixture
-def group(tmp_path):
-    return tmp_path / "shop" / "edge" / "all"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "device").mkdir()
-    return tmp_path / "device"
-
-
-@pytest.fixture
-def package(tmp_path, make_package):
-    return Package.open(tmp_path / make_package(tmp_path / "shop"))
-
-
-@pytest.fixture
-def put(tmp_path, make_package, group):
-    def put(version=1, share=1.0, precision="fp16", key=KEY):
-        package = Package.open(tmp_path / make_package(tmp_path / "shop", bias=float(version)))
-        return release.release(package, group, key, version=version, precision=precision, share=share, bound=0.05)[0]
-
-    return put
+from tests.unit.edge.conftest import KEY, PUBLIC, ROW
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8_static"])
@@ -67,7 +40,7 @@ def test_a_device_predicts_from_the_operating_point_on_as_the_service_does(packa
     device.pull(str(group), folder, "d1", PUBLIC)
     columns = package.holdout().columns
     lines = [json.dumps(dict(zip(columns, values, strict=True))) for values in zip(*columns.values(), strict=True)]
-    said = [answer["prediction"] for answer in device.answers(device.opened(folder, PUBLIC), lines, as_csv=False)]
+    said = [answer["prediction"] for answer in answers(device.opened(folder, PUBLIC), lines, as_csv=False)]
     assert said == predicted(package.manifest, scores)[0]
     assert said != [package.manifest.classes[place] for place in scores.argmax(axis=1)]
 
@@ -93,7 +66,7 @@ def test_a_candidate_reaches_its_share_is_widened_and_taken_back(put, group):
     assert first < {each for each in devices if within(each, candidate, 0.6)}
     assert all(within(each, candidate, 1.0) and not within(each, candidate, 0.0) for each in devices)
     assert release.pointer(group, KEY) | {"serial": 0} == {
-        "format": 1, "serial": 0, "stable": stable, "candidate": candidate, "previous": None, "share": 0.3,
+        "format": 1, "serial": 0, "group": "shop/all", "stable": stable, "candidate": candidate, "previous": None, "share": 0.3,
     }  # fmt: skip
     assert release.widen(group, KEY, 0.6)["share"] == 0.6
     assert release.widen(group, KEY, 1.0)["stable"] == candidate
@@ -171,20 +144,20 @@ def test_without_the_store_the_device_goes_on(put, group, folder):
 
 
 def test_a_pull_that_was_cut_off_goes_on_where_it_was(put, group, folder, monkeypatch):
-    name, fetched, fetch = put(1), [], device._fetch
+    name, fetched, fetch = put(1), [], device.fetch
 
-    def cut(source, file):
+    def cut(source, file, most):
         if file.endswith("transform.json"):
             raise Unavailable("cut off")
-        return fetch(source, file)
+        return fetch(source, file, most)
 
-    monkeypatch.setattr(device, "_fetch", cut)
+    monkeypatch.setattr(device, "fetch", cut)
     with pytest.raises(Unavailable):
         device.pull(str(group), folder, "d1", PUBLIC)
-    monkeypatch.setattr(device, "_fetch", lambda source, file: fetched.append(file) or fetch(source, file))
+    monkeypatch.setattr(device, "fetch", lambda source, file, most: fetched.append(file) or fetch(source, file, most))
     device.pull(str(group), folder, "d1", PUBLIC)
-    assert fetched == ["pointer.json", f"{name}/manifest.json", f"{name}/transform.json"]
-    assert sorted(path.name for path in folder.iterdir()) == ["current.json", name]
+    assert fetched == ["pointer.json", f"{name}/transform.json"]
+    assert sorted(path.name for path in folder.iterdir()) == ["current.copy.json", "current.json", name]
 
 
 def test_a_device_goes_back_by_itself_and_does_not_take_that_bundle_again(put, group, folder):
@@ -221,7 +194,7 @@ def test_each_bad_row_says_what_is_wrong_and_the_others_are_answered(put, group,
         json.dumps(ROW | {"country": ["de"]}),
         json.dumps(ROW | {"age": None}),
     ]
-    found = list(device.answers(bundle, lines, as_csv=False))
+    found = list(answers(bundle, lines, as_csv=False))
     assert [answer["line"] for answer in found if "error" not in answer] == [1, 7]
     assert [found[0]["prediction"] in {"yes", "no"}, len(found[0]["scores"])] == [True, 2]
     for answer, said in zip(
@@ -229,7 +202,7 @@ def test_each_bad_row_says_what_is_wrong_and_the_others_are_answered(put, group,
     ):
         assert said in answer["error"]
     csv = ["amount,age,member,country\n", "0.5,30,true,de\n", "0.5,30\n", "0.5,,true,de\n"]
-    by_csv = list(device.answers(bundle, csv, as_csv=True))
+    by_csv = list(answers(bundle, csv, as_csv=True))
     assert by_csv[0]["scores"] == found[0]["scores"]
     assert "2 values under a header of 4" in by_csv[1]["error"]
     assert by_csv[2]["scores"] == found[6]["scores"]
@@ -243,7 +216,7 @@ def test_a_key_that_is_none_is_refused_without_quoting_it():
 
 def test_the_command_pulls_verifies_and_predicts(put, group, tmp_path, capsys, monkeypatch):
     put(1)
-    (tmp_path / "public").write_text(PUBLIC.public_bytes_raw().hex() + "\n")
+    (tmp_path / "public").write_text(PUBLIC[0].public_bytes_raw().hex() + "\n")
     key = ["--folder", str(tmp_path / "device"), "--key", str(tmp_path / "public")]
     assert main(["pull", str(group), "--device", "d1", *key]) == 0
     assert main(["verify", *key]) == 0
