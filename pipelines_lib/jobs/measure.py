@@ -49,7 +49,9 @@ def main(stage: Stage) -> JobResult:
         )
     model = model_of(stage, version)
     reference = reference_of(stage, model)
-    rows_now = _answers_of(tables, key, version)
+    rows_now = _answers_of(stage, key, version)
+    if not rows_now.num_rows:
+        raise DataError(f"the answers of version {version} on {key} have been replaced since they were profiled; clear `profile`")
     drifts = drift_of_answers(reference, DataProfile.from_json(row["profile_json"]), rows_now, stage.use_case.monitoring.psi)
     if not drifts:
         raise DataError(f"version {version} was trained on none of the columns that {key} has; train again with the use case as it is now")
@@ -57,10 +59,12 @@ def main(stage: Stage) -> JobResult:
     tables.write("drift", key, rows)
     found = window(key, rows)
     performance, guess = _performance(stage, key, model, reference, rows_now)
-    filled = list(_newly_labelled(stage, tables))
-    for earlier in filled:
-        then = _answers_of(tables, earlier.partition_key, earlier.model.version)
-        _performance(stage, earlier.partition_key, earlier.model, reference_of(stage, earlier.model), then)
+    filled = []
+    for earlier in _newly_labelled(stage, tables):
+        then = _answers_of(stage, earlier.partition_key, earlier.model.version)
+        if then.num_rows:
+            _performance(stage, earlier.partition_key, earlier.model, reference_of(stage, earlier.model), then)
+            filled.append(earlier)
     drifted = [drift.column for drift in drifts if drift.drifted]
     return JobResult(
         stage="measure",
@@ -101,11 +105,10 @@ def reference_profile(stage: Stage, model: ModelRef) -> DataProfile:
     return reference_of(stage, model).profile
 
 
-def _answers_of(tables: Tables, partition_key: str, version: int) -> pa.Table:
-    """One version's; there are some."""
-    rows = answered(tables, partition_key)
-    assert rows is not None
-    return rows.filter(pc.equal(rows["model_version"], version))
+def _answers_of(stage: Stage, partition_key: str, version: int) -> pa.Table:
+    """One version's; none where another has scored the partition anew since."""
+    rows = answered(Tables(stage.root), stage.use_case, partition_key)
+    return pa.table({}) if rows is None else rows.filter(pc.equal(rows["model_version"], version))
 
 
 def _performance(

@@ -1,4 +1,4 @@
-"""Summarise what the service was asked and answered on a partition: the first stage of the monitoring pipeline.
+"""Summarise what was asked and answered on a partition: the first stage of the monitoring pipeline.
 
 python -m pipelines_lib.jobs.profile --spec spec.json
 """
@@ -20,8 +20,8 @@ def main(stage: Stage) -> JobResult:
     """One pass over the partition's answers, kept as one row of `profiles`."""
     key = stage.spec.partition_key
     tables = Tables(stage.root)
-    rows = answered(tables, key)
-    if rows is not None and (n_files := tables.compact("predictions", key)):
+    rows = answered(tables, stage.use_case, key)
+    if rows is not None and stage.use_case.answers == "service" and (n_files := tables.compact("predictions", key)):
         log.info("%s files of answers are in fewer now", f"{n_files:,}")
     profile = profile_answers(rows, stage.use_case)
     by_version = versions(rows)

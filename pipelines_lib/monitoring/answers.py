@@ -1,4 +1,4 @@
-"""What the service answered on a partition: each row once, whatever the number of deliveries."""
+"""What was answered on a partition, by the service or in the table of scores: each row once, whatever the number of deliveries."""
 
 from collections import Counter
 from collections.abc import Mapping
@@ -14,8 +14,35 @@ from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.use_case import ColumnType, UseCase
 
 
-def answered(tables: Tables, partition_key: str) -> pa.Table | None:
-    """Rows of `predictions` of the partition, one a `row_id`; None where nothing was answered.
+def answered(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table | None:
+    """The partition's answers with what they were given to, one a `row_id`; None where nothing was answered."""
+    return _scored(tables, use_case, partition_key) if use_case.answers == "batch" else _served(tables, partition_key)
+
+
+def answer_keys(use_case: UseCase) -> list[str]:
+    """The columns by which an answer finds its label: a scored row keeps its name, a request brings the use case's keys."""
+    return ["row_id"] if use_case.answers == "batch" else use_case.columns_with("key")
+
+
+def _scored(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table | None:
+    """Rows of `scored` that have a score, with their features from `clean`."""
+    if partition_key not in tables.partitions("scored"):
+        return None
+    rows = tables.read("scored", [partition_key])
+    there = tables.schema("clean").names
+    given = tables.read("clean", [partition_key], columns=["row_id", *(name for name in use_case.features() if name in there)])
+    places = pc.index_in(rows["row_id"], value_set=given["row_id"])
+    # A row that was cleaned away since, or that has no score, is no answer.
+    is_answer = pc.and_(pc.is_valid(rows["score"]), pc.is_valid(places))
+    rows, given = rows.filter(is_answer), given.take(places.filter(is_answer))
+    for name in given.column_names:
+        if name not in rows.column_names:
+            rows = rows.append_column(name, given[name])
+    return rows
+
+
+def _served(tables: Tables, partition_key: str) -> pa.Table | None:
+    """Rows of `predictions`.
 
     A client that asked again under the same id got one more answer; the newest version's counts, and among equals
     always the same one, so the order of the files has no say.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.compare import draws, interval
-from pipelines_lib.monitoring.answers import columns_of
+from pipelines_lib.monitoring.answers import answer_keys, columns_of
 from pipelines_lib.monitoring.estimate import Calibration, Estimated, LossModel
 from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
 from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
@@ -43,7 +43,7 @@ def realised(
     operating_point: float | None = None,
 ) -> Performance | None:
     """Performance of `answers` (one version's), or None where no key tells which label belongs to which answer."""
-    keys = use_case.columns_with("key")
+    keys = answer_keys(use_case)
     if not keys or not all(key in answers.column_names and key in labelled.column_names for key in keys):
         return None
     truth = {
@@ -128,6 +128,6 @@ def _tuples(table: pa.Table, keys: Sequence[str], use_case: UseCase) -> list[tup
     """The keys of each row. A time is logged as it was sent, and may be written in many ways."""
     columns = {key: table[key].combine_chunks() for key in keys}
     for key, column in columns.items():
-        if use_case.columns[key].type == "timestamp" and pa.types.is_string(column.type):
+        if key in use_case.columns and use_case.columns[key].type == "timestamp" and pa.types.is_string(column.type):
             columns[key], _ = cast(column, "timestamp")
     return list(zip(*(column.cast(pa.string()).to_pylist() for column in columns.values()), strict=True))

@@ -175,6 +175,11 @@ class UseCase(Settings):
         return tuple(dict.fromkeys([*own, *(asked.columns or self.training.model.item)]))
 
     @property
+    def answers(self) -> Literal["service", "batch"]:
+        """Whose answers monitoring looks at."""
+        return self.monitoring.answers or ("batch" if self.deployment.batch else "service")
+
+    @property
     def entity(self) -> str | None:
         """The column that says whose row it is."""
         return next(iter(self.columns_with("entity")), None)

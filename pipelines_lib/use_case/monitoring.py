@@ -1,7 +1,7 @@
 """When drift is worth a retraining: `monitoring:`."""
 
 import datetime as dt
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,8 @@ class QuietPeriod(Settings):
 class Monitoring(Settings):
     """When drift is worth a retraining."""
 
+    answers: Literal["service", "batch"] | None = None
+    """Whose answers are looked at: what the service was asked, or the table of scores; that one when absent where `deployment.batch` asks for it."""
     min_rows: int = Field(default=200, ge=1)
     """Rows a partition needs before its figures count."""
     psi: float = Field(default=0.2, gt=0)

@@ -76,6 +76,8 @@ def disagreements(use_case: "UseCase") -> Iterator[tuple[tuple[str | int, ...], 
             ("deployment", "edge"),
             f"features {', '.join(private)} are protected with a key that no device may hold; leave them out of the features, or remove `edge`",
         )
+    if use_case.answers == "batch" and not use_case.deployment.batch:
+        yield ("monitoring", "answers"), "there is no table of scores to look at; set `deployment.batch: true`, or write `answers: service`"
     for index, step in enumerate(use_case.clean):
         for name in step.columns():
             if name not in columns:

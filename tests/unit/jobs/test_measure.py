@@ -4,9 +4,13 @@ import pytest
 
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
+from pipelines_lib.jobs import measure, profile
 from pipelines_lib.monitoring.encoding import Encoder
 from pipelines_lib.monitoring.estimate import Calibration
 from pipelines_lib.monitoring.reference import Reference, Sample
+from pipelines_lib.registry.package import Package
+from pipelines_lib.use_case import Deployment
+from tests.unit.conftest import training_rows
 
 DAY = "2026-01-05"
 
@@ -112,3 +116,51 @@ def test_inputs_weigh_what_they_are_worth_and_are_looked_at_together(answer, mon
         "predictions", "2026-01-06", rows.set_column(rows.column_names.index("amount"), "amount", together).drop_columns(["partition_key"])
     )
     assert monitor("2026-01-06")["measure"].figures["drifted"] == ["(all inputs)"]
+
+
+@pytest.fixture
+def scored(root, deploy):
+    """Returns `scored(day, version, shift=0.0)`: deploys the version and leaves what the stages prepare and score would, but no label."""
+
+    def leave(day, version, shift=0.0):
+        package = Package.open(root.parent / deploy(root, version))
+        n, rows, tables = 100, training_rows(100, seed=int(day[-2:]), shift=shift), Tables(root)
+        ids = [f"{day}:{row:03d}" for row in range(n)]
+        tables.write("clean", day, pa.table({"row_id": ids, **rows, "customer": list(range(n))}))
+        score = package.predict(rows)[:, 1].astype(float).tolist()
+        said = ["yes" if one > 0.5 else "no" for one in score]
+        made = {"row_id": ids, "prediction": [*said[:-1], None], "score": [*score[:-1], None], "model_version": [version] * n}
+        tables.write("scored", day, pa.table(made))
+        return ids, said
+
+    return leave
+
+
+def test_scores_of_a_table_are_monitored_as_answers_are(sandbox, shop, root, scored):
+    batch = shop.model_copy(update={"deployment": Deployment(batch=True)})
+    ids, said = scored(DAY, 1, shift=2.0)
+    assert sandbox.run(profile.main, "profile", batch, DAY).figures == {"n_rows": 99, "columns": 6, "versions": {"1": 99}}
+    found = sandbox.run(measure.main, "measure", batch, DAY)
+    assert set(found.figures["drifted"]) == {"amount", "age", "score", "prediction"}
+    assert found.outputs["performance"] is None
+
+    wrong = ["no" if one == "yes" else "yes" for one in said[:30]]
+    Tables(root).write("labelled", DAY, pa.table({"row_id": ids, "label": [*wrong, *said[30:]]}))
+    performance = sandbox.run(measure.main, "measure", batch, DAY).outputs["performance"]
+    assert (performance["n_rows"], performance["n_answered"]) == (99, 99)
+    assert performance["metrics"]["accuracy"] == pytest.approx(69 / 99), "a scored row is its label's, whatever its keys"
+
+
+def test_labels_of_rows_that_another_version_has_scored_since_change_nothing(sandbox, shop, root, scored):
+    batch = shop.model_copy(update={"deployment": Deployment(batch=True)})
+    scored(DAY, 1)
+    for module, name in ((profile, "profile"), (measure, "measure")):
+        sandbox.run(module.main, name, batch, DAY)
+    ids, said = scored(DAY, 2)
+    with pytest.raises(DataError, match="answers of version 1 on 2026-01-05 have been replaced since they were profiled; clear `profile`"):
+        sandbox.run(measure.main, "measure", batch, DAY)
+    Tables(root).write("labelled", DAY, pa.table({"row_id": ids, "label": said}))
+    scored("2026-01-06", 2)
+    for module, name in ((profile, "profile"), (measure, "measure")):
+        found = sandbox.run(module.main, name, batch, "2026-01-06")
+    assert found.figures["labels_came"] == []
