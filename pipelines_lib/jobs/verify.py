@@ -16,11 +16,12 @@ from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.errors import Held
+from pipelines_lib.jobs import recommended
 from pipelines_lib.jobs.deploy import place_of_stage, put_up, refuse, roll_back
 from pipelines_lib.jobs.rollout import roll_out
 from pipelines_lib.jobs.stage import Stage, Work, held_result, run_stage
 from pipelines_lib.registry.models import ModelRegistry
-from pipelines_lib.registry.package import Package
+from pipelines_lib.registry.package import Holdout, Package
 from pipelines_lib.registry.tracking import connect
 from pipelines_lib.serving.place import wait_for
 from pipelines_lib.serving.pointer import package_folder, read_pointer, write_pointer
@@ -51,6 +52,10 @@ def main(stage: Stage) -> JobResult:
         package = Package.open(package_folder(stage.root, model))
         figures = _compare(package, model, replica)
         _hold_if_wrong(stage, model, figures)
+        figures["milliseconds_single_row_champion"] = _champions_milliseconds(stage, package, model)
+        if package.manifest.recommends is not None:
+            figures["recommend"] = recommended.compare(package, recommended.users_of(stage, package), model, replica)
+            _hold_if_wrong(stage, model, figures)
         _hold_if_overtaken(stage, model)
         if rollout := roll_out(stage, model):
             figures |= rollout
@@ -91,17 +96,11 @@ def _fared(rollout: dict[str, Any]) -> str:
 def _compare(package: Package, model: ModelRef, replica: Replica) -> dict[str, Any]:
     """Ask all recorded rows at once, then some one by one; the figures say how far the answers are from the evaluation's."""
     holdout = package.holdout()
-    types = {feature.name: feature.type for feature in package.manifest.features}
-    columns = {feature: list(holdout.columns[feature]) for feature in types}
     expected = np.array(holdout.scores)
     n = len(holdout.row_ids)
 
     def ask(first: int, last: int) -> tuple[np.ndarray[Any, np.dtype[np.float64]] | None, str]:
-        inputs = [
-            {"name": feature, "shape": [last - first], "datatype": DATATYPES[types[feature]][0], "data": values[first:last]}
-            for feature, values in columns.items()
-        ]
-        status, answer = replica.ask(f"/v2/models/{model.name}/infer", {"inputs": inputs, "parameters": {"log": False}})
+        status, answer = replica.ask(f"/v2/models/{model.name}/infer", _asked(package, holdout, first, last))
         if status != 200:
             return None, f"status {status}: {answer.get('error')}"
         if answer["model_version"] != str(model.version):
@@ -130,16 +129,47 @@ def _compare(package: Package, model: ModelRef, replica: Replica) -> dict[str, A
     }
 
 
+def _champions_milliseconds(stage: Stage, package: Package, model: ModelRef) -> float | None:
+    """What the users' server takes for the same recorded rows, one by one; None where nobody else serves, or asks for other columns."""
+    replicas, _ = place_of_stage(stage).replicas(candidate=False)
+    current = read_pointer(stage.root)
+    if not replicas or current is None or current.champion in (None, model):
+        return None
+    holdout, seconds = package.holdout(), []
+    for row in range(min(SINGLE_ROWS, len(holdout.row_ids))):
+        started = time.perf_counter()
+        status, _ = replicas[0].ask(f"/v2/models/{model.name}/infer", _asked(package, holdout, row, row + 1))
+        seconds.append(time.perf_counter() - started)
+        if status != 200:
+            return None
+    return round(1000 * float(np.median(seconds)), 3)
+
+
+def _asked(package: Package, holdout: Holdout, first: int, last: int) -> dict[str, Any]:
+    """The recorded rows from `first` to before `last`, as a request that is not logged."""
+    inputs = [
+        {
+            "name": feature.name,
+            "shape": [last - first],
+            "datatype": DATATYPES[feature.type][0],
+            "data": list(holdout.columns[feature.name][first:last]),
+        }
+        for feature in package.manifest.features
+    ]
+    return {"inputs": inputs, "parameters": {"log": False}}
+
+
 def _hold_if_wrong(stage: Stage, model: ModelRef, figures: dict[str, Any]) -> None:
-    """Roll back and raise `Held` where an answer failed or is not the evaluation's."""
+    """Roll back and raise `Held` where an answer failed or is not the evaluation's, or a recommendation is not what the version scores highest."""
     tolerance = stage.use_case.deployment.tolerance
-    if figures["errors"]:
-        why = f"{figures['errors']} of {figures['requests']} requests failed ({figures['first_error']})"
-    elif not figures["largest_difference"] <= tolerance:  # NaN is no match either
-        why = f"its answers differ from the evaluation's by {figures['largest_difference']:.3g}, more than {tolerance:g} (deployment.tolerance)"
-    else:
-        return
-    refuse(stage, model, why, figures)
+    told = [("requests", "its answers differ from the evaluation's", figures)]
+    if "recommend" in figures:
+        told.append(("requests to /recommend", "its recommendations differ from its own scores", figures["recommend"]))
+    for requests, differs, found in told:
+        if found["errors"]:
+            refuse(stage, model, f"{found['errors']} of {found['requests']} {requests} failed ({found['first_error']})", figures)
+        if not found["largest_difference"] <= tolerance:  # NaN is no match either
+            refuse(stage, model, f"{differs} by {found['largest_difference']:.3g}, more than {tolerance:g} (deployment.tolerance)", figures)
 
 
 def _meet_champion(stage: Stage, model: ModelRef) -> None:

@@ -78,6 +78,7 @@ def test_from_the_first_version_to_a_bad_one(release, make_package, root, promot
     assert promoted == [1]
     assert result.figures["errors"] == 0
     assert result.figures["largest_difference"] < 1e-6
+    assert result.figures["milliseconds_single_row_champion"] is None, "nobody served before"
     assert (read_pointer(root).state, read_pointer(root).previous) == ("serving", None)
     status = read_json(root / "status" / "deployment.json")
     assert status == {
@@ -95,7 +96,7 @@ def test_from_the_first_version_to_a_bad_one(release, make_package, root, promot
     release(2, second, stages=("deploy",))
     [users] = local.running(sandbox.project)
     assert local.ask(users.port, "/v2/models/shop")[1]["versions"] == ["1"]
-    release(2, second)
+    assert release(2, second).figures["milliseconds_single_row_champion"] > 0
     assert local.ask(users.port, "/v2/models/shop")[1]["versions"] == ["2"]
     assert [path.name for path in (sandbox.project.home / "services").glob("*.json")] == ["serving-shop.json"]
     assert (read_pointer(root).model.version, read_pointer(root).previous.model.version) == (2, 1)

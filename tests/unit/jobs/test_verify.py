@@ -65,6 +65,19 @@ def test_a_wrong_answer_holds(package, monkeypatch, verdict, how, why):
     assert why in held.value.reason
 
 
+@pytest.mark.parametrize(
+    ("found", "why"),
+    [
+        ({"errors": 1, "requests": 20, "first_error": "status 500"}, r"1 of 20 requests to /recommend failed \(status 500\)"),
+        ({"errors": 0, "largest_difference": 0.25}, "its recommendations differ from its own scores by 0.25"),
+    ],
+)
+def test_wrong_recommendations_hold(package, sandbox, make_use_case, found, why):
+    figures = {"errors": 0, "largest_difference": 0.0, "recommend": found}
+    with pytest.raises(Held, match=why):
+        verify._hold_if_wrong(sandbox.stage("verify", make_use_case(), "2026-01-05"), MODEL, figures)
+
+
 def test_right_answers_pass(package, monkeypatch, verdict):
     answers(package, monkeypatch)
     figures = verdict()
