@@ -31,6 +31,9 @@ class Alerts(BaseNotifier):
     """Tells every way of the profile in force. Where one fails the others are told all the same, and the failure is raised in the end.
 
     As Airflow's callback it tells of the failed task, in the triggerer of the late run; `message` says anything else.
+
+    Of a run that missed its deadline nobody is told where nobody waits for it: it belongs to a backfill, whose runs stand in line and
+    were all queued at once, or it has ended, and what it ended with was told. Airflow keeps the deadline of a run that failed.
     """
 
     def __init__(self, *, use_case: str, message: Message | None = None, context: Any = None) -> None:
@@ -40,7 +43,7 @@ class Alerts(BaseNotifier):
     def notify(self, context: Any) -> None:
         """Tell, and wait for the answers. Raises `AirflowException` where somebody could not be told."""
         message, failed = self._of(context), []
-        for alert in _ways():
+        for alert in _ways() if message else ():
             connection = BaseHook.get_connection(alert.connection)
             try:
                 _notifier(alert, message, connection).notify(context)
@@ -51,7 +54,7 @@ class Alerts(BaseNotifier):
     async def async_notify(self, context: Any) -> None:
         """The same where nothing may wait: in Airflow's triggerer."""
         message, failed = self._of(context), []
-        for alert in _ways():
+        for alert in _ways() if message else ():
             connection = await BaseHook.aget_connection(alert.connection)
             try:
                 await _notifier(alert, message, connection).async_notify(context)
@@ -60,9 +63,16 @@ class Alerts(BaseNotifier):
         _raise(failed)
 
     def _of(self, context: Mapping[str, Any]) -> Message:
+        """What to tell; empty where that is nothing."""
         if self._message is not None:
             return self._message
-        return _late(context, self._use_case) if "deadline" in context else _failed(context, self._use_case)
+        if "deadline" not in context:
+            return _failed(context, self._use_case)
+        run = context["dag_run"]
+        if run["run_type"] == "backfill" or run["state"] not in ("queued", "running"):
+            self.log.info("nothing is told: run %s of %s is a backfill's, or has ended", run["dag_run_id"], run["dag_id"])
+            return {}
+        return _late(run, self._use_case)
 
 
 class TellOperator(BaseOperator):
@@ -110,8 +120,7 @@ def _failed(context: Mapping[str, Any], use_case: str) -> Message:
     return _message("failed", use_case, getattr(run, "partition_key", None), text)
 
 
-def _late(context: Mapping[str, Any], use_case: str) -> Message:
-    run: Any = context["dag_run"]
+def _late(run: Mapping[str, Any], use_case: str) -> Message:
     late = duration_text(Project.from_environment().profile().monitoring_late)
     return _message(
         "late",
