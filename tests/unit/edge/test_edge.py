@@ -14,7 +14,7 @@ from pipelines_lib.edge.rollout import within
 from pipelines_lib.edge.rows import answers
 from pipelines_lib.errors import BadInput, ConfigError, DataError, Held, Unavailable
 from pipelines_lib.registry.package import predicted
-from tests.unit.conftest import training_rows
+from tests.tiny import training_rows
 from tests.unit.edge.conftest import KEY, PUBLIC, ROW
 
 
