@@ -7,10 +7,11 @@ from pipelines_lib.config import Prices
 from pipelines_lib.contracts import LEDGER
 from pipelines_lib.cost.usage import Usage
 from pipelines_lib.data.tables import Tables
-from pipelines_lib.errors import ConfigError, DataError
-from pipelines_lib.jobs import decide
+from pipelines_lib.errors import ConfigError, DataError, Held
+from pipelines_lib.jobs import decide, ingest, prepare, snapshot, validate
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import read_json, update_json, write_json
+from tests.tiny import log_answers
 
 
 @pytest.fixture
@@ -195,6 +196,26 @@ class TestWherePerformanceCounts:
         decided = monitor(day(7))["decide"]
         assert decided.outputs["action"] == "alert"
         assert "bad data rather than drift in 2026-01-07: its data was held (30% of the rows break a rule)" in decided.outputs["reason"]
+
+
+def test_a_partition_whose_gate_failed_fires_nothing_and_is_in_no_training(answer, monitor, sandbox, shop, root):
+    """The source broke on the day whose drift would have fired; every stage is the real one."""
+    for number, amount in ((6, "1"), (7, "one")):
+        key = day(number)
+        log_answers(root, key, shift=2)
+        rows = "".join(f"{amount},{i % 60},yes,de,{i},{'buy' if i % 2 else 'view'}\n" for i in range(200))
+        sandbox.source(key, "amount,age,member,country,customer,action\n" + rows)
+        sandbox.run(ingest.main, "ingest", shop, key)
+        if number == 6:
+            sandbox.run(validate.main, "validate", shop, key)
+            sandbox.run(prepare.main, "prepare", shop, key)
+        else:
+            with pytest.raises(Held):
+                sandbox.run(validate.main, "validate", shop, key)
+        decided = monitor(key)["decide"]
+    assert decided.outputs["action"] == "alert"
+    assert decided.outputs["reason"].startswith("bad data rather than drift in 2026-01-07: its data was held")
+    assert sandbox.run(snapshot.main, "snapshot", shop, day(7)).outputs["snapshot"]["partitions"] == ["2026-01-06"]
 
 
 @pytest.mark.usefixtures("fired")
