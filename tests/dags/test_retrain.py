@@ -57,6 +57,45 @@ def test_it_fires_nothing_where_another_was_fired_since_the_decision(execute, tm
     assert "a retraining was fired for 2026-01-06 (run drift__alpha__v1__2026-01-06) after this was decided" in found[1]
 
 
+AT_ONCE = """
+import json, os
+from pipelines_lib.config import Project
+from pipelines_lib.contracts import JobResult
+from pipelines_lib.errors import Held
+from pipelines_lib.orchestration.earlier import Earlier
+from pipelines_lib.orchestration.retrainings import enter
+from pipelines_lib.store import at
+
+project = Project.from_environment()
+use_case, store = project.use_case("alpha"), at(project.profile().store)
+begin, go = os.pipe()
+children = []
+for day in range(1, 9):
+    if (child := os.fork()) == 0:
+        key = f"2026-01-0{day}"
+        outputs = {"trigger_run_id": f"drift__alpha__v1__{key}", "model_version": 1, "n_known": 0}
+        decided = Earlier(use_case, store, key, store, JobResult(stage="decide", outputs=outputs))
+        os.close(go)
+        os.read(begin, 1)  # returns when the last end of the pipe is closed
+        try:
+            enter(decided)
+        except Held:
+            os._exit(3)
+        os._exit(0)
+    children.append(child)
+os.close(go)
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
+"""
+
+
+def test_of_eight_processes_that_decided_on_the_same_ledger_one_enters_its_retraining(tmp_path: Path, in_airflow) -> None:
+    write_use_case(tmp_path / "cases", "alpha")
+    codes = json.loads(in_airflow(AT_ONCE, tmp_path / "cases"))
+    [entry] = json.loads((tmp_path / "home" / "store" / "alpha" / LEDGER).read_text())["fired"]
+    assert sorted(codes) == [0, *[3] * 7]
+    assert entry["partition_key"] == f"2026-01-0{codes.index(0) + 1}"
+
+
 def test_a_hold_is_skipped_and_is_not_in_the_ledger(execute) -> None:
     found, ledger = execute("hold")
     assert (found[0], found[1], ledger) == ("AirflowSkipException", "no retraining: because", [])
