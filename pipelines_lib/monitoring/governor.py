@@ -89,6 +89,8 @@ class Fired:
     """Partitions between it and the one decided on, whichever came first."""
     moment: dt.datetime
     """Start of its partition."""
+    model_version: int | None = None
+    """The champion that it was to replace; None where it is known to have been replaced."""
     cost: float = 0.0
     """In the currency of the profile's cloud."""
 
@@ -213,11 +215,17 @@ def _against_this_partition(
 
 def _against_another(settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
     """What the retrainings fired so far leave no room for."""
-    near = [fired for fired in facts.fired if abs(fired.partitions_away) <= settings.cooldown]
+    in_vain = [fired for fired in facts.fired if fired.model_version == facts.champion_version]
+    wait = _wait(settings, len(in_vain))
+    near = [fired for fired in facts.fired if abs(fired.partitions_away) <= (wait if fired in in_vain else settings.cooldown)]
     if near:
         nearest = min(near, key=lambda fired: (abs(fired.partitions_away), fired.partition_key))
         when = f"{nearest.partition_key}, {abs(nearest.partitions_away)} partition(s) away"
-        yield "cooldown", f"a retraining was fired for {when}; {settings.cooldown} must pass (monitoring.cooldown)"
+        if abs(nearest.partitions_away) <= settings.cooldown:
+            yield "cooldown", f"a retraining was fired for {when}; {settings.cooldown} must pass (monitoring.cooldown)"
+        else:
+            left = f"{len(in_vain)} retraining(s) left version {facts.champion_version} in place"
+            yield "cooldown", f"{left}, the nearest for {when}; {wait} must pass (monitoring.cooldown, longer each time)"
     if (spent := _most_in_any_period(facts)) >= settings.max_retrainings:
         yield (
             "budget",
@@ -225,6 +233,15 @@ def _against_another(settings: Monitoring, facts: Facts) -> Iterator[tuple[str, 
         )
     if settings.max_cost is not None and (cost := _most_spent_in_any_period(facts)) + facts.next_cost > settings.max_cost:
         yield "cost", _too_dear(cost, facts.next_cost, settings.max_cost)
+
+
+def _wait(settings: Monitoring, n_in_vain: int) -> int:
+    """Partitions that must pass after a retraining which left the champion in place, the last of `n_in_vain`.
+
+    Its model was held by a gate, or it failed. The next would learn from nearly the same rows and most likely end the same, so each
+    waits twice as long as the one before, until there is much to learn that is new.
+    """
+    return int(max(settings.cooldown, 1) * 2 ** max(n_in_vain - 1, 0))
 
 
 def _too_dear(cost: float, next_cost: float, allowed: float) -> str:

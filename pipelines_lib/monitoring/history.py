@@ -314,6 +314,7 @@ def fired(known: Ledger, use_case: UseCase, partition_key: str, costs: Mapping[s
             partition_key=firing.partition_key,
             partitions_away=(moment - here) // use_case.partition_step,
             moment=moment,
+            model_version=firing.model_version,
             cost=costs.get(firing.run_id, 0.0),
         )
         for firing in known.fired

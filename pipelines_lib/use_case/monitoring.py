@@ -42,7 +42,8 @@ class Monitoring(Settings):
     of: int = Field(default=3, ge=1)
     """… among the last so many that make a retraining."""
     cooldown: int = Field(default=3, ge=0)
-    """Partitions after a retraining in which no other is fired."""
+    """Partitions after a retraining in which no other is fired; at least one, and twice as many each time, while the champion it was to
+    replace still serves."""
     max_retrainings: int = Field(default=4, ge=0)
     """Retrainings fired in any 30 days."""
     max_cost: float | None = Field(default=None, gt=0)

@@ -10,7 +10,7 @@ from pipelines_lib.monitoring.estimate import Calibration
 from pipelines_lib.monitoring.reference import Reference, Sample
 from pipelines_lib.registry.package import Package
 from pipelines_lib.use_case import Deployment
-from tests.unit.conftest import training_rows
+from tests.tiny import training_rows
 
 DAY = "2026-01-05"
 

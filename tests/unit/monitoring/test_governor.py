@@ -33,13 +33,17 @@ def window(day, *, n_rows=500, n_drifted=4, prediction_drifted=False, model_vers
     )
 
 
-def facts(day, *, champion=1, in_flight=0, fired=(), cost=0.0, next_cost=0.0):
+def facts(day, *, champion=1, in_flight=0, fired=(), of=None, cost=0.0, next_cost=0.0):
+    """`of` is the champion that each of `fired` was to replace."""
     return Facts(
         partition_key=key(day),
         moment=START + dt.timedelta(days=day),
         champion_version=champion,
         trainings_in_flight=in_flight,
-        fired=tuple(Fired(partition_key=key(f), partitions_away=f - day, moment=START + dt.timedelta(days=f), cost=cost) for f in fired),
+        fired=tuple(
+            Fired(partition_key=key(f), partitions_away=f - day, moment=START + dt.timedelta(days=f), model_version=of, cost=cost)
+            for f in fired
+        ),
         next_cost=next_cost,
     )
 
@@ -84,6 +88,23 @@ def test_each_rule_holds_with_its_reason():
     )
     assert refusal(DRIFTED, facts(10, fired=[12]))[0] == "cooldown", "one fired for a later partition counts as well"
     assert refusal(DRIFTED, facts(10, fired=[1, 5]))[0] == "budget"
+
+
+def test_a_retraining_in_vain_is_not_tried_again_every_day():
+    """Drift that no training mends, on every day, without a cool-down and with a budget that never ends."""
+    settings = SETTINGS.model_copy(update={"cooldown": 0, "max_retrainings": 1000})
+    fired: list[int] = []
+    for day in range(1, 40):
+        if decide([window(day - 1), window(day)], settings, facts(day, fired=fired, of=1)).action == "retrain":
+            fired.append(day)
+    assert fired == [1, 3, 6, 11, 20, 37]
+    assert refusal([window(38), window(39)], facts(39, fired=fired, of=1), settings) == (
+        "cooldown",
+        "6 retraining(s) left version 1 in place, the nearest for 2026-02-07, 2 partition(s) away; 32 must pass (monitoring.cooldown, longer each time)",
+    )
+    replaced = facts(39, champion=2, fired=fired, of=1)
+    assert decide([window(day, model_version=2) for day in (38, 39)], settings, replaced).action == "retrain"
+    assert refusal(DRIFTED, facts(10, fired=[7], of=1))[1].endswith("3 partition(s) away; 3 must pass (monitoring.cooldown)")
 
 
 def test_the_budget_is_of_any_thirty_days():
@@ -161,7 +182,7 @@ windows = st.lists(
 )  # fmt: skip
 all_facts = st.builds(
     facts, st.just(10), champion=st.sampled_from([None, 1, 2]), in_flight=st.integers(0, 2),
-    fired=st.lists(st.integers(-40, 60), max_size=4, unique=True), cost=st.floats(0, 5), next_cost=st.floats(0, 5),
+    fired=st.lists(st.integers(-40, 60), max_size=4, unique=True), of=st.sampled_from([None, 1, 2]), cost=st.floats(0, 5), next_cost=st.floats(0, 5),
 )  # fmt: skip
 settings = st.builds(
     lambda need, more, cooldown, budget, share, max_cost, min_gain, quiet: SETTINGS.model_copy(
@@ -202,8 +223,10 @@ def test_the_order_in_which_partitions_were_measured_has_no_say(history, setting
 def test_a_fact_against_it_never_turns_a_hold_into_a_retraining(history, settings, facts):
     if decide(history, settings, facts).action != "retrain":
         assert decide(history, settings, replace(facts, trainings_in_flight=facts.trainings_in_flight + 1)).action != "retrain"
-        more = Fired(partition_key="2026-03-01", partitions_away=20, moment=facts.moment + dt.timedelta(days=20), cost=1.0)
-        assert decide(history, settings, replace(facts, fired=(*facts.fired, more))).action != "retrain"
+        for version in (None, facts.champion_version):
+            later = facts.moment + dt.timedelta(days=20)
+            more = Fired(partition_key="2026-03-01", partitions_away=20, moment=later, model_version=version, cost=1.0)
+            assert decide(history, settings, replace(facts, fired=(*facts.fired, more))).action != "retrain"
         assert decide(history, settings.model_copy(update={"min_rows": settings.min_rows + 100}), facts).action != "retrain"
 
 
@@ -217,13 +240,18 @@ def test_more_evidence_never_turns_a_retraining_into_a_hold_but_by_a_rule_that_i
         assert decide(worse, settings, facts).action == "retrain"
 
 
-@given(settings, st.lists(st.tuples(st.integers(0, 70), st.integers(0, 10)), max_size=70, unique_by=lambda day: day[0]))
-def test_no_history_in_any_order_breaks_cooldown_or_budget(settings, days):
+@given(
+    settings,
+    st.lists(st.tuples(st.integers(0, 70), st.integers(0, 10)), max_size=70, unique_by=lambda day: day[0]),
+    st.sampled_from([None, 1]),
+)
+def test_no_history_in_any_order_breaks_cooldown_or_budget(settings, days, of):
     """Days come in any order, each with so many drifted columns; what was decided is fired at once."""
     settings = settings.model_copy(update={"quiet": (), "need": 1, "of": 1})
     fired: list[int] = []
     for day, n_drifted in days:
-        if decide([window(day, n_drifted=n_drifted)], settings, facts(day, fired=fired, cost=2.0, next_cost=2.0)).action == "retrain":
+        seen = facts(day, fired=fired, of=of, cost=2.0, next_cost=2.0)
+        if decide([window(day, n_drifted=n_drifted)], settings, seen).action == "retrain":
             fired.append(day)
     assert all(abs(one - other) > settings.cooldown for one in fired for other in fired if one != other)
     for start in fired:
