@@ -92,7 +92,7 @@ class TestTheCommand:
     @pytest.mark.parametrize(
         ("given", "says"),
         [
-            ("needs=3", "the names are min_rows"),
+            ("needs=3", "the names are answers, min_rows"),
             ("need=9", "can never be met"),
             ("psi=0.01", "raise it"),
             ("cooldown=x", "cooldown: Input should be"),
