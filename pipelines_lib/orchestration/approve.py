@@ -5,6 +5,7 @@ from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import Param
+from airflow.sdk.execution_time.hitl import HITLUser
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import GateResult, JobResult, Pipeline
@@ -38,6 +39,7 @@ class ApproveOperator(HITLOperator):
             subject=f"Deploy the new version of {use_case.title}?",
             options=[APPROVE, REJECT],
             defaults=[REJECT],
+            assigned_users=[HITLUser(id=user, name=user) for user in approval.by or ()],
             params={"comment": comment},
             response_timeout=approval.timeout,
             **{**RETRIES, **kwargs},
@@ -99,6 +101,7 @@ def _body(registered: Earlier, judged: JobResult) -> str:
     found: Any = judged.figures["gates"]
     gates = [GateResult.model_validate(gate) for gate in found]
     rows = [f"| {gate.gate} | {gate.verdict} | {gate.reason.replace('|', '/')} |" for gate in gates]
+    asked = [] if approval.by is None else [f"Asked: {', '.join(approval.by)}.", ""]
     return "\n".join(
         [
             " · ".join(links),
@@ -107,6 +110,7 @@ def _body(registered: Earlier, judged: JobResult) -> str:
             "|---|---|---|",
             *rows,
             "",
+            *asked,
             f"*{REJECT}*, and no answer within {duration_text(approval.timeout)}, leave the champion where it is.",
         ]
     )

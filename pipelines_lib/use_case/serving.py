@@ -29,6 +29,14 @@ class Approval(Settings):
 
     timeout: Duration = timedelta(days=3)
     """How long the question waits in the Airflow UI. No answer is a no."""
+    by: list[Annotated[str, Field(min_length=1, coerce_numbers_to_str=True)]] | None = None
+    """The ids of the users who may answer, as Airflow's auth manager knows them; whoever may answer such questions there when absent."""
+
+    @model_validator(mode="after")
+    def _somebody_may_answer(self) -> Self:
+        if self.by is not None and not self.by:
+            raise ValueError("`by` names nobody, so nobody could say yes; name one user or more, or remove it")
+        return self
 
 
 def _asked(given: object) -> object:

@@ -8,7 +8,7 @@ from pipelines_lib.store import write_json
 
 from .conftest import USE_CASE, write_use_case
 
-ASKING = USE_CASE + "deployment: {{approve: {{timeout: 12h}}}}\n"
+ASKING = USE_CASE + "deployment: {{approve: {{timeout: 12h, by: [ada, 7]}}}}\n"
 
 # One process for every answer: Airflow takes seconds to import.
 ANSWERED = """
@@ -32,7 +32,7 @@ try:
 except BaseException as error:
     found = {
         "raised": type(error).__name__, "timeout": operator.response_timeout.total_seconds(), "stale": answer.exists(),
-        **{name: asked[name] for name in ("subject", "body", "options", "defaults", "params")},
+        **{name: asked[name] for name in ("subject", "body", "options", "defaults", "params", "assigned_users")},
     }
 
 def of(chosen, by, reason, timed_out=False):
@@ -69,6 +69,8 @@ def test_what_is_asked_and_what_is_left_of_each_answer(tmp_path: Path, in_airflo
     assert "[MLflow run](http://m/1)" in found["body"]
     assert "| floor | pass | roc_auc 0.9 / fine |" in found["body"]
     assert "no answer within 12h, leave the champion where it is" in found["body"]
+    assert found["assigned_users"] == [{"id": "ada", "name": "ada"}, {"id": "7", "name": "7"}]  # Airflow lets nobody else answer
+    assert "Asked: ada, 7." in found["body"]
     assert list(found["params"]) == ["comment"]  # no parameter of the training has this name, or it would fill it in
 
     at = "2026-01-09T08:30:05+00:00"

@@ -144,6 +144,7 @@ SQL = {"connection": "shop_db", "query": "SELECT * FROM t WHERE at < :end", "ord
         ({"clean": [{"fill": {"price": 0}, "deduplicate": ["id"]}]}, "a cleaning step does one thing"),
         ({"clean": [{}]}, "names none"),
         ({"monitoring": {"need": 3, "of": 2}}, "can never be met"),
+        ({"deployment": {"approve": {"by": []}}}, "`by` names nobody, so nobody could say yes"),
         ({"monitoring": {"answers": "batch"}}, "set `deployment.batch: true`, or write `answers: service`"),
         ({"split": {"by": "group"}}, "needs `group`"),
         ({"split": {"by": "entity", "group": "who"}}, "`group` goes with `by: group`"),
