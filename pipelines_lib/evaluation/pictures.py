@@ -71,13 +71,15 @@ def lines(curves: Mapping[str, Curve], x: str, y: str, *, diagonal: bool = False
     low = (0.0, 0.0) if unit or not points else tuple(min(point[axis] for point in points) for axis in (0, 1))
     high = (1.0, 1.0) if unit or not points else tuple(max(point[axis] for point in points) for axis in (0, 1))
     size = [end - start or 1.0 for start, end in zip(low, high, strict=True)]
+    told = [scale(*ends) for ends in zip(low, high, strict=True)]
+    left = max(_LEFT, room_for(told[1]))
 
     def at(point: tuple[float, float]) -> str:
         across, up = ((value - start) / length for value, start, length in zip(point, low, size, strict=True))
-        return f"{_LEFT + across * (_WIDTH - _LEFT - 8):.1f},{8 + (1 - up) * (_HEIGHT - _BOTTOM - 8):.1f}"
+        return f"{left + across * (_WIDTH - left - 8):.1f},{8 + (1 - up) * (_HEIGHT - _BOTTOM - 8):.1f}"
 
     base, right = _HEIGHT - _BOTTOM, _WIDTH - 8
-    parts = [f'<path class="x" d="M{_LEFT} 8V{base}H{right}"/>']
+    parts = [f'<path class="x" d="M{left} 8V{base}H{right}"/>']
     if diagonal:
         ends = [max(low), min(high)] if max(low) < min(high) else [0.0, 0.0]
         parts.append(f'<path class="g" d="M{at((ends[0], ends[0]))} L{at((ends[1], ends[1]))}"/>')
@@ -89,13 +91,33 @@ def lines(curves: Mapping[str, Curve], x: str, y: str, *, diagonal: bool = False
             across, down = (float(value) for value in shown[-1].split(","))
             parts.append(f'<text x="{across:.1f}" y="{max(down - 6, 12):.1f}" text-anchor="end">{escape(name)}</text>')
     marks = [
-        (_LEFT, base + 13, "start", low[0]), (right, base + 13, "end", high[0]), (_LEFT - 4, base, "end", low[1]), (_LEFT - 4, 16, "end", high[1]),
+        (left, base + 13, "start", told[0][0]), (right, base + 13, "end", told[0][1]),
+        (left - 4, base, "end", told[1][0]), (left - 4, 16, "end", told[1][1]),
     ]  # fmt: skip
-    parts += [f'<text x="{left}" y="{down}" text-anchor="{anchor}">{value:.3g}</text>' for left, down, anchor, value in marks]
-    parts.append(f'<text x="{(_LEFT + right) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>')
+    parts += [f'<text x="{across}" y="{down}" text-anchor="{anchor}">{text}</text>' for across, down, anchor, text in marks]
+    parts.append(f'<text x="{(left + right) / 2}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x)}</text>')
     middle = base / 2
     parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y)}</text>')
     return _svg(_HEIGHT, "".join(parts), f"{y} by {x}")
+
+
+def scale(low: float, high: float) -> tuple[str, str]:
+    """Both ends of a scale in three digits, or in as many as tell them apart."""
+    ends = [(_short(low, digits), _short(high, digits)) for digits in range(3, 8)]
+    return next((pair for pair in ends if pair[0] != pair[1]), ends[0])
+
+
+def room_for(labels: Sequence[str]) -> float:
+    """Width that a scale's labels take beside it; digits are as wide in few fonts as they are here."""
+    return 8 + 7.0 * max(map(len, labels))
+
+
+def _short(value: float, digits: int) -> str:
+    rounded = float(f"{value:.{digits}g}") + 0.0  # no -0
+    if rounded == 0 or 1e-4 <= abs(rounded) < 1e6:
+        return f"{rounded:,.10f}".rstrip("0").rstrip(".")
+    mantissa, exponent = f"{value:.{digits - 1}e}".split("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
 
 
 def _curves(positive: NDArray[np.bool_], score: Floats) -> tuple[Curve, Curve]:
@@ -134,12 +156,13 @@ def _confusion(labels: NDArray[np.int64], said: NDArray[np.int64], names: Sequen
     left, top = 90, 34
     wide, high = (_WIDTH - left) / n, min(60.0, 200 / n)
     parts = ['<text x="0" y="12">true ↓ said →</text>']
+    narrow = wide < 40  # too narrow for names above the columns
     for row, name in enumerate(names):
-        short = name if len(name) <= 12 else f"{name[:11]}…"
+        numbered = f"{row + 1} {name}" if narrow else name
+        short = numbered if len(numbered) <= 12 else f"{numbered[:11]}…"
+        head = str(row + 1) if narrow else short[: int(wide / 7)]
         parts.append(f'<text x="0" y="{top + row * high + high / 2 + 4:.1f}">{escape(short)}</text>')
-        parts.append(
-            f'<text x="{left + row * wide + wide / 2:.1f}" y="{top - 6}" text-anchor="middle">{escape(short[: max(2, int(wide / 7))])}</text>'
-        )
+        parts.append(f'<text x="{left + row * wide + wide / 2:.1f}" y="{top - 6}" text-anchor="middle">{escape(head)}</text>')
         for column, other in enumerate(names):
             x, y, share = left + column * wide, top + row * high, float(shares[row, column])
             parts.append(

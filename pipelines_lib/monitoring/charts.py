@@ -7,6 +7,7 @@ from html import escape
 
 import numpy as np
 
+from pipelines_lib.evaluation.pictures import room_for, scale
 from pipelines_lib.monitoring.sketch import ColumnProfile
 from pipelines_lib.monitoring.summaries import Categories, Quantiles
 
@@ -14,7 +15,7 @@ WIDTH, HEIGHT = 320, 120
 BARS = 16
 MAX_CATEGORIES = 10
 _LEFT = 42
-"""Room for the scale of a timeline."""
+"""Room for the scale of a timeline, at least."""
 
 Shares = tuple[list[str], list[float], list[float]]
 """Labels, shares then, shares now."""
@@ -86,27 +87,30 @@ def timeline(labels: Sequence[str], lines: Sequence[Line], *, bounds: Mapping[st
     low, high = min([*given, *bounds.values()]), max([*given, *bounds.values()])
     room = (high - low) or abs(high) or 1.0
     low, high = low - 0.05 * room, high + 0.12 * room
+    told = scale(min(given), max(given))
+    left = max(_LEFT, room_for(told))
 
     def across(place: float) -> float:
-        return _LEFT + (WIDTH - _LEFT - 6) * (place + 0.5) / len(labels)
+        return left + (WIDTH - left - 6) * (place + 0.5) / len(labels)
 
     def down(value: float) -> float:
         return HEIGHT * (high - value) / (high - low)
 
-    shapes = [_level(name, value, down(value)) for name, value in bounds.items()]
+    shapes = [_level(name, value, left, down(value)) for name, value in bounds.items()]
     shapes += [_curve(line, labels, across, down) for line in lines]
     shapes += [
         f'<g><title>{escape(labels[place])}: {escape(action)}</title><path class="{escape(action)}" d="M{across(place) - 4:.1f} 9 l4 -8 l4 8 z"/></g>'
         for place, action in marks.items()
     ]
-    ends = f'<text x="{_LEFT}" y="{HEIGHT + 14}">{escape(labels[0])}</text><text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{escape(labels[-1])}</text>'
-    scale = "".join(f'<text x="{_LEFT - 4}" y="{down(v) + 4:.1f}" text-anchor="end">{v:.3g}</text>' for v in (min(given), max(given)))
-    return _svg(HEIGHT + 20, "".join(shapes) + ends + scale, "over time")
+    ends = f'<text x="{left}" y="{HEIGHT + 14}">{escape(labels[0])}</text><text x="{WIDTH}" y="{HEIGHT + 14}" text-anchor="end">{escape(labels[-1])}</text>'
+    beside = zip(told, (min(given), max(given)), strict=True)
+    side = "".join(f'<text x="{left - 4}" y="{down(value) + 4:.1f}" text-anchor="end">{text}</text>' for text, value in beside)
+    return _svg(HEIGHT + 20, "".join(shapes) + ends + side, "over time")
 
 
-def _level(name: str, value: float, y: float) -> str:
+def _level(name: str, value: float, left: float, y: float) -> str:
     return (
-        f'<g><title>{escape(name)}: {value:.3g}</title><line class="bound" x1="{_LEFT}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<g><title>{escape(name)}: {value:.3g}</title><line class="bound" x1="{left}" x2="{WIDTH}" y1="{y:.1f}" y2="{y:.1f}"/>'
         f'<text x="{WIDTH}" y="{y - 3:.1f}" text-anchor="end">{escape(name)}</text></g>'
     )
 

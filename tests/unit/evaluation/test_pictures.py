@@ -9,7 +9,7 @@ from pipelines_lib.contracts import GateResult
 from pipelines_lib.evaluation.evidence import Evidence, Measured
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
-from pipelines_lib.evaluation.pictures import bars, losses, of_answers
+from pipelines_lib.evaluation.pictures import bars, losses, of_answers, scale
 
 EVIDENCE = Evidence(n_rows=100, metric=0.8, comparison=None, champion=None, incomparable=None, champion_end=None)
 
@@ -78,6 +78,37 @@ def test_bars_and_losses_are_well_formed():
     assert bars({}, "loss").startswith("<svg")
     history = [{"epoch": 1, "train_loss": 0.9, "validation_loss": 0.8}, {"epoch": 2, "train_loss": 0.5, "validation_loss": float("nan")}]
     ET.fromstring(losses(history))
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [
+        (0.00139, 0.00154, ("0.00139", "0.00154")),
+        (121_034, 127_001, ("121,000", "127,000")),
+        (0.81211, 0.81242, ("0.8121", "0.8124")),  # in three digits there would be no difference
+        (-1.25e-7, 3.4e9, ("-1.25e-7", "3.4e9")),
+        (-1e-300, 0, ("-1e-300", "0")),
+        (5, 5, ("5", "5")),
+    ],
+)
+def test_a_scale_tells_its_ends_apart_in_few_letters(low, high, told):
+    assert scale(low, high) == told
+
+
+@pytest.mark.parametrize("high", [0.00142, 1e-7, 123_456, -0.00123])
+def test_no_label_of_a_scale_is_cut_off_on_the_left(high):
+    svg = losses([{"epoch": 1, "train_loss": high}, {"epoch": 2, "train_loss": high / 2}])
+    ends = [
+        (float(t.get("x")), t.text) for t in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}text") if t.get("text-anchor") == "end"
+    ]
+    assert len(ends) >= 3
+    assert all(x >= 7 * len(text) for x, text in ends)
+
+
+def test_columns_too_narrow_for_names_are_numbered_as_the_rows_are():
+    truth = Truth(np.arange(100) % 12, tuple(f"class_{i}" for i in range(12)))
+    found = texts(of_answers(truth, np.eye(12, dtype=np.float32)[np.arange(100) % 12], None, private=False)["confusion"])
+    assert {"1 class_0", "12 class_11", "12"} < set(found)
 
 
 def test_the_page_has_every_gate_with_its_reason_and_escapes_what_comes_from_data():
