@@ -175,7 +175,11 @@ class Watch:
             Fired(partition_key=self.key(f), partitions_away=f - day, moment=moment + (f - day) * dt.timedelta(days=1)) for f in self.fired
         )
         last = [earlier for earlier in range(day - settings.of + 1, day + 1) if earlier in self._measured]
-        facts = Facts(partition_key=self.key(day), moment=moment, champion_version=version, trainings_in_flight=0, fired=fired)
+        labelled = [earlier for earlier in self._measured if earlier + self.labels_after <= day][-settings.of :]
+        facts = Facts(
+            partition_key=self.key(day), moment=moment, champion_version=version, trainings_in_flight=0, fired=fired,
+            labelled=tuple(self.window(earlier, day) for earlier in labelled),
+        )  # fmt: skip
         return decide([self.window(earlier, day) for earlier in last], settings, facts)
 
     def key(self, day: int) -> str:

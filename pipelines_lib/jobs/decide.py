@@ -7,7 +7,16 @@ from pipelines_lib.contracts import JobResult, Ledger
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.governor import Facts, decide
-from pipelines_lib.monitoring.history import Recorded, decision_path, fired, last_windows, ledger, recorded, training_costs
+from pipelines_lib.monitoring.history import (
+    Recorded,
+    decision_path,
+    fired,
+    last_windows,
+    late_windows,
+    ledger,
+    recorded,
+    training_costs,
+)
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import write_json
 
@@ -48,6 +57,7 @@ def _facts(stage: Stage, known: Ledger) -> Facts:
         trainings_in_flight=int(str(stage.spec.params.get("trainings_in_flight", 0))),
         fired=fired(known, use_case, key, costs),
         next_cost=next_cost,
+        labelled=tuple(late_windows(Tables(stage.root), use_case, key)),
     )
 
 

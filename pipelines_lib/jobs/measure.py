@@ -18,7 +18,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.answers import answered, main_version
 from pipelines_lib.monitoring.health import health
-from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, performance_row, window
+from pipelines_lib.monitoring.history import LOOK_BACK, PERFORMANCE, drift_rows, performance_row, window
 from pipelines_lib.monitoring.joint import drift_of_answers
 from pipelines_lib.monitoring.performance import estimated, realised
 from pipelines_lib.monitoring.reference import Reference
@@ -26,9 +26,6 @@ from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry.package import MANIFEST, PROFILE, Manifest
 from pipelines_lib.serving.pointer import deployed_version, package_folder
 from pipelines_lib.store import read_json
-
-LOOK_BACK = 60
-"""Partitions whose late labels are waited for."""
 
 
 def main(stage: Stage) -> JobResult:

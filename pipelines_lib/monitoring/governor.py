@@ -5,6 +5,9 @@ order the partitions were measured.
 
 Performance outranks inputs. A partition speaks for a retraining where the metric has fallen, whatever its inputs do. Where
 they have drifted it speaks for one too, unless the metric is known not to have fallen: that is told, and trains nothing.
+
+Where labels come late, the newest partitions that have them speak for this one: only labels tell that the world answers differently to
+the same inputs.
 """
 
 import datetime as dt
@@ -109,6 +112,8 @@ class Facts:
     """Retrainings fired so far. A decision that has fired one for this very partition stands, and is not asked for again."""
     next_cost: float = 0.0
     """What the next one is expected to cost."""
+    labelled: tuple[Window, ...] = ()
+    """The newest `settings.of` partitions whose labels have come, in any order: labels may come later than the history reaches back."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,9 +135,10 @@ def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Dec
     """
     history = sorted(history, key=lambda window: window.partition_key)
     counted = [window for window in history if _counts(window, settings, facts)]
-    drifted = [window for window in counted if window.drifted(settings)]
+    late = _lost_late(history, settings, facts)
+    drifted = late or [window for window in counted if window.drifted(settings)]
     gain = _expected_gain(drifted)
-    objections = dict(_objections(history, counted, settings, facts))
+    objections = dict(_objections(history, counted, late, settings, facts))
     figures: dict[str, JsonValue] = {
         "drifted_partitions": _keys(drifted),
         "counted_partitions": _keys(counted),
@@ -148,7 +154,10 @@ def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Dec
             return Decision(action="alert", reason=objections[rule], objections=objections, figures=figures)
     if objections:
         return Decision(action="hold", reason=next(iter(objections.values())), objections=objections, figures=figures)
-    what = "have lost performance or drifted" if any(window.lost(settings) for window in drifted) else "have drifted"
+    if late:
+        what = "whose labels have come have lost performance"
+    else:
+        what = "have lost performance or drifted" if any(window.lost(settings) for window in drifted) else "have drifted"
     keys = ", ".join(window.partition_key for window in drifted)
     reason = f"{len(drifted)} of the last {settings.of} partitions {what} ({keys}); {settings.need} are enough"
     return Decision(action="retrain", reason=reason, objections={}, figures=figures)
@@ -158,12 +167,30 @@ def _counts(window: Window, settings: Monitoring, facts: Facts) -> bool:
     return window.n_rows >= settings.min_rows and not window.bad_data and window.model_version == facts.champion_version
 
 
-def _objections(history: Sequence[Window], counted: Sequence[Window], settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
+def _lost_late(history: Sequence[Window], settings: Monitoring, facts: Facts) -> list[Window]:
+    """The newest labelled partitions that have lost performance, oldest first.
+
+    None where they are too few to speak for a retraining, or where the truth of the partition decided on is known: then it speaks for itself.
+    """
+    told = [window for window in history if window.partition_key == facts.partition_key and _is_realised(window)]
+    lost = [w for w in facts.labelled if _counts(w, settings, facts) and _is_realised(w) and w.lost(settings)]
+    if told or len(lost) < settings.need:
+        return []
+    return sorted(lost, key=lambda window: window.partition_key)
+
+
+def _is_realised(window: Window) -> bool:
+    return window.loss is not None and window.loss.source == "realised"
+
+
+def _objections(
+    history: Sequence[Window], counted: Sequence[Window], late: Sequence[Window], settings: Monitoring, facts: Facts
+) -> Iterator[tuple[str, str]]:
     """Every rule that speaks against a retraining, the most telling first: (rule, reason)."""
-    drifted = [window for window in counted if window.drifted(settings)]
+    drifted = late or [window for window in counted if window.drifted(settings)]
     if facts.champion_version is None:
         yield "champion", "no model serves, so there is nothing to retrain; run the training DAG"
-    yield from _against_this_partition(history, counted, settings, facts)
+    yield from _against_this_partition(history, counted, late, settings, facts)
     if len(drifted) < settings.need:
         which = f" ({', '.join(window.partition_key for window in drifted)})" if drifted else ""
         yield (
@@ -188,7 +215,7 @@ def _objections(history: Sequence[Window], counted: Sequence[Window], settings: 
 
 
 def _against_this_partition(
-    history: Sequence[Window], counted: Sequence[Window], settings: Monitoring, facts: Facts
+    history: Sequence[Window], counted: Sequence[Window], late: Sequence[Window], settings: Monitoring, facts: Facts
 ) -> Iterator[tuple[str, str]]:
     """What the partition decided on says itself."""
     here = next((window for window in history if window.partition_key == facts.partition_key), None)
@@ -203,14 +230,13 @@ def _against_this_partition(
             "version",
             f"{facts.partition_key} was answered by version {here.model_version}, and version {facts.champion_version} serves now",
         )
-    elif not here.moved(settings) and not here.lost(settings):
+    elif not here.moved(settings) and not here.lost(settings) and not late:
         yield "quiet", _quiet(here, settings)
     elif here.bad_data:
         yield "bad_data", f"bad data rather than drift in {here.partition_key}: {here.bad_data}. Mend it; nothing is trained on it"
-    elif not here.drifted(settings) and sum(window.moved(settings) for window in counted) >= settings.need:
-        yield "no_loss", _no_loss(here, settings)
-    elif not here.drifted(settings):
-        yield "kept", _no_loss(here, settings)
+    elif not late and not here.drifted(settings):
+        has_moved = sum(window.moved(settings) for window in counted) >= settings.need
+        yield "no_loss" if has_moved else "kept", _no_loss(here, settings)
 
 
 def _against_another(settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:

@@ -23,6 +23,9 @@ from pipelines_lib.monitoring.governor import Action, Fired, Loss, Window
 from pipelines_lib.store import StorePath, read_json
 from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
 
+LOOK_BACK = 60
+"""Partitions whose late labels are waited for."""
+
 DRIFT = pa.schema(
     {
         "row_id": pa.string(),
@@ -240,6 +243,19 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
         prediction_drifted=any(drift.kind == "prediction" for drift in drifted),
         bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )
+
+
+def late_windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[Window]:
+    """The newest `monitoring.of` measured partitions whose labels have come, of the last `LOOK_BACK`, oldest first.
+
+    None where the partition's own labels are there: then nobody needs to look back.
+    """
+    _, labels = tables.contents("labelled")
+    if partition_key in labels:
+        return []
+    recent = {use_case.shift(partition_key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys()
+    newest = sorted(recent & set(tables.partitions("drift")))[-use_case.monitoring.of :] if recent else []
+    return windows(tables, use_case, newest) if newest else []
 
 
 def measured_window(

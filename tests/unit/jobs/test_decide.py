@@ -187,6 +187,20 @@ class TestWherePerformanceCounts:
         assert (decided.outputs["action"], decided.figures["objections"]) == ("retrain", [])
         assert decided.figures["expected_gain"] > 0.1
 
+    def test_a_loss_that_late_labels_tell_of_is_retrained_for(self, answer, monitor, root):
+        tables, truth = Tables(root), {}
+        for number in range(1, 7):
+            answer(day(number), wrong=3 if number < 3 else 0)
+            truth[day(number)] = tables.read("labelled", [day(number)]).drop_columns(["partition_key"])
+            tables.write("labelled", day(number), truth[day(number)].slice(0, 0))
+            decided = monitor(day(number))["decide"]
+        assert decided.outputs["action"] == "hold"
+        for key in (day(1), day(2)):
+            tables.write("labelled", key, truth[key])
+        decided = monitor(day(6))["decide"]
+        assert decided.outputs["action"] == "retrain"
+        assert "2 of the last 3 partitions whose labels have come have lost performance" in decided.outputs["reason"]
+
     def test_drift_of_data_that_the_gate_held_trains_nothing(self, answer, monitor, root):
         for number in (6, 7):
             answer(day(number), shift=2, wrong=3)

@@ -33,7 +33,7 @@ def window(day, *, n_rows=500, n_drifted=4, prediction_drifted=False, model_vers
     )
 
 
-def facts(day, *, champion=1, in_flight=0, fired=(), of=None, cost=0.0, next_cost=0.0):
+def facts(day, *, champion=1, in_flight=0, fired=(), of=None, cost=0.0, next_cost=0.0, labelled=()):
     """`of` is the champion that each of `fired` was to replace."""
     return Facts(
         partition_key=key(day),
@@ -45,6 +45,7 @@ def facts(day, *, champion=1, in_flight=0, fired=(), of=None, cost=0.0, next_cos
             for f in fired
         ),
         next_cost=next_cost,
+        labelled=tuple(labelled),
     )
 
 
@@ -134,6 +135,27 @@ def test_performance_outranks_inputs():
     shown = SETTINGS.model_copy(update={"loss": None})
     assert decide(kept, shown, facts(10)).action == "retrain"
     assert refusal(lost, facts(10), shown)[0] == "quiet"
+
+
+def test_labels_that_come_late_speak_for_a_partition_that_looks_quiet():
+    guessed = replace(loss(0.01), source="estimated")
+    quiet = [window(day, n_drifted=0, loss=guessed) for day in (9, 10)]
+    told = [window(day, n_drifted=0, loss=loss(0.2)) for day in (2, 3)]
+    decision = decide(quiet, SETTINGS, facts(10, labelled=told[::-1]))
+    assert (decision.action, decision.figures["expected_gain"]) == ("retrain", 0.2)
+    assert (
+        decision.reason == "2 of the last 3 partitions whose labels have come have lost performance (2026-01-03, 2026-01-04); 2 are enough"
+    )
+    moved = [window(day, loss=guessed) for day in (9, 10)]
+    assert decide(moved, SETTINGS, facts(10, labelled=told)).action == "retrain", "the truth counts, not the estimate"
+    assert refusal(quiet, facts(10, labelled=told, fired=[8]))[0] == "cooldown"
+    assert refusal(quiet, facts(10, labelled=told[:1]))[0] == "quiet"
+    assert refusal(quiet, facts(10, labelled=[replace(one, model_version=0) for one in told]))[0] == "quiet", "an earlier champion's"
+    assert refusal(quiet, facts(10, labelled=[replace(one, bad_data="held") for one in told]))[0] == "quiet"
+    recovered = [window(day, n_drifted=0, loss=loss(0.0)) for day in (9, 10)]
+    assert refusal(recovered, facts(10, labelled=told))[0] == "quiet", "its own labels have come"
+    held = [quiet[0], replace(quiet[1], bad_data="its data was held")]
+    assert decide(held, SETTINGS, facts(10, labelled=told)).action == "alert", "nothing is trained on bad data"
 
 
 def test_bad_data_trains_no_model():
