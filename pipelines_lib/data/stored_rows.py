@@ -7,7 +7,7 @@ from functools import cached_property
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipelines_lib.data.table_files import File, as_wanted, in_file, opened, told
+from pipelines_lib.data.table_files import File, as_wanted, in_file, opened_file, told
 from pipelines_lib.data.table_store import footer_of
 from pipelines_lib.store import StorePath
 
@@ -46,7 +46,7 @@ class StoredRows:
         wanted = self._wanted(names)
         for file, footer in zip(self.files, self._footers, strict=True):
             with told(self.folder, file):
-                parquet = opened(self.folder, file, footer)
+                parquet = opened_file(self.folder, file, footer)
             columns = in_file(parquet, wanted)
             for group in range(footer.num_row_groups):
                 with told(self.folder, file):

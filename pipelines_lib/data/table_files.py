@@ -39,12 +39,12 @@ def picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 def read_file(folder: StorePath, file: File, wanted: pa.Schema) -> pa.Table:
     """All rows of a file of the table at `folder`."""
     with told(folder, file):
-        content = opened(folder, file)
+        content = opened_file(folder, file)
         rows = content.read(columns=in_file(content, wanted))
     return as_wanted(rows, file, wanted)
 
 
-def opened(folder: StorePath, file: File, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+def opened_file(folder: StorePath, file: File, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
     """The file of the table at `folder`; `footer` where it is known already."""
     return parquet(folder / file.path, footer)
 

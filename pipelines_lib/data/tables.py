@@ -10,8 +10,8 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import get_ident
 from typing import Literal
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,9 +20,10 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, create_table_with_add_actions
 
 from pipelines_lib.contracts import safe_name
+from pipelines_lib.data.opened_table import Opened
 from pipelines_lib.data.partition_writer import PartitionWriter, PlacedFile, StagedFile, place, stats
 from pipelines_lib.data.stored_rows import StoredRows
-from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, opened, picked, read_file, told
+from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, opened_file, picked, read_file, told
 from pipelines_lib.data.table_store import delta_options, reached
 from pipelines_lib.errors import DataError
 from pipelines_lib.s3 import S3Path
@@ -76,7 +77,11 @@ class Tables:
 
     def __init__(self, root: StorePath) -> None:
         self._root = root
-        self._appended: dict[Layer, DeltaTable] = {}
+        self._opened: dict[tuple[int, Layer], Opened] = {}
+        """The tables at their newest version as each thread last saw them: one that commits brings its own up to date, and nobody else's."""
+
+    def __reduce__(self) -> tuple[type["Tables"], tuple[StorePath]]:
+        return Tables, (self._root,)  # what is open stays in its process
 
     def path(self, layer: Layer) -> StorePath:
         """Folder of a layer's table."""
@@ -112,12 +117,12 @@ class Tables:
         """Make the staged files, in this order, the whole content of the partition. Returns the version that holds them."""
         folder = self.path(layer)
         for attempt in range(_ATTEMPTS):
-            table = self._open(layer)
+            opened = self._open(layer)
             try:
                 with reached(folder):
-                    if table is None:
+                    if opened is None:
                         return self._create(folder, partition_key, staged, columns)
-                    return _overwrite(table, folder, partition_key, staged, columns)
+                    return _overwrite(opened, folder, partition_key, staged, columns)
             except (CommitFailedError, DeltaError) as error:
                 # Two runs made the table at once, or met in a commit: the loser looks again.
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -133,13 +138,16 @@ class Tables:
         once = None if batch is None else CommitProperties(app_transactions=[Transaction(app_id=batch[0], version=batch[1])])
         for attempt in range(_ATTEMPTS):
             try:
-                table = self._last_appended(layer) or self._open(layer)
-                if table is None:
+                # Where this object has appended, it goes on from there: to read what others have appended since would take longer than to append.
+                opened = self._kept(layer) or self._open(layer)
+                self._opened.pop((get_ident(), layer), None)
+                if opened is None:
                     _check_store(self.path(layer))
                 else:
-                    if batch is not None and (table.transaction_version(batch[0]) or 0) >= batch[1]:
+                    if batch is not None and (opened.table.transaction_version(batch[0]) or 0) >= batch[1]:
                         return
-                    _check_columns(self.path(layer), pa.schema(table.schema().to_arrow()), rows.schema)
+                    _check_columns(self.path(layer), opened.schema, rows.schema)
+                table = None if opened is None else opened.table
                 with reached(self.path(layer)):
                     write_deltalake(
                         str(self.path(layer)) if table is None else table,
@@ -153,7 +161,7 @@ class Tables:
                         post_commithook_properties=_KEEP_THE_LOG,
                     )
                 if table is not None:
-                    self._appended[layer] = table
+                    self._opened[get_ident(), layer] = Opened.of(self.path(layer), table)
                 return
             except (CommitFailedError, DeltaError) as error:
                 if attempt == _ATTEMPTS - 1 or not _is_conflict(error):
@@ -168,11 +176,11 @@ class Tables:
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
         """Rows of the partitions (all, when None), ordered by partition and row. Raises `DataError` where there is no table."""
-        table, schema = self._table(layer, version), self.schema(layer, version)
-        wanted = schema if columns is None else picked(schema, columns)
+        opened = self._table(layer, version)
+        wanted = opened.schema if columns is None else picked(opened.schema, columns)
         parts = [
             _sorted(pa.concat_tables(read_file(self.path(layer), file, wanted) for file in files))
-            for files in _by_partition(table, partitions)
+            for files in opened.partitions(partitions)
         ]
         return pa.concat_tables(parts) if parts else wanted.empty_table()
 
@@ -181,9 +189,9 @@ class Tables:
 
         Raises `DataError` as `read` does, `KeyError` with the first of `columns` that the table lacks.
         """
-        table = self._table(layer, version)
-        files = [file for files in _by_partition(table, partitions) for file in files]
-        return StoredRows(self.path(layer), files, picked(self.schema(layer, version), columns))
+        opened = self._table(layer, version)
+        files = [file for files in opened.partitions(partitions) for file in files]
+        return StoredRows(self.path(layer), files, picked(opened.schema, columns))
 
     def scan(
         self,
@@ -199,27 +207,27 @@ class Tables:
         Without `columns`, rows of `raw` have those that the partition came with, whatever other partitions brought; rows of any
         other layer have all of the table's. Raises `DataError` as `read` does.
         """
-        table, schema = self._table(layer, version), self.schema(layer, version)
+        opened = self._table(layer, version)
+        schema, files = opened.schema, [file for files in opened.partitions([partition_key]) for file in files]
         own = columns is None and layer == "raw"
-        wanted = self._own(table, partition_key, schema) if own else schema if columns is None else picked(schema, columns)
+        wanted = self._own(files, schema) if own else schema if columns is None else picked(schema, columns)
         number = 0
-        for files in _by_partition(table, [partition_key]):
-            for file in files:
-                with told(self.path(layer), file):
-                    parquet = opened(self.path(layer), file)
-                for group in range(parquet.num_row_groups):
-                    if shard is None or shard.groups.start <= number < shard.groups.stop:
-                        with told(self.path(layer), file):
-                            rows = parquet.read_row_group(group, columns=in_file(parquet, wanted))
-                        yield as_wanted(rows, file, wanted)
-                    number += 1
+        for file in files:
+            with told(self.path(layer), file):
+                parquet = opened_file(self.path(layer), file)
+            for group in range(parquet.num_row_groups):
+                if shard is None or shard.groups.start <= number < shard.groups.stop:
+                    with told(self.path(layer), file):
+                        rows = parquet.read_row_group(group, columns=in_file(parquet, wanted))
+                    yield as_wanted(rows, file, wanted)
+                number += 1
 
-    def _own(self, table: DeltaTable, partition_key: str, schema: pa.Schema) -> pa.Schema:
-        """The columns that the partition's files hold, in their order, and `partition_key`."""
+    def _own(self, files: Sequence[File], schema: pa.Schema) -> pa.Schema:
+        """The columns that these files of a partition hold, in their order, and `partition_key`."""
         names: dict[str, None] = {}
-        for file in (file for files in _by_partition(table, [partition_key]) for file in files):
+        for file in files:
             with told(self.path("raw"), file):
-                names |= dict.fromkeys(opened(self.path("raw"), file).schema_arrow.names)
+                names |= dict.fromkeys(opened_file(self.path("raw"), file).schema_arrow.names)
         return pa.schema([schema.field(name) for name in (*names, "partition_key")])
 
     def shards(self, layer: Layer, partition_key: str, of: int, *, version: int | None = None) -> list[Shard]:
@@ -228,7 +236,7 @@ class Tables:
         For layers that are written whole. Raises `DataError` as `read` does.
         """
         firsts, ends = [], [0]
-        for files in _by_partition(self._table(layer, version), [partition_key]):
+        for files in self._table(layer, version).partitions([partition_key]):
             for file in files:
                 with told(self.path(layer), file):
                     groups = list(groups_of(self.path(layer) / file.path))
@@ -244,7 +252,7 @@ class Tables:
 
     def schema(self, layer: Layer, version: int | None = None) -> pa.Schema:
         """Names and types of the table's columns. Raises `DataError` where there is no table."""
-        return pa.schema(self._table(layer, version).schema().to_arrow())
+        return self._table(layer, version).schema
 
     @property
     def root(self) -> StorePath:
@@ -256,38 +264,38 @@ class Tables:
 
         The version is the newest where none is given, and None where there is no table.
         """
-        table = self._open(layer, version)
-        if table is None:
+        opened = self._open(layer, version)
+        if opened is None:
             return None, {}
-        named = {files[0].partition_key: "".join(file.path for file in files) for files in _by_partition(table, None)}
-        return int(table.version()), {key: hashlib.sha256(paths.encode()).hexdigest()[:16] for key, paths in named.items()}
+        named = {files[0].partition_key: "".join(file.path for file in files) for files in opened.partitions(None)}
+        return opened.version, {key: hashlib.sha256(paths.encode()).hexdigest()[:16] for key, paths in named.items()}
 
     def partitions(self, layer: Layer, version: int | None = None) -> list[str]:
         """Keys of the partitions that hold rows, sorted; none where there is no table."""
-        table = self._open(layer, version)
-        return [] if table is None else sorted({file.partition_key for file in _files(table)})
+        opened = self._open(layer, version)
+        return [] if opened is None else sorted({file.partition_key for file in opened.files})
 
     def version(self, layer: Layer) -> int:
         """The newest version of the table. Raises `DataError` where there is none."""
-        return int(self._table(layer).version())
+        return self._table(layer).version
 
     def compact(self, layer: Layer, partition_key: str) -> int:
         """Put the small files of an appended partition together; its rows stay what they are. Returns how many files there are less.
 
         Whoever appends meanwhile is not disturbed. The small files stay on disk until `vacuum`, for those who read them.
         """
-        table = self._table(layer)
+        table = self._table(layer).table
         with reached(self.path(layer)):
             done = table.optimize.compact([("partition_key", "=", partition_key)], post_commithook_properties=_KEEP_THE_LOG)
         return int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
 
     def vacuum(self, layer: Layer, *, hours: int, keep_versions: Sequence[int] = (), dry_run: bool = False) -> list[str]:
         """Remove the files that only versions older than `hours` name, except those of `keep_versions`. Returns their paths below the table."""
-        table = self._open(layer)
-        if table is None:
+        opened = self._open(layer)
+        if opened is None:
             return []
         with reached(self.path(layer)):
-            removed: list[str] = table.vacuum(
+            removed: list[str] = opened.table.vacuum(
                 retention_hours=hours,
                 enforce_retention_duration=False,
                 dry_run=dry_run,
@@ -299,26 +307,33 @@ class Tables:
 
     def _spelling(self, layer: Layer) -> dict[str, str]:
         """How the table spells each of its columns, by the name in lower case: Delta can't tell two spellings apart."""
-        table = self._open(layer)
-        return {} if table is None else {field.name.casefold(): field.name for field in table.schema().fields}
+        opened = self._open(layer)
+        return {} if opened is None else {name.casefold(): name for name in opened.schema.names}
 
-    def _table(self, layer: Layer, version: int | None = None) -> DeltaTable:
-        table = self._open(layer, version)
-        if table is None:
+    def _table(self, layer: Layer, version: int | None = None) -> Opened:
+        opened = self._open(layer, version)
+        if opened is None:
             raise DataError(f"there is no table {layer!r} below {self._root}; run the stage that writes it first")
-        return table
+        return opened
 
-    def _last_appended(self, layer: Layer) -> DeltaTable | None:
-        """The table as this object's last append left it: to read the log of a table that is added to all day takes longer than to add to it."""
-        table = self._appended.pop(layer, None)
-        if table is None or not (self.path(layer) / "_delta_log" / f"{table.version():020d}.json").is_file():
-            return None  # where the table was taken away meanwhile, to go on with it would leave a log without its beginning
-        return table
+    def _kept(self, layer: Layer) -> Opened | None:
+        """The table as this object last saw it, if it goes on from there."""
+        opened = self._opened.get((get_ident(), layer))
+        return opened if opened is not None and opened.goes_on(self.path(layer)) else None
 
-    def _open(self, layer: Layer, version: int | None = None) -> DeltaTable | None:
+    def _open(self, layer: Layer, version: int | None = None) -> Opened | None:
+        """The table at a version, the newest where none is given; None where there is none.
+
+        A table that was open is brought up to date: a log is as long as its history, and what is new of it is short.
+        """
+        folder = self.path(layer)
+        opened = self._kept(layer) if version is None else None
         try:
-            with reached(self.path(layer)):
-                return DeltaTable(str(self.path(layer)), version=version, storage_options=delta_options(self.path(layer)))
+            with reached(folder):
+                if opened is None:
+                    opened = Opened.of(folder, DeltaTable(str(folder), version=version, storage_options=delta_options(folder)))
+                elif opened.is_behind():
+                    opened = Opened.of(folder, opened.table)
         except TableNotFoundError:
             return None
         except DeltaError as error:
@@ -328,6 +343,9 @@ class Tables:
                 f"{self.path(layer) / '_delta_log'}: a file of the table's log is damaged ({str(error).splitlines()[0]}); "
                 "restore it from a copy, or remove the table's folder and backfill its partitions"
             ) from error
+        if version is None:
+            self._opened[get_ident(), layer] = opened
+        return opened
 
     def _create(self, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
         _check_store(folder)
@@ -352,16 +370,16 @@ def _check_store(folder: StorePath) -> None:
         folder.require_conditional_writes()
 
 
-def _overwrite(table: DeltaTable, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
-    there = pa.schema(table.schema().to_arrow())
-    active = frozenset(file.path for file in _files(table) if file.partition_key == partition_key)
+def _overwrite(opened: Opened, folder: StorePath, partition_key: str, staged: Sequence[StagedFile], columns: pa.Schema) -> int:
+    there = opened.schema
+    active = frozenset(file.path for files in opened.partitions([partition_key]) for file in files)
     _check_columns(folder, there, columns)
     placed = place(folder, partition_key, staged, active)
     if {file.path for file in placed} == active:
-        return int(table.version())
+        return opened.version
     new = [field for field in columns if field.name not in there.names]
-    version = int(table.version()) + 1
-    table.create_write_transaction(
+    version = opened.version + 1
+    opened.table.create_write_transaction(
         [_add(file, partition_key) for file in placed],
         "overwrite",
         Schema.from_arrow(pa.schema([*there, *new])),
@@ -379,21 +397,6 @@ def _overwrite(table: DeltaTable, folder: StorePath, partition_key: str, staged:
 def _add(file: PlacedFile, partition_key: str) -> AddAction:
     # The time of a file is no part of what it holds.
     return AddAction(file.path, file.size, {"partition_key": partition_key}, 0, True, stats(file))
-
-
-def _files(table: DeltaTable) -> list[File]:
-    """The files of this version, those of a partition in their order."""
-    actions = pa.table(table.get_add_actions(flatten=True))
-    keys, paths = actions["partition.partition_key"].to_pylist(), actions["path"].to_pylist()
-    return sorted(File(key, unquote(path)) for key, path in zip(keys, paths, strict=True))
-
-
-def _by_partition(table: DeltaTable, partitions: Sequence[str] | None) -> Iterator[list[File]]:
-    grouped: dict[str, list[File]] = {}
-    for file in _files(table):
-        grouped.setdefault(file.partition_key, []).append(file)
-    for key in sorted(grouped if partitions is None else set(partitions) & grouped.keys()):
-        yield grouped[key]
 
 
 def _sorted(rows: pa.Table) -> pa.Table:

@@ -1,5 +1,6 @@
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -12,10 +13,12 @@ from unittest import mock
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines_lib.data import partition_writer
+from pipelines_lib.data import tables as tables_module
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.store import write_text
@@ -339,6 +342,31 @@ def test_a_table_that_was_taken_away_between_two_appends_begins_anew(tmp_path):
     shutil.rmtree(tables.path("predictions"))
     tables.append("predictions", rows)
     assert Tables(tmp_path).read("predictions").num_rows == 1
+
+
+def test_an_open_table_shows_what_others_have_written_since(tmp_path):
+    ours, others = Tables(tmp_path), Tables(tmp_path)
+    ours.write("clean", "2026-01-01", rows(3))
+    assert others.read("clean").num_rows == 3
+    ours.write("clean", "2026-01-02", rows(2).append_column("y", pa.array([1, 2])))
+    assert others.read("clean")["y"].to_pylist() == [None, None, None, 1, 2]
+    assert pickle.loads(pickle.dumps(others)).version("clean") == others.version("clean") == 1
+    shutil.rmtree(ours.path("clean"))
+    assert others.partitions("clean") == []
+    for key in ("2026-02-01", "2026-02-02"):
+        ours.write("clean", key, rows(1))
+    assert others.partitions("clean") == ["2026-02-01", "2026-02-02"]
+
+
+def test_an_open_table_is_not_read_again_from_its_beginning(tmp_path, monkeypatch):
+    tables = Tables(tmp_path)
+    tables.write("clean", "2026-01-01", rows(1))
+    opened = []
+    monkeypatch.setattr(tables_module, "DeltaTable", lambda *given, **options: opened.append(given) or DeltaTable(*given, **options))
+    for day in range(2, 5):
+        tables.write("clean", f"2026-01-{day:02d}", rows(day))
+        assert tables.read("clean", [f"2026-01-{day:02d}"]).num_rows == day
+    assert len(opened) == 1
 
 
 def test_the_small_files_of_a_partition_are_put_together_while_others_append(place):
