@@ -39,7 +39,7 @@ def picked(schema: pa.Schema, columns: Sequence[str]) -> pa.Schema:
 def read_file(folder: StorePath, file: File, wanted: pa.Schema) -> pa.Table:
     """All rows of a file of the table at `folder`."""
     with told(folder, file):
-        content = opened_file(folder, file)
+        content = parquet(folder / file.path, encoded=[field.name for field in wanted if pa.types.is_dictionary(field.type)])
         rows = content.read(columns=in_file(content, wanted))
     return as_wanted(rows, file, wanted)
 

@@ -3,11 +3,11 @@
 A run overwrites its own partition in one commit and touches no other; writing what is already there makes no commit.
 Rows come back ordered by partition and `row_id`, whatever the number of files, so the same version reads the same.
 
-The log of a table is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
+The log of a table that is written whole is kept for ever (it is small), so every version can be read until `vacuum` removes its files.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import get_ident
@@ -48,8 +48,23 @@ Layer = Literal[
 ]
 
 _ATTEMPTS = 20
-# Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
-_CONFIGURATION = {"delta.enableExpiredLogCleanup": "false", "delta.logRetentionDuration": "interval 36500 days"}
+_CONFIGURATION = {
+    # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
+    "delta.enableExpiredLogCleanup": "false",
+    "delta.logRetentionDuration": "interval 36500 days",
+    # Commits that are read one by one where a table is opened: with deltalake's 100, opening took as long as reading a million numbers.
+    "delta.checkpointInterval": "10",
+}
+"""Of tables that are written whole, with a commit or two a partition."""
+_OF_APPENDED = {
+    "delta.enableExpiredLogCleanup": "false",
+    # Of what is added to all day nobody reads an old version.
+    "delta.logRetentionDuration": "interval 1 days",
+    "delta.deletedFileRetentionDuration": "interval 2 days",
+    # Least and largest value of each column of each file, which nobody asks for; every commit went through those of all files.
+    "delta.dataSkippingNumIndexedCols": "0",
+}
+"""Of tables that are added to, with thousands of commits a partition."""
 _KEEP_THE_LOG = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 
 
@@ -155,7 +170,7 @@ class Tables:
                         mode="append",
                         partition_by=["partition_key"],
                         schema_mode="merge",
-                        configuration=_CONFIGURATION if table is None else None,
+                        configuration=_OF_APPENDED if table is None else None,
                         storage_options=delta_options(self.path(layer)),
                         commit_properties=once,
                         post_commithook_properties=_KEEP_THE_LOG,
@@ -174,10 +189,15 @@ class Tables:
         *,
         version: int | None = None,
         columns: Sequence[str] | None = None,
+        encoded: Collection[str] = (),
     ) -> pa.Table:
-        """Rows of the partitions (all, when None), ordered by partition and row. Raises `DataError` where there is no table."""
+        """Rows of the partitions (all, when None), ordered by partition and row; columns of strings that are `encoded` as dictionaries.
+
+        Raises `DataError` where there is no table.
+        """
         opened = self._table(layer, version)
         wanted = opened.schema if columns is None else picked(opened.schema, columns)
+        wanted = pa.schema([_encoded(field) if field.name in encoded else field for field in wanted])
         parts = [
             _sorted(pa.concat_tables(read_file(self.path(layer), file, wanted) for file in files))
             for files in opened.partitions(partitions)
@@ -282,12 +302,20 @@ class Tables:
     def compact(self, layer: Layer, partition_key: str) -> int:
         """Put the small files of an appended partition together; its rows stay what they are. Returns how many files there are less.
 
-        Whoever appends meanwhile is not disturbed. The small files stay on disk until `vacuum`, for those who read them.
+        Whoever appends meanwhile is not disturbed. The small files, and the commits that added them, stay for a day for those who read them.
         """
-        table = self._table(layer).table
-        with reached(self.path(layer)):
+        folder, opened = self.path(layer), self._open(layer)
+        if opened is None or sum(map(len, opened.partitions([partition_key]))) < 2:
+            return 0
+        table = opened.table
+        with reached(folder):
             done = table.optimize.compact([("partition_key", "=", partition_key)], post_commithook_properties=_KEEP_THE_LOG)
-        return int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
+            n_less = int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
+            if n_less:
+                table.vacuum(retention_hours=24, enforce_retention_duration=False, dry_run=False, post_commithook_properties=_KEEP_THE_LOG)
+                table.create_checkpoint()
+                table.cleanup_metadata()
+        return n_less
 
     def vacuum(self, layer: Layer, *, hours: int, keep_versions: Sequence[int] = (), dry_run: bool = False) -> list[str]:
         """Remove the files that only versions older than `hours` name, except those of `keep_versions`. Returns their paths below the table."""
@@ -405,6 +433,10 @@ def _sorted(rows: pa.Table) -> pa.Table:
     if len(row_ids) < 2 or pc.all(pc.less_equal(row_ids[:-1], row_ids[1:])).as_py():
         return rows
     return rows.sort_by("row_id")
+
+
+def _encoded(field: pa.Field) -> pa.Field:
+    return field.with_type(pa.dictionary(pa.int32(), field.type)) if pa.types.is_string(field.type) else field
 
 
 def _with_partition_key(columns: pa.Schema) -> pa.Schema:

@@ -16,16 +16,25 @@ from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.answers import answered, main_version
+from pipelines_lib.monitoring.answers import answer_keys, answered, main_version
+from pipelines_lib.monitoring.estimate import LossModel
 from pipelines_lib.monitoring.health import health
 from pipelines_lib.monitoring.history import LOOK_BACK, PERFORMANCE, drift_rows, performance_row, window
 from pipelines_lib.monitoring.joint import drift_of_answers
 from pipelines_lib.monitoring.performance import estimated, realised
-from pipelines_lib.monitoring.reference import Reference
+from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.registry.package import MANIFEST, PROFILE, Manifest
 from pipelines_lib.serving.pointer import deployed_version, package_folder
 from pipelines_lib.store import read_json
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A partition and the model that answered it."""
+
+    partition_key: str
+    model: ModelRef
 
 
 def main(stage: Stage) -> JobResult:
@@ -46,7 +55,8 @@ def main(stage: Stage) -> JobResult:
         )
     model = model_of(stage, version)
     reference = reference_of(stage, model)
-    rows_now = _answers_of(stage, key, version)
+    today = _Answered(key, model)
+    rows_now = _rows(stage, tables, today, reference)
     if not rows_now.num_rows:
         raise DataError(f"the answers of version {version} on {key} have been replaced since they were profiled; clear `profile`")
     drifts = drift_of_answers(reference, DataProfile.from_json(row["profile_json"]), rows_now, stage.use_case.monitoring.psi)
@@ -55,12 +65,13 @@ def main(stage: Stage) -> JobResult:
     rows = drift_rows(drifts, version)
     tables.write("drift", key, rows)
     found = window(key, rows)
-    performance, guess = _performance(stage, key, model, reference, rows_now)
+    performance, guess = _performance(stage, tables, today, reference, rows_now)
     filled = []
     for earlier in _newly_labelled(stage, tables):
-        then = _answers_of(stage, earlier.partition_key, earlier.model.version)
+        known = reference_of(stage, earlier.model)
+        then = _rows(stage, tables, earlier, known)
         if then.num_rows:
-            _performance(stage, earlier.partition_key, earlier.model, reference_of(stage, earlier.model), then)
+            _performance(stage, tables, earlier, known, then)
             filled.append(earlier)
     drifted = [drift.column for drift in drifts if drift.drifted]
     return JobResult(
@@ -102,20 +113,23 @@ def reference_profile(stage: Stage, model: ModelRef) -> DataProfile:
     return reference_of(stage, model).profile
 
 
-def _answers_of(stage: Stage, partition_key: str, version: int) -> pa.Table:
-    """One version's; none where another has scored the partition anew since."""
-    rows = answered(Tables(stage.root), stage.use_case, partition_key)
-    return pa.table({}) if rows is None else rows.filter(pc.equal(rows["model_version"], version))
+def _rows(stage: Stage, tables: Tables, of: _Answered, reference: Reference) -> pa.Table:
+    """The answers of one version, none where another has scored the partition anew since; with their inputs where something looks at these row by row."""
+    keys = answer_keys(stage.use_case)
+    looked_at = inputs_by_importance(reference) if reference.sample is not None or isinstance(reference.estimator, LossModel) else ()
+    kinds = [name for name in looked_at if reference.profile.columns[name].type == "string" and name not in keys]
+    rows = answered(tables, stage.use_case, of.partition_key, {*keys, *looked_at}, kinds)
+    return pa.table({}) if rows is None else rows.filter(pc.equal(rows["model_version"], of.model.version))
 
 
 def _performance(
-    stage: Stage, key: str, model: ModelRef, reference: Reference, answers: pa.Table
+    stage: Stage, tables: Tables, of: _Answered, reference: Reference, answers: pa.Table
 ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
     """(What was realised, what is estimated of the gate's metric), which also go into the table `performance`.
 
     The first is None where the labels have not come, or no key tells whose they are, the second where it can't be estimated.
     """
-    tables = Tables(stage.root)
+    key, model = of.partition_key, of.model
     manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
     metric = stage.use_case.gate.metric
     told = partial(performance_row, metric=metric, reference=manifest.metrics.get(metric), model_version=model.version)
@@ -141,27 +155,20 @@ def _performance(
     return None if found is None else asdict(found), None if guess is None else asdict(guess) | {"metric": metric}
 
 
-@dataclass(frozen=True)
-class _Earlier:
-    partition_key: str
-    model: ModelRef
-
-
-def _newly_labelled(stage: Stage, tables: Tables) -> Iterator[_Earlier]:
+def _newly_labelled(stage: Stage, tables: Tables) -> Iterator[_Answered]:
     """Measured partitions of the last `LOOK_BACK` whose labels have come, or changed, since they were measured, oldest first."""
     key, use_case = stage.spec.partition_key, stage.use_case
     _, labels = tables.contents("labelled")
-    recent = {use_case.shift(key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys() & set(tables.partitions("drift"))
+    recent = sorted({use_case.shift(key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys() & set(tables.partitions("drift")))
     if not recent:
         return
-    known = set(tables.partitions("performance"))
-    for earlier in sorted(recent):
-        rows = tables.read("performance", [earlier]).to_pylist() if earlier in known else []
-        used = next((row["labels"] for row in rows if row["row_id"] == "realised"), None)
-        version = tables.read("drift", [earlier], columns=["model_version"])["model_version"][0].as_py()
-        model = deployed_version(stage.root, version)
-        if used != labels[earlier] and model is not None:
-            yield _Earlier(earlier, model)
+    figures = tables.read("performance", recent).to_pylist() if tables.partitions("performance") else []
+    used = {row["partition_key"]: row["labels"] for row in figures if row["row_id"] == "realised"}
+    versions = {row["partition_key"]: row["model_version"] for row in tables.read("drift", recent, columns=["model_version"]).to_pylist()}
+    for earlier in recent:
+        model = deployed_version(stage.root, versions[earlier])
+        if used.get(earlier) != labels[earlier] and model is not None:
+            yield _Answered(earlier, model)
 
 
 if __name__ == "__main__":

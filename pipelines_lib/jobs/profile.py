@@ -11,7 +11,7 @@ import pyarrow as pa
 from pipelines_lib.contracts import JobResult
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.answers import answered, profile_answers, versions
+from pipelines_lib.monitoring.answers import answers_of_profile, profile_answers, versions
 
 log = logging.getLogger("sluice")
 
@@ -20,9 +20,10 @@ def main(stage: Stage) -> JobResult:
     """One pass over the partition's answers, kept as one row of `profiles`."""
     key = stage.spec.partition_key
     tables = Tables(stage.root)
-    rows = answered(tables, stage.use_case, key)
-    if rows is not None and stage.use_case.answers == "service" and (n_files := tables.compact("predictions", key)):
+    # First of all: whoever reads the day from now on opens one file and not thousands.
+    if stage.use_case.answers == "service" and (n_files := tables.compact("predictions", key)):
         log.info("%s files of answers are in fewer now", f"{n_files:,}")
+    rows = answers_of_profile(tables, stage.use_case, key)
     profile = profile_answers(rows, stage.use_case)
     by_version = versions(rows)
     row = {"row_id": "profile", "n_rows": profile.n_rows, "versions": json.dumps(by_version), "profile_json": profile.to_json()}

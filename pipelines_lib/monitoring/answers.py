@@ -1,7 +1,6 @@
 """What was answered on a partition, by the service or in the table of scores: each row once, whatever the number of deliveries."""
 
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -13,10 +12,19 @@ from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.use_case import ColumnType, UseCase
 
+OWN = ("row_id", "model_version", "prediction", "score")
 
-def answered(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table | None:
-    """The partition's answers with what they were given to, one a `row_id`; None where nothing was answered."""
-    return _scored(tables, use_case, partition_key) if use_case.answers == "batch" else _served(tables, partition_key)
+
+def answered(
+    tables: Tables, use_case: UseCase, partition_key: str, columns: Collection[str], encoded: Collection[str] = ()
+) -> pa.Table | None:
+    """The partition's answers with what they were given to, one a `row_id`; None where nothing was answered.
+
+    They have the columns `OWN`, and those of `columns` that were kept; columns of strings that are `encoded` may come as dictionaries.
+    """
+    if use_case.answers == "batch":
+        return _scored(tables, partition_key, [name for name in use_case.features() if name in columns], encoded)
+    return _served(tables, partition_key, columns, encoded)
 
 
 def answer_keys(use_case: UseCase) -> list[str]:
@@ -24,13 +32,13 @@ def answer_keys(use_case: UseCase) -> list[str]:
     return ["row_id"] if use_case.answers == "batch" else use_case.columns_with("key")
 
 
-def _scored(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table | None:
+def _scored(tables: Tables, partition_key: str, features: Collection[str], encoded: Collection[str]) -> pa.Table | None:
     """Rows of `scored` that have a score, with their features from `clean`."""
     if partition_key not in tables.partitions("scored"):
         return None
     rows = tables.read("scored", [partition_key])
     there = tables.schema("clean").names
-    given = tables.read("clean", [partition_key], columns=["row_id", *(name for name in use_case.features() if name in there)])
+    given = tables.read("clean", [partition_key], columns=["row_id", *(name for name in features if name in there)], encoded=encoded)
     places = pc.index_in(rows["row_id"], value_set=given["row_id"])
     # A row that was cleaned away since, or that has no score, is no answer.
     is_answer = pc.and_(pc.is_valid(rows["score"]), pc.is_valid(places))
@@ -41,7 +49,7 @@ def _scored(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table |
     return rows
 
 
-def _served(tables: Tables, partition_key: str) -> pa.Table | None:
+def _served(tables: Tables, partition_key: str, columns: Collection[str], encoded: Collection[str]) -> pa.Table | None:
     """Rows of `predictions`.
 
     A client that asked again under the same id got one more answer; the newest version's counts, and among equals
@@ -49,15 +57,14 @@ def _served(tables: Tables, partition_key: str) -> pa.Table | None:
     """
     if partition_key not in tables.partitions("predictions"):
         return None
-    rows = tables.read("predictions", [partition_key])  # in the order of their ids
-    if rows.num_rows < 2:
+    wanted = [name for name in tables.schema("predictions").names if name in {*OWN, *columns}]
+    rows = tables.read("predictions", [partition_key], columns=wanted, encoded=encoded)  # in the order of their ids
+    if rows.num_rows < 2 or pc.all(_firsts(rows)).as_py():
         return rows
-    first = _firsts(rows)
-    if pc.all(first).as_py():
-        return rows
+    every = tables.read("predictions", [partition_key])
     order = [("row_id", "ascending"), ("model_version", "descending"), ("score", "ascending")]
-    others = [(name, "ascending") for name in rows.column_names if name not in dict(order)]
-    return rows.sort_by([*order, *others]).filter(first)
+    others = [(name, "ascending") for name in every.column_names if name not in dict(order)]
+    return every.sort_by([*order, *others]).filter(_firsts(every)).select(rows.column_names)
 
 
 def _firsts(rows: pa.Table) -> pa.Array:
@@ -70,6 +77,13 @@ def columns_of(rows: pa.Table, reference: Reference) -> dict[str, Column]:
     """Those inputs of the reference that `rows` carry."""
     inputs = {name: column.type for name, column in reference.profile.columns.items() if column.kind == "input"}
     return {name: feature_column(rows[name], type_) for name, type_ in inputs.items() if name in rows.column_names}
+
+
+def answers_of_profile(tables: Tables, use_case: UseCase, partition_key: str) -> pa.Table | None:
+    """What `profile_answers` and `versions` look at."""
+    # Of texts hardly two are the same, so that a dictionary of them would only be made to be unmade.
+    kinds = [name for name, kind in use_case.feature_types.items() if kind == "string"]
+    return answered(tables, use_case, partition_key, use_case.feature_types, [*kinds, "prediction"])
 
 
 def profile_answers(rows: pa.Table | None, use_case: UseCase) -> DataProfile:
@@ -86,7 +100,8 @@ def profile_answers(rows: pa.Table | None, use_case: UseCase) -> DataProfile:
 
 def versions(rows: pa.Table | None) -> dict[int, int]:
     """Rows by the model version that answered them."""
-    return {} if rows is None else dict(sorted(Counter(rows["model_version"].to_pylist()).items()))
+    counts = [] if rows is None else pc.value_counts(rows["model_version"]).to_pylist()
+    return {found["values"]: found["counts"] for found in sorted(counts, key=lambda found: found["values"])}
 
 
 def main_version(counts: Mapping[int, int]) -> int | None:

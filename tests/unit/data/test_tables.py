@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -390,3 +391,21 @@ def test_the_small_files_of_a_partition_are_put_together_while_others_append(pla
     assert after.filter(pc.invert(pc.is_in(after["row_id"], pa.array(["late", "r9"]))).combine_chunks()).equals(before)
     assert tables.compact("predictions", "2026-01-01") == 0
     assert tables.version("predictions") == version
+    assert Tables(place / "elsewhere").compact("predictions", "2026-01-01") == 0
+
+
+def test_the_log_of_a_table_that_is_added_to_is_kept_for_a_day(tmp_path):
+    tables = Tables(tmp_path)
+    log = tables.path("predictions") / "_delta_log"
+    for day in (1, 2):
+        for number in range(3):
+            tables.append("predictions", pa.table({"row_id": [f"r{number}"], "partition_key": [f"2026-01-{day:02d}"], "x": [number]}))
+        tables.compact("predictions", f"2026-01-{day:02d}")
+        if day == 1:
+            assert len(list(tables.path("predictions").glob("partition_key=2026-01-01/*.parquet"))) == 4, "whoever reads them goes on"
+            for path in tables.path("predictions").rglob("*"):
+                os.utime(path, (time.time() - 25 * 3600,) * 2)
+            text = (log / f"{tables.version('predictions'):020d}.json").read_text()
+    assert r"\"minValues\":{}" in text, "no commit goes through those of all files"
+    assert not (log / f"{0:020d}.json").exists()
+    assert Tables(tmp_path).read("predictions")["x"].to_pylist() == [0, 1, 2, 0, 1, 2]
