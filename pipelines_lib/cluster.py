@@ -2,7 +2,7 @@
 
 import re
 from datetime import timedelta
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
@@ -138,6 +138,8 @@ class Kubernetes(Settings):
     """Stage, or `serving` for the model service, to what it reserves. What a stage leaves out, and a stage that is not named, takes from `default`."""
     templates: Templates = Templates()
     replicas: Replicas = Replicas()
+    serving: Literal["deployment", "kserve"] = "deployment"
+    """What brings up the users' servers: a Deployment with an autoscaler, or, where KServe is installed, its InferenceService."""
     queue: ObjectName | None = None
     """Kueue's LocalQueue that admits the pods; without one they go to the scheduler at once."""
     startup_timeout: Duration = timedelta(minutes=15)

@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError
 
 from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.local.doctor import Finding
-from pipelines_lib.pods.rights import DEPLOYER, LAUNCHER, TRAINER, Rights
+from pipelines_lib.pods.rights import DEPLOYER, KSERVE, LAUNCHER, TRAINER, Rights
 
 _SECONDS = 10
 """How long an answer may take."""
@@ -112,7 +112,8 @@ class _Cluster:
                 else f"these credentials may run trainings as TrainJobs {where}",
                 "Airflow's need the Role sluice-trainer of docker/cluster/components/trainjob: add the component, or ask with Airflow's own",
             )
-        denied = list(self._denied(DEPLOYER))
+        by_kserve = self.kubernetes.serving == "kserve"
+        denied = list(self._denied(DEPLOYER | KSERVE if by_kserve else DEPLOYER))
         theirs = f"; the stages deploy and verify (service account {self.kubernetes.deployer}) and `sluice serve` have to"
         yield Finding(
             True, f"these credentials may {'not ' if denied else ''}bring up the service of a model {where}" + (theirs if denied else "")
@@ -145,6 +146,11 @@ class _Cluster:
                     else {}
                 ),
                 **({"trainer.kubeflow.org": "install Kubeflow Trainer 2, or set `launcher: kubernetes`"} if self.trainjobs else {}),
+                **(
+                    {"serving.kserve.io": "install it, or set `kubernetes.serving: deployment`"}
+                    if self.kubernetes.serving == "kserve"
+                    else {}
+                ),
             }
             found = f"{name} is {'' if group in groups else 'not '}installed"
             yield Finding(group in groups or group not in remedies, found, remedies.get(group, ""))

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from pipelines_lib.contracts import ExitCode
-from pipelines_lib.pods.template import CONTAINER, NODE
+from pipelines_lib.pods.template import OWN
 
 EXITED = "Exited"
 """The stage's process ended by itself, or by a signal; its exit code says how."""
@@ -78,7 +78,6 @@ class End:
         return "".join(f"\n{title}:" + "".join(f"\n    {line}" for line in lines) for title, lines in parts.items() if lines)
 
 
-_OWN = (CONTAINER, NODE)
 _LATE = timedelta(seconds=60)
 """How long after its grace a pod may take to vanish, before its node counts as lost."""
 
@@ -216,7 +215,7 @@ def _terminated(pod: Any, terminated: Any) -> End:
     if code in (ExitCode.DONE, ExitCode.BAD_INPUT, ExitCode.HELD):
         return End(EXITED, code=code, tail=tail)
     if terminated.reason == "OOMKilled":
-        limit = next((c.resources.limits.get("memory") for c in pod.spec.containers if c.name in _OWN and c.resources.limits), None)
+        limit = next((c.resources.limits.get("memory") for c in pod.spec.containers if c.name in OWN and c.resources.limits), None)
         return End("OOMKilled", f"it used more memory than its limit of {limit}", tail=tail)
     if terminated.reason in ("StartError", "ContainerCannotRun"):
         return End("StartError", f"{terminated.reason}: {terminated.message or 'nothing more is said'}")
@@ -269,7 +268,7 @@ def _said(waiting: Any) -> str:
 
 
 def _container(pod: Any) -> Any | None:
-    return next((status for status in pod.status.container_statuses or () if status.name in _OWN), None)
+    return next((status for status in pod.status.container_statuses or () if status.name in OWN), None)
 
 
 def _waiting(pod: Any) -> Iterator[Any]:

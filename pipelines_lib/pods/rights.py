@@ -26,3 +26,6 @@ DEPLOYER: Rights = {
     ("", "pods"): ("list",),
 }
 """The stages deploy and verify, and `sluice serve`: to bring up the service of a model."""
+
+KSERVE: Rights = {("serving.kserve.io", "inferenceservices"): ("create", "patch", "delete")}
+"""The same with `kubernetes.serving: kserve`, beside those (`docker/cluster/components/kserve` grants it)."""

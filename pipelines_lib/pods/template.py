@@ -19,6 +19,10 @@ CONTAINER = "base"
 """The container that is the stage, or the server; a template may set its fields under this name, and add others."""
 NODE = "node"
 """What it is called in the pods of a TrainJob: Kubeflow Trainer knows its own container by this name."""
+PREDICTOR = "kserve-container"
+"""What it is called in the pods of an InferenceService: so KServe names it."""
+OWN = (CONTAINER, NODE, PREDICTOR)
+"""The stage's, or the server's, whoever made the pod."""
 USER = 10001
 """The numeric user that pods run as."""
 HOME = "/home/sluice"

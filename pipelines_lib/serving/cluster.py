@@ -13,7 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from kubernetes import config
-from kubernetes.client import ApiClient, ApiException, AppsV1Api, AutoscalingV2Api, Configuration, CoreV1Api, PolicyV1Api
+from kubernetes.client import ApiClient, ApiException, AppsV1Api, AutoscalingV2Api, Configuration, CoreV1Api, CustomObjectsApi, PolicyV1Api
 from kubernetes.config import ConfigException
 from urllib3.exceptions import HTTPError
 
@@ -21,9 +21,22 @@ from pipelines_lib.cluster import DEPLOYING
 from pipelines_lib.config import Profile, Project
 from pipelines_lib.errors import ConfigError, Unavailable
 from pipelines_lib.pods.ends import cannot_begin, too_slow
-from pipelines_lib.pods.template import CONTAINER, Manifest
+from pipelines_lib.pods.template import OWN, Manifest
 from pipelines_lib.serving.access import token_of
-from pipelines_lib.serving.objects import PORT, autoscaler, deployment, disruption_budget, labels_of, name_of, service, url_of
+from pipelines_lib.serving.objects import (
+    KSERVE,
+    PORT,
+    autoscaler,
+    deployment,
+    disruption_budget,
+    inference_service,
+    inference_service_name,
+    labels_of,
+    name_of,
+    predictor_of,
+    service,
+    url_of,
+)
 from pipelines_lib.serving.replica import Replica
 from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import UseCase
@@ -33,11 +46,12 @@ log = logging.getLogger("sluice.serving")
 MANAGER = "sluice"
 """Whose fields of the objects these are, to the API server."""
 
+_INFERENCE = (KSERVE, "v1beta1", "inferenceservices")
 _APPLY = {"field_manager": MANAGER, "_content_type": "application/apply-patch+yaml", "_request_timeout": 30}
 
 
 class Cluster:
-    """The servers of a use case as pods: a Deployment for its users, and one of a single pod for a candidate while it is verified."""
+    """The servers of a use case as pods: a Deployment for its users, or KServe's, and one of a single pod for a candidate while it is verified."""
 
     def __init__(self, use_case: UseCase, project: Project, profile: Profile, root: StorePath) -> None:
         assert profile.kubernetes is not None, "a profile whose launcher is kubernetes has it"
@@ -46,6 +60,7 @@ class Cluster:
         self._profile = profile
         self._root = str(root)
         self._kubernetes = profile.kubernetes
+        self._by_kserve = profile.kubernetes.serving == "kserve"
         self._template = project.pod_template(profile.kubernetes.templates.serving)
         self._namespace = profile.kubernetes.namespace
         self.url = url_of(use_case.name, self._namespace)
@@ -58,29 +73,38 @@ class Cluster:
             self._apply_deployment(candidate=True, replicas=1)
             return self.url
         self._apply_service(admits=False)
-        scaling, policy = self._scaling, self._policy
-        scaled = self._where_known(
-            "autoscalers (autoscaling/v2)",
-            "horizontalpodautoscalers",
-            scaling.patch_namespaced_horizontal_pod_autoscaler,
-            autoscaler(self._use_case, self._kubernetes),
-        )
+        if self._by_kserve:
+            self._apply_inference_service()
+        else:
+            self._apply_scaled_deployment()
         self._where_known(
             "disruption budgets (policy/v1)",
             "poddisruptionbudgets",
-            policy.patch_namespaced_pod_disruption_budget,
+            self._policy.patch_namespaced_pod_disruption_budget,
             disruption_budget(self._use_case, self._kubernetes),
+        )
+        return self.url
+
+    def _apply_scaled_deployment(self) -> None:
+        scaled = self._where_known(
+            "autoscalers (autoscaling/v2)",
+            "horizontalpodautoscalers",
+            self._scaling.patch_namespaced_horizontal_pod_autoscaler,
+            autoscaler(self._use_case, self._kubernetes),
         )
         # Where there is an autoscaler the number of servers is its own, and applying must not take it back.
         self._apply_deployment(candidate=False, replicas=None if scaled else self._kubernetes.replicas.least)
-        return self.url
 
     def replicas(self, *, candidate: bool) -> tuple[list[Replica], str]:
         """The pods that run, ready or not: one that can't open its version is not, and says why when it is asked."""
-        name = name_of(self._use_case, candidate=candidate)
         selector = ",".join(f"{key}={value}" for key, value in labels_of(self._use_case, candidate=candidate).items())
-        with self._told("deployments"):
-            found = self._apps.read_namespaced_deployment(name, self._namespace, _request_timeout=30)
+        try:
+            found = self._read_deployment(candidate=candidate)
+        except _Missing:
+            if candidate or not self._by_kserve:
+                raise
+            name = inference_service_name(self._use_case)
+            return [], f"KServe has made no Deployment of InferenceService {name}; `kubectl describe inferenceservice {name}` says why"
         with self._told("pods"):
             pods = self._core.list_namespaced_pod(self._namespace, label_selector=selector, _request_timeout=30).items
         pods = [pod for pod in pods if pod.metadata.deletion_timestamp is None and pod.status.phase in ("Pending", "Running")]
@@ -96,8 +120,7 @@ class Cluster:
 
         The share is never more than asked: where it grants no whole pod (a tenth, beside less than nine) this is False.
         """
-        with self._told("deployments"):
-            found = self._apps.read_namespaced_deployment(name_of(self._use_case), self._namespace, _request_timeout=30)
+        found = self._read_deployment(candidate=False)
         pods = math.floor((found.status.ready_replicas or 0) * share / (1 - share) + 1e-9)
         if not pods:
             return False
@@ -110,9 +133,13 @@ class Cluster:
         name = name_of(self._use_case, candidate=candidate)
         if candidate:
             self._apply_service(admits=False)
-        self._delete("deployments", self._apps.delete_namespaced_deployment, name)
+        if candidate or not self._by_kserve:
+            self._delete("deployments", self._apps.delete_namespaced_deployment, name)
         if not candidate:
-            self._delete("horizontalpodautoscalers", self._scaling.delete_namespaced_horizontal_pod_autoscaler, name)
+            if self._by_kserve:
+                self._delete(_INFERENCE[-1], self._delete_inference_service, inference_service_name(self._use_case))
+            else:
+                self._delete("horizontalpodautoscalers", self._scaling.delete_namespaced_horizontal_pod_autoscaler, name)
             self._delete("poddisruptionbudgets", self._policy.delete_namespaced_pod_disruption_budget, name)
             self._delete("services", self._core.delete_namespaced_service, name)
 
@@ -120,6 +147,29 @@ class Cluster:
         manifest = service(self._use_case, self._kubernetes, admits=admits)
         with self._told("services"):
             self._core.patch_namespaced_service(manifest["metadata"]["name"], self._namespace, manifest, **_APPLY)
+
+    def _apply_inference_service(self) -> None:
+        manifest = inference_service(self._use_case, self._root, self._profile, self._template, self._token)
+        group, version, plural = _INFERENCE
+        try:
+            with self._told(plural):
+                self._custom.patch_namespaced_custom_object(
+                    group, version, self._namespace, plural, manifest["metadata"]["name"], manifest, **_APPLY
+                )
+        except _Missing as error:
+            raise ConfigError(
+                f"{error} Or has this cluster no KServe: install it, or set `serving: deployment` under kubernetes of profile {self._profile.name}"
+            ) from error
+
+    def _delete_inference_service(self, name: str, namespace: str, **options: Any) -> None:
+        group, version, plural = _INFERENCE
+        self._custom.delete_namespaced_custom_object(group, version, namespace, plural, name, **options)
+
+    def _read_deployment(self, *, candidate: bool) -> Any:
+        own = name_of(self._use_case, candidate=candidate)
+        name = predictor_of(self._use_case) if self._by_kserve and not candidate else own
+        with self._told("deployments"):
+            return self._apps.read_namespaced_deployment(name, self._namespace, _request_timeout=30)
 
     def _apply_deployment(self, *, candidate: bool, replicas: int | None) -> None:
         manifest = deployment(
@@ -183,6 +233,10 @@ class Cluster:
         return AutoscalingV2Api(self._client)
 
     @property
+    def _custom(self) -> CustomObjectsApi:
+        return CustomObjectsApi(self._client)
+
+    @property
     def _policy(self) -> PolicyV1Api:
         return PolicyV1Api(self._client)
 
@@ -221,12 +275,12 @@ def _meaning(error: ApiException, what: str, deployer: str) -> ConfigError | Una
 
 
 def _image(pod: Any) -> str | None:
-    return next((container.image for container in pod.spec.containers if container.name == CONTAINER), None)
+    return next((container.image for container in pod.spec.containers if container.name in OWN), None)
 
 
 def _runs(pod: Any) -> bool:
     return bool(pod.status.pod_ip) and any(
-        status.name == CONTAINER and status.state and status.state.running for status in pod.status.container_statuses or ()
+        status.name in OWN and status.state and status.state.running for status in pod.status.container_statuses or ()
     )
 
 

@@ -6,9 +6,10 @@ from pipelines_lib.cluster import SERVING, Kubernetes
 from pipelines_lib.config import Profile
 from pipelines_lib.connections import variable_of
 from pipelines_lib.errors import ConfigError
-from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, Manifest, from_template
+from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECURITY, PREDICTOR, Manifest, from_template
 from pipelines_lib.use_case import Token
 
+KSERVE = "serving.kserve.io"
 PORT = 8080
 """What a server listens on in its pod."""
 _GRACE = 45
@@ -64,6 +65,47 @@ def deployment(
     if replicas is not None:
         spec["replicas"] = replicas
     return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": _metadata(use_case, kubernetes, candidate=candidate), "spec": spec}
+
+
+def inference_service_name(use_case: str) -> str:
+    """The name of the users' servers where KServe brings them up; not that of our Service, lest KServe wants to make one of this name."""
+    return f"champion-{use_case.replace('_', '-')}"
+
+
+def predictor_of(use_case: str) -> str:
+    """The Deployment that KServe makes of it."""
+    return f"{inference_service_name(use_case)}-predictor"
+
+
+def inference_service(use_case: str, root: str, profile: Profile, template: Path, token: Token | None = None) -> Manifest:
+    """The same servers as an InferenceService of KServe's, whose labels its pods bear. Raises `ConfigError` as `deployment` does."""
+    made = deployment(use_case, root, profile, template, candidate=False, replicas=None, token=token)["spec"]
+    kubernetes = profile.kubernetes
+    assert kubernetes is not None, "deployment has looked"
+    pod, wanted = made["template"], kubernetes.replicas
+    containers = [{**own, "name": PREDICTOR} if own["name"] == CONTAINER else own for own in pod["spec"]["containers"]]
+    return {
+        "apiVersion": f"{KSERVE}/v1beta1",
+        "kind": "InferenceService",
+        "metadata": {
+            **_metadata(use_case, kubernetes),
+            "name": inference_service_name(use_case),
+            # Without Knative: the pods of a Deployment, which follow the pointer as they do elsewhere.
+            "annotations": {f"{KSERVE}/deploymentMode": "RawDeployment", f"{KSERVE}/autoscalerClass": "hpa"},
+        },
+        "spec": {
+            "predictor": {
+                "minReplicas": wanted.least,
+                "maxReplicas": wanted.most,
+                "scaleMetric": "cpu",
+                "scaleTarget": wanted.cpu_percent,
+                "deploymentStrategy": made["strategy"],
+                **{key: pod["metadata"][key] for key in ("labels", "annotations") if key in pod["metadata"]},
+                **pod["spec"],
+                "containers": containers,
+            }
+        },
+    }
 
 
 def service(use_case: str, kubernetes: Kubernetes, *, admits: bool = False) -> Manifest:

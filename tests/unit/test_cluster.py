@@ -77,7 +77,7 @@ REFUSED: dict[str, tuple[str, list[str]]] = {
         [
             (
                 "8: kubernetes.name_space: unknown key; known here are: connection, namespace, images, service_account, deployer, resources, templates, "
-                "replicas, queue, startup_timeout, join_timeout, grace, secrets. Fix the spelling or remove it"
+                "replicas, serving, queue, startup_timeout, join_timeout, grace, secrets. Fix the spelling or remove it"
             )
         ],
     ),

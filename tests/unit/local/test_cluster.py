@@ -10,7 +10,7 @@ from pipelines_lib.cluster import Kubernetes
 from pipelines_lib.config import Project
 from pipelines_lib.local.cluster import examine_cluster
 from pipelines_lib.local.doctor import Finding, examine
-from pipelines_lib.pods.rights import DEPLOYER, LAUNCHER, Rights
+from pipelines_lib.pods.rights import DEPLOYER, KSERVE, LAUNCHER, Rights
 from tests.kube_api.server import ApiServer
 
 RIGHTS = Path(__file__).parents[3] / "docker" / "cluster" / "base" / "rights.yaml"
@@ -105,6 +105,16 @@ def test_trainings_as_train_jobs_need_kubeflow_and_rights_of_their_own(cluster: 
         "Kubeflow's TrainJob is not installed -> install Kubeflow Trainer 2, or set `launcher: kubernetes`",
     ]
     assert bad(examine_cluster(settings())) == []
+
+
+def test_a_service_by_kserve_needs_kserve_and_rights_of_its_own(cluster: ApiServer) -> None:
+    cluster.forbidden |= {("patch", "inferenceservices")}
+    found = examine_cluster(settings(serving="kserve"))
+    assert bad(found) == ["KServe is not installed -> install it, or set `kubernetes.serving: deployment`"]
+    assert any("may not bring up the service of a model" in finding.what for finding in found)
+    role, _ = yaml.safe_load_all((RIGHTS.parents[1] / "components" / "kserve" / "rights.yaml").read_text(encoding="utf-8"))
+    granted = {(group, kind): tuple(rule["verbs"]) for rule in role["rules"] for group in rule["apiGroups"] for kind in rule["resources"]}
+    assert granted == KSERVE
 
 
 def test_what_may_not_be_looked_at_is_no_fault(cluster: ApiServer) -> None:

@@ -75,6 +75,26 @@ def test_the_objects_are_those_of_the_golden_file(profile: Profile) -> None:
     assert manifests(profile) == list(yaml.safe_load_all(GOLDEN.read_text(encoding="utf-8")))
 
 
+def by_kserve(profile: Profile) -> Profile:
+    """The same profile, whose users' servers KServe brings up."""
+    assert profile.kubernetes is not None
+    return profile.model_copy(update={"kubernetes": profile.kubernetes.model_copy(update={"serving": "kserve"})})
+
+
+def test_kserve_is_given_the_servers_of_the_golden_file(profile: Profile, golden: Callable[[str, Any], None]) -> None:
+    made = objects.inference_service("shop_one", "s3://sluice/store/shop_one", profile, Project.from_environment().pod_template("serving"))
+    golden("inference_service.yaml", made)
+    # Its pods are the same ones, but for what KServe calls their container; and our Service finds them.
+    pod = manifests(profile)[0]["spec"]["template"]
+    predictor = made["spec"]["predictor"]
+    [container] = predictor["containers"]
+    assert container == {**pod["spec"]["containers"][0], "name": "kserve-container"}
+    assert all(predictor[key] == value for key, value in pod["spec"].items() if key != "containers")
+    service = manifests(profile)[2]
+    assert service["spec"]["selector"].items() <= predictor["labels"].items()
+    assert service["metadata"]["name"] not in (made["metadata"]["name"], objects.predictor_of("shop_one"))
+
+
 @pytest.mark.parametrize("version", ["1.32", "1.37"])
 def test_the_objects_are_valid_by_the_official_schemas(profile: Profile, version: str) -> None:
     for manifest in manifests(profile):
@@ -141,6 +161,32 @@ def test_what_is_put_up_again_is_not_changed_and_what_is_ended_is_gone(place: Cl
     for _ in range(2):
         place.end(candidate=False)
         assert not any(all_objects().values())
+
+
+def test_with_kserve_an_inference_service_takes_the_place_of_deployment_and_autoscaler(
+    place: Cluster, kube_api: ApiServer, profile: Profile, make_use_case: Callable[[], UseCase]
+) -> None:
+    users = place_of(make_use_case(), Project.from_environment(), by_kserve(profile), Path("store/shop"))
+    for _ in range(2):
+        assert users.put_up(candidate=False) == "http://serving-shop.sluice.svc"
+        [made] = kube_api.all("inferenceservices", "serving.kserve.io")
+        assert made["metadata"]["name"] == "champion-shop"
+        assert [kube_api.all(*kind) for kind in (("deployments", "apps"), ("horizontalpodautoscalers", "autoscaling"))] == [[], []]
+    replicas, missing = users.replicas(candidate=False)
+    assert replicas == []
+    assert missing.startswith("KServe has made no Deployment of InferenceService champion-shop; `kubectl describe")
+    asked = [request.path for request in kube_api.requests]
+    assert asked[-1].endswith("/deployments/champion-shop-predictor")
+    users.end(candidate=False)
+    assert not kube_api.all("inferenceservices", "serving.kserve.io") + kube_api.all("services")
+
+
+def test_a_cluster_without_kserve_is_told_with_a_remedy(
+    place: Cluster, kube_api: ApiServer, profile: Profile, make_use_case: Callable[[], UseCase]
+) -> None:
+    kube_api.fail("PATCH", "inferenceservices", 404, "the server could not find the requested resource")
+    with pytest.raises(ConfigError, match=r"no KServe: install it, or set `serving: deployment` under kubernetes of profile cluster"):
+        place_of(make_use_case(), Project.from_environment(), by_kserve(profile), Path("store/shop")).put_up(candidate=False)
 
 
 def test_a_cluster_without_an_autoscaler_gets_a_fixed_number(place: Cluster, kube_api: ApiServer, caplog: pytest.LogCaptureFixture) -> None:
