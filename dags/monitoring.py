@@ -10,26 +10,25 @@ from pipelines_lib.use_case import UseCase
 
 DOC = """
 Compares one partition of the service's answers with what the champion was trained on: **profile** → **measure** →
-**decide** → **report**, and **retrain** where that is the decision. *Skipped* `retrain` means: hold, or alert; its log has the reason. **tell**, where the
+**decide** → **retrain** → **report**. *Skipped* `retrain` means: hold, or alert, or another retraining was quicker; its log has the reason. **tell**, where the
 profile has `alerts`, tells people of a retraining or an alert.
 
 **When it fails.** Clearing any task is safe: a decision that fired a training stands, and none is ever started twice for a
-partition. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`. `tell` failed because somebody could not be reached: see the
+partition. `retrain` failed because the training DAG is paused: unpause it and clear `retrain`; the report follows. `tell` failed because somebody could not be reached: see the
 connections of the profile's `alerts`.
 """
 
 
 def monitoring_dag(use_case: UseCase) -> DAG:
-    """profile → measure → decide → report, and retrain where that is the decision."""
+    """profile → measure → decide → retrain, where that is the decision → report."""
     monitoring = Pipeline.MONITORING
     with pipeline_dag(use_case, monitoring, cron=use_case.schedule.monitoring, run_offset=-1, doc=DOC) as dag:
+        decide = run_job(use_case, monitoring, "decide")
         retrain = RetrainOperator(task_id="retrain", use_case=use_case)
-        chain(
-            run_job(use_case, monitoring, "profile"),
-            run_job(use_case, monitoring, "measure"),
-            run_job(use_case, monitoring, "decide"),
-            [run_job(use_case, monitoring, "report"), retrain],
-        )
+        # After `retrain`, which another retraining may forestall: the page says what came of the decision.
+        report = run_job(use_case, monitoring, "report", trigger_rule="none_failed")
+        chain(run_job(use_case, monitoring, "profile"), run_job(use_case, monitoring, "measure"), decide, retrain, report)
+        chain(decide, report)
         for tell in told(use_case):
             retrain >> tell
     return dag

@@ -7,14 +7,14 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from pipelines_lib.contracts import LATEST_REPORT, JobResult
+from pipelines_lib.contracts import LATEST_REPORT, JobResult, Ledger
 from pipelines_lib.data.status import show
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.measure import model_of, reference_profile
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.governor import Window
-from pipelines_lib.monitoring.history import Recorded, decision_rows, drifts_of, past, recorded, windows
+from pipelines_lib.monitoring.history import Recorded, decision_rows, drifts_of, ledger, past, recorded, windows
 from pipelines_lib.monitoring.page import Report, drift_page
 from pipelines_lib.monitoring.sketch import DataProfile
 from pipelines_lib.store import write_text
@@ -30,8 +30,9 @@ def main(stage: Stage) -> JobResult:
     if record is None:
         raise DataError(f"nothing was decided on {key}; run decide for this run first")
     here = next(iter(windows(tables, stage.use_case, [key])), None)
-    tables.write("decisions", key, decision_rows(record, here))
-    report = _report(stage, tables, record)
+    known = ledger(stage.root)
+    tables.write("decisions", key, decision_rows(record, here, known))
+    report = _report(stage, tables, record, known)
     page, path = drift_page(report), f"reports/{key}.html"
     write_text(stage.root / path, page)
     if show(stage.root, "monitoring", _status(report, here, f"{stage.spec.use_case}/{path}")):
@@ -45,7 +46,7 @@ def main(stage: Stage) -> JobResult:
     )
 
 
-def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
+def _report(stage: Stage, tables: Tables, record: Recorded, known: Ledger) -> Report:
     key, measured = record.partition_key, stage.result_of("measure").outputs
     [row] = tables.read("profiles", [key]).to_pylist()
     version = measured.get("model_version")
@@ -60,10 +61,11 @@ def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
         n_rows=row["n_rows"],
         action=record.action,
         reason=record.reason,
+        not_fired=_not_fired(record, known),
         objections=record.objections,
         settings=stage.use_case.monitoring,
         metric=stage.use_case.gate.metric,
-        past=past(tables, stage.use_case, key, DAYS),
+        past=past(tables, stage.use_case, key, DAYS, known),
         drifts=drifts_of(tables.read("drift", [key])),
         performance=performance,
         estimated=guess,
@@ -71,6 +73,28 @@ def _report(stage: Stage, tables: Tables, record: Recorded) -> Report:
         reference=None if model_version is None else reference_profile(stage, model_of(stage, model_version)),
         now=DataProfile.from_json(row["profile_json"]),
         private=stage.use_case.private(),
+    )
+
+
+def _not_fired(record: Recorded, known: Ledger) -> str:
+    """Why no training follows from the decision to retrain, as far as can be told; empty where one does, or none was wanted."""
+    if record.action != "retrain" or known.of(record.partition_key) is not None:
+        return ""
+    if len(known.fired) > record.n_known:
+        newest = known.fired[-1]
+        return f"No training was started for it: one was for {newest.partition_key} (run {newest.run_id}) after this was decided."
+    return "No training was started for it yet: that is what the task `retrain` does; it says why it did not."
+
+
+def _newest_labels(report: Report) -> dict[str, JsonValue] | None:
+    """Realised performance of the newest partition whose labels have come; of an earlier one than the report's the gate's metric alone."""
+    if report.performance is not None:
+        return {"partition_key": report.partition_key, "metrics": dict(report.performance["metrics"])}
+    labelled = next((day for day in reversed(report.past) if "realised" in day.performance), None)
+    return (
+        None
+        if labelled is None
+        else {"partition_key": labelled.partition_key, "metrics": {report.metric: labelled.performance["realised"][0]}}
     )
 
 
@@ -86,7 +110,11 @@ def _status(report: Report, here: Window | None, path: str) -> dict[str, JsonVal
         "effects": {drift.column: round(drift.effect, 4) for drift in report.drifts if drift.effect is not None},
         "drifted": [drift.column for drift in report.drifts if drift.drifted],
         "champion_version": report.model_version,
+        "fired": report.action == "retrain" and not report.not_fired,
         "performance": None if report.performance is None else dict(report.performance),
+        "realised": _newest_labels(report),
+        "estimated": None if report.estimated is None else dict(report.estimated),
+        "health": None if report.health is None else dict(report.health),
         "report": path,
     }
 

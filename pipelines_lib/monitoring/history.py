@@ -87,9 +87,10 @@ DECISIONS = pa.schema(
         "prediction_drifted": pa.bool_(),
         "loss": pa.float64(),
         "loss_source": pa.string(),
+        "fired": pa.bool_(),
     }
 )
-"""The table `decisions`: one row a partition, what was decided and on what."""
+"""The table `decisions`: one row a partition, what was decided and on what, and whether a retraining was fired."""
 
 
 class Recorded(Contract):
@@ -122,6 +123,9 @@ class Day:
     reference: float | None
     """The champion's, on its hold-out."""
     action: Action | None
+    """What was decided, where it was."""
+    fired: bool
+    """Whether a retraining was fired for it, which another one may have forestalled."""
 
 
 def drift_rows(drifts: Sequence[ColumnDrift], model_version: int) -> pa.Table:
@@ -171,20 +175,20 @@ def performance_row(
     }  # fmt: skip
 
 
-def decision_rows(record: Recorded, window: Window | None) -> pa.Table:
-    """As the partition's row of the table `decisions`; `window` is None where nothing was answered."""
+def decision_rows(record: Recorded, window: Window | None, known: Ledger) -> pa.Table:
+    """As the partition's row of the table `decisions`; `window` is None where nothing was answered, `known` are the retrainings fired by now."""
     loss = None if window is None else window.loss
     row = {
         "row_id": "decision", "action": record.action, "reason": record.reason, "objections": list(record.objections),
         "model_version": record.model_version, "n_rows": window.n_rows if window else 0, "n_inputs": window.n_inputs if window else 0,
         "n_drifted": window.n_drifted if window else 0, "drifted_share": window.drifted_share if window else None,
         "prediction_drifted": window.prediction_drifted if window else None, "loss": None if loss is None else loss.share,
-        "loss_source": None if loss is None else loss.source,
+        "loss_source": None if loss is None else loss.source, "fired": known.of(record.partition_key) is not None,
     }  # fmt: skip
     return pa.Table.from_pylist([row], schema=DECISIONS)
 
 
-def past(tables: Tables, use_case: UseCase, partition_key: str, n: int) -> list[Day]:
+def past(tables: Tables, use_case: UseCase, partition_key: str, n: int, known: Ledger) -> list[Day]:
     """Of the last `n` partitions up to `partition_key` those from the first that was decided on, oldest first.
 
     The figures of one that was not measured are None.
@@ -194,10 +198,22 @@ def past(tables: Tables, use_case: UseCase, partition_key: str, n: int) -> list[
     performance = _by_partition(tables, "performance", keys)
     decisions = _by_partition(tables, "decisions", keys)
     first = min([partition_key, *decisions])
-    return [_day(use_case, key, drift.get(key), performance.get(key), decisions.get(key)) for key in keys if key >= first]
+    return [
+        _day(use_case, key, drift.get(key), performance.get(key), decisions.get(key), fired=known.of(key) is not None)
+        for key in keys
+        if key >= first
+    ]
 
 
-def _day(use_case: UseCase, partition_key: str, drift: pa.Table | None, performance: pa.Table | None, decision: pa.Table | None) -> Day:
+def _day(
+    use_case: UseCase,
+    partition_key: str,
+    drift: pa.Table | None,
+    performance: pa.Table | None,
+    decision: pa.Table | None,
+    *,
+    fired: bool,
+) -> Day:
     answers = (
         [] if drift is None else [row["effect"] for row in drift.to_pylist() if row["kind"] == "prediction" and row["effect"] is not None]
     )
@@ -209,6 +225,7 @@ def _day(use_case: UseCase, partition_key: str, drift: pa.Table | None, performa
         performance={row["row_id"]: (row["value"], row["low"], row["high"]) for row in figures if row["value"] is not None},
         reference=next((row["reference"] for row in figures), None),
         action=None if decision is None else decision["action"][0].as_py(),
+        fired=fired,
     )
 
 

@@ -39,6 +39,8 @@ class Report:
     n_rows: int
     action: str
     reason: str
+    not_fired: str = ""
+    """Why no training follows from the decision to retrain."""
     objections: Mapping[str, str]
     """Every rule that spoke against a retraining, and what it said."""
     settings: Monitoring
@@ -66,9 +68,13 @@ def drift_page(report: Report) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
         f'<p class="soft">{report.n_rows:,} answers by {version}, compared with what it was trained on</p>'
-        f'<div class="verdict {escape(report.action)}"><b>{escape(report.action.capitalize())}</b><br>{escape(report.reason)}</div>'
+        f'<div class="verdict {escape(report.action)}"><b>{escape(report.action.capitalize())}</b><br>{escape(report.reason)}{_not_fired(report)}</div>'
         f"{_objections(report)}{_over_time(report)}{_performance(report)}{_health(report.health)}{_charts(report)}{_table(report)}</body></html>\n"
     )
+
+
+def _not_fired(report: Report) -> str:
+    return f"<br><b>{escape(report.not_fired)}</b>" if report.not_fired else ""
 
 
 def _objections(report: Report) -> str:
@@ -80,7 +86,7 @@ def _objections(report: Report) -> str:
 def _over_time(report: Report) -> str:
     """Drift and performance of the last partitions, with what counts and what was decided."""
     labels, settings = [day.partition_key for day in report.past], report.settings
-    marks = {place: str(day.action) for place, day in enumerate(report.past) if day.action in ("retrain", "alert")}
+    marks = {place: "retrain" if day.fired else "alert" for place, day in enumerate(report.past) if day.fired or day.action == "alert"}
     share = Line(name="inputs drifted", style="one", values=[day.drifted_share for day in report.past])
     answers = Line(name="effect of the answers", style="one", values=[day.prediction_effect for day in report.past])
     known = {source: [day.performance.get(source, (None, None, None)) for day in report.past] for source in ("realised", "estimated")}

@@ -19,7 +19,18 @@ MONITORING = {
     "drifted_share": 0.25,
     "loss": None,
     "effects": {'a "column"': 0.3},
-    "performance": {"metrics": {"roc_auc": 0.9, "f1": None}},
+    "fired": False,
+    "realised": {"partition_key": "2025-12-30", "metrics": {"roc_auc": 0.9, "f1": None}},
+    "estimated": {"metric": "roc_auc", "value": 0.88, "low": 0.8, "high": 0.9},
+    "health": {
+        "n_requests": 7,
+        "n_errors": 1,
+        "n_rejected": None,
+        "p99_seconds": 0.01,
+        "usual_rows": 80.0,
+        "clean_behind": 0,
+        "labelled_behind": 2,
+    },
 }
 TEXT = """\
 # HELP sluice_partition_timestamp_seconds Start of the newest partition that the pipeline has finished: how fresh it is.
@@ -45,11 +56,34 @@ sluice_column_effect{use_case="shop",column="a \\"column\\""} 0.3
 # HELP sluice_metric Realised performance of the newest partition whose labels have come.
 # TYPE sluice_metric gauge
 sluice_metric{use_case="shop",metric="roc_auc"} 0.9
+# HELP sluice_metric_timestamp_seconds Start of that partition: how fresh the labels are.
+# TYPE sluice_metric_timestamp_seconds gauge
+sluice_metric_timestamp_seconds{use_case="shop"} 1767052800
+# HELP sluice_metric_estimated Performance of the newest partition as it is estimated without labels.
+# TYPE sluice_metric_estimated gauge
+sluice_metric_estimated{use_case="shop",metric="roc_auc"} 0.88
 # HELP sluice_decision 1 for what the governor decided on the newest partition.
 # TYPE sluice_decision gauge
 sluice_decision{use_case="shop",action="retrain"} 0
 sluice_decision{use_case="shop",action="alert"} 1
 sluice_decision{use_case="shop",action="hold"} 0
+# HELP sluice_retraining_fired 1 where a training follows from that decision.
+# TYPE sluice_retraining_fired gauge
+sluice_retraining_fired{use_case="shop"} 0
+# HELP sluice_day_requests Requests of the newest partition, as the service counted them: all, failed, rejected.
+# TYPE sluice_day_requests gauge
+sluice_day_requests{use_case="shop",outcome="all"} 7
+sluice_day_requests{use_case="shop",outcome="failed"} 1
+# HELP sluice_day_p99_seconds The time within which 99 of 100 of them were answered.
+# TYPE sluice_day_p99_seconds gauge
+sluice_day_p99_seconds{use_case="shop"} 0.01
+# HELP sluice_usual_rows Answers that a partition usually has.
+# TYPE sluice_usual_rows gauge
+sluice_usual_rows{use_case="shop"} 80
+# HELP sluice_layer_behind Partitions by which the newest one of a layer is older than the newest that was monitored.
+# TYPE sluice_layer_behind gauge
+sluice_layer_behind{use_case="shop",layer="clean"} 0
+sluice_layer_behind{use_case="shop",layer="labelled"} 2
 """
 
 

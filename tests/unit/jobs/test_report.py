@@ -3,7 +3,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from pipelines_lib.contracts import LATEST_REPORT
+from pipelines_lib.contracts import LATEST_REPORT, LEDGER, Firing, Ledger
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.monitoring.charts import Line, chart, timeline
 from pipelines_lib.monitoring.sketch import profile_columns
@@ -45,17 +45,24 @@ def test_the_page_shows_what_was_seen_and_decided(answer, monitor, root):
         "effects": read_json(root / "status" / "monitoring.json")["effects"],
         "drifted": ["age", "amount", "prediction", "score"],
         "champion_version": 1,
+        "fired": False,
         "performance": results["measure"].outputs["performance"],
+        "realised": {"partition_key": "2026-01-05", "metrics": results["measure"].outputs["performance"]["metrics"]},
+        "estimated": None,
+        "health": results["measure"].outputs["health"],
         "report": "shop/reports/2026-01-05.html",
     }
 
 
-def test_the_page_looks_back(answer, monitor, root):
+def test_the_page_looks_back(sandbox, shop, answer, monitor, root):
     for day, shift in (("2026-01-04", 0), ("2026-01-06", 0.8), ("2026-01-07", 0.8)):
         answer(day, shift=shift, wrong=10)
         monitor(day)
-    page = (root / "reports" / "2026-01-07.html").read_text(encoding="utf-8")
+    assert "No training was started for it yet" in (root / "reports" / "2026-01-07.html").read_text(encoding="utf-8")
+    page = _page_after(sandbox, shop, root, Firing(partition_key="2026-01-07", run_id="drift__shop__v1__2026-01-07", model_version=1, at=0))
+    assert "No training was started" not in page
     assert (root / LATEST_REPORT).read_text(encoding="utf-8") == page
+    assert read_json(root / "status" / "monitoring.json")["fired"]
     inputs, answers, performance = re.findall(r'<svg[^>]*aria-label="over time".*?</svg>', page)
     assert [point[-10:] for point in re.findall(r"<title>(\S+): inputs drifted", inputs)] == ["2026-01-04", "2026-01-06", "2026-01-07"]
     assert "<title>2026-01-07: retrain</title>" in inputs
@@ -64,7 +71,27 @@ def test_the_page_looks_back(answer, monitor, root):
     assert performance.count(" interval") == 3
     assert ">hold-out</text>" in performance
     [row] = Tables(root).read("decisions", ["2026-01-07"]).to_pylist()
-    assert (row["action"], row["objections"], row["n_inputs"], row["drifted_share"]) == ("retrain", [], 4, 0.5)
+    assert (row["action"], row["objections"], row["n_inputs"], row["drifted_share"], row["fired"]) == ("retrain", [], 4, 0.5, True)
+
+
+def test_a_retraining_that_another_forestalled_is_not_shown_as_fired(sandbox, shop, answer, monitor, root):
+    for day in ("2026-01-06", "2026-01-07"):
+        answer(day, shift=0.8)
+        monitor(day)
+    page = _page_after(sandbox, shop, root, Firing(partition_key="2026-01-09", run_id="another", model_version=1, at=0))
+    assert "No training was started for it: one was for 2026-01-09 (run another) after this was decided." in page
+    assert "<title>2026-01-07: retrain</title>" not in page
+    [row] = Tables(root).read("decisions", ["2026-01-07"]).to_pylist()
+    assert (row["action"], row["fired"]) == ("retrain", False)
+
+
+def _page_after(sandbox, shop, root, firing):
+    """The page of 2026-01-07, made once `firing` was in the ledger."""
+    from pipelines_lib.jobs import report
+
+    write_json(root / LEDGER, Ledger(fired=(firing,)))
+    report.main(sandbox.stage("report", shop, "2026-01-07"))
+    return (root / "reports" / "2026-01-07.html").read_text(encoding="utf-8")
 
 
 def test_every_rule_that_speaks_against_a_retraining_is_on_the_page(answer, monitor, root):
