@@ -21,7 +21,7 @@ def main(stage: Stage) -> JobResult:
     """Put the version up, and say how long that took."""
     started = time.monotonic()
     model = ModelRef.model_validate(stage.result_of("register").outputs["model"])
-    _end_rollout(stage)
+    _end_rollout(stage, model)
     url, _ = put_up(stage, model)
     current = read_pointer(stage.root)
     users = current.champion if current else None
@@ -87,10 +87,10 @@ def place_of_stage(stage: Stage) -> Place:
     return place_of(stage.use_case, stage.project, stage.profile, stage.root)
 
 
-def _end_rollout(stage: Stage) -> None:
-    """Of a verification that was killed, and not tried again, a roll-out may be left."""
+def _end_rollout(stage: Stage, model: ModelRef) -> None:
+    """Of a verification of this version that was killed, and not tried again, a roll-out may be left; that of another ends with its pointer."""
     current = read_pointer(stage.root)
-    if current is not None and current.traffic is not None:
+    if current is not None and current.model == model and current.traffic is not None:
         write_pointer(stage.root, current.meeting(None))
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.prediction_log import Answers, PredictionLog
@@ -19,8 +19,16 @@ from pipelines_lib.serving.slot import Served, Slot
 from pipelines_lib.store import StorePath
 
 Document = dict[str, Any]
-Way = Callable[[Served, Document, PredictionLog], Document]
+Way = Callable[[Served, Document, "Log"], Document]
 """How an endpoint answers a request's document with a version, and where it logs that."""
+
+
+class Log(NamedTuple):
+    """Where the answer to a request is logged."""
+
+    table: PredictionLog
+    request_id: str | None = None
+    """What the request is called where it does not say; None: something new."""
 
 
 class Service:
@@ -69,17 +77,18 @@ class Service:
         served, rollout = self.served(), self.slot.rollout
         document = read_body(body)
         if rollout is None:
-            return way(served, document, self.predictions)
+            return way(served, document, Log(self.predictions))
+        request_id = _id_of(document) or self._new_id()
         return rollout.answer(
             served,
-            _id_of(document) or self._new_id(),
-            lambda version: way(version, document, self.predictions),
+            request_id,
+            lambda version: way(version, document, Log(self.predictions, request_id)),
             # Read again: nothing of a request outlives its answer, but for its bytes, of which the roll-out keeps count.
-            lambda version: way(version, read_body(body), self.shadows),
+            lambda version: way(version, read_body(body), Log(self.shadows, request_id)),
             len(body),
         )
 
-    def _infer(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+    def _infer(self, served: Served, document: Document, log: Log) -> Document:
         rows = _cleaned(served, read_v2(document, served.shape))
         scores, predictions, single = self._predict(served, rows)
         classes = isinstance(predictions[0], str)
@@ -93,7 +102,7 @@ class Service:
             refuse(
                 f"asks for {sorted(unknown)}", "outputs", "there are prediction, score and scores", "Leave `outputs` out to get them all"
             )
-        self._log(served, rows, predictions, single, predictions_log)
+        self._log(served, rows, predictions, single, log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -102,22 +111,22 @@ class Service:
         }
         return answer if rows.options.id is None else {**answer, "id": rows.options.id}
 
-    def _invoke(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+    def _invoke(self, served: Served, document: Document, log: Log) -> Document:
         rows = _cleaned(served, read_invocation(document, served.shape))
         _, predictions, single = self._predict(served, rows)
-        self._log(served, rows, predictions, single, predictions_log)
+        self._log(served, rows, predictions, single, log)
         return {
             "predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)],
             "model_version": str(served.version),
         }
 
-    def _recommend(self, served: Served, document: Document, predictions_log: PredictionLog) -> Document:
+    def _recommend(self, served: Served, document: Document, log: Log) -> Document:
         wanted = read_recommendation(document, served)
         chosen = choose(wanted, served)
         predictions, single = served.decision.of(chosen.scores)
         scores = single.tolist()
         if chosen.rows.n:
-            self._log(served, _cleaned(served, chosen.rows), predictions, scores, predictions_log)
+            self._log(served, _cleaned(served, chosen.rows), predictions, scores, log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -192,11 +201,11 @@ class Service:
     def _new_id(self) -> str:
         return f"{self._own}{next(self._numbers):x}"
 
-    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float], predictions_log: PredictionLog) -> None:
+    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float], log: Log) -> None:
         if not rows.options.log:
             return
-        request_id = rows.options.id or self._new_id()
-        predictions_log.add(
+        request_id = rows.options.id or log.request_id or self._new_id()
+        log.table.add(
             Answers(
                 row_ids=[request_id] if rows.n == 1 else [f"{request_id}:{row:06d}" for row in range(rows.n)],
                 partition_key=rows.options.partition_key or _partition_now(served.shape.key_format),

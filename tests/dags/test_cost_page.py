@@ -1,4 +1,4 @@
-"""The Sluice page shows what the newest training of a use case has cost, and what of it was lost."""
+"""The Sluice page shows what the newest training of a use case has cost, what of it was lost, and that a version is rolled out."""
 
 import json
 from pathlib import Path
@@ -33,10 +33,15 @@ def test_the_card_shows_cost_and_waste(tmp_path: Path, in_airflow) -> None:
         Path(store) / "alpha" / "status" / "data.json", {"partition_key": "2026-01-02", "n_rows": 7, "n_quarantined": 0, "verdict": "pass"}
     )
 
+    traffic = {"mode": "canary", "share": 0.1, "pods": False, "until": 0}
+    write_json(Path(store) / "alpha" / "deployment.json", {"model": {"version": 4}, "traffic": traffic})
+
     cards = json.loads(in_airflow(ROWS, tmp_path / "cases"))
 
     assert "<th>Cost</th><td>0.0405 USD <span class=key>aws</span> · 0.0648 USD <span class=key>gcp</span> · 0.1764 CNY" in cards["alpha"]
     assert "<span class=key>budget</span> 5 USD" in cards["alpha"]
+    assert "<span class='tag act'>canary of version 4: 0.1 of the requests</span>" in cards["alpha"]
+    assert "canary" not in cards["fresh"]
     assert "wasted</span> 3600 s (0.0405 USD, 0.0648 USD, 0.1764 CNY)" in cards["alpha"]
     assert 'sluice_rows{use_case="alpha",pipeline="data"} 7\n' in cards["metrics"]
     assert "Cost" not in cards["fresh"]

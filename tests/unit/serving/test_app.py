@@ -359,7 +359,7 @@ def test_in_a_canary_a_share_of_the_requests_is_answered_by_the_challenger_and_l
 def test_shadow_answers_are_in_a_table_of_their_own(root, beside):
     beside("shadow")
     with TestClient(create_app(root, flush_seconds=0.02)) as client:
-        assert {v2(client, id=f"q{i}").json()["model_version"] for i in range(5)} == {"3"}
+        assert {v2(client).json()["model_version"] for _ in range(5)} == {"3"}
         deadline = time.monotonic() + 10
         while report(client)["challenger"]["requests"] < 5:
             assert time.monotonic() < deadline
@@ -368,6 +368,8 @@ def test_shadow_answers_are_in_a_table_of_their_own(root, beside):
     for layer, version in (("predictions", 3), ("shadows", 4)):
         rows = Tables(root).read(layer)
         assert (rows.num_rows, {*rows["model_version"].to_pylist()}) == (10, {version})
+    names = [Tables(root).read(layer)["row_id"].to_pylist() for layer in ("predictions", "shadows")]
+    assert names[0] == names[1], "by which the answers to one request are found"
 
 
 def test_a_challenger_that_needs_other_columns_fails_no_request(root, beside):
