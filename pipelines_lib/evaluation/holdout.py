@@ -47,8 +47,12 @@ def truth_of(use_case: UseCase, rows: pa.Table, classes: tuple[str, ...]) -> Tru
     assert not found.null_count, "the classes are those of the snapshot that the rows are of"
     labels = found.to_numpy().astype(np.int64)
     positive = use_case.label.positive
-    lists = _places(rows, [use_case.entity]) if use_case.ranks_lists and use_case.entity is not None else None
-    return Truth(labels, classes, None if positive is None else places[positive], lists, use_case.gate.k)
+    return Truth(labels, classes, None if positive is None else places[positive], lists_of(use_case, rows), use_case.gate.k)
+
+
+def lists_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
+    """Place of the list that each row is of [n], 0 … L - 1: what one entity was offered; None where no order within lists counts."""
+    return _places(rows, [use_case.entity]) if use_case.ranks_lists and use_case.entity is not None else None
 
 
 def items_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64]:

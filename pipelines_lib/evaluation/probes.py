@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines_lib.evaluation.evidence import Measured
-from pipelines_lib.evaluation.holdout import features_of, scores_of, truth_of
+from pipelines_lib.evaluation.holdout import features_of, lists_of, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import value
 from pipelines_lib.registry.package import Scorer
 from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
@@ -26,17 +26,12 @@ _SINGLE_ROWS = 50
 
 
 class Probe:
-    """The metric that decides, of a scorer on up to `rows` of the hold-out's rows, evenly spread over it."""
+    """The metric that decides, of a scorer on some `rows` of the hold-out's rows, from all over it."""
 
     def __init__(
         self, use_case: UseCase, test: pa.Table, scorer: Scorer, classes: tuple[str, ...], *, operating_point: float | None, rows: int
     ) -> None:
-        places = (
-            np.unique(np.linspace(0, test.num_rows - 1, min(rows, test.num_rows)).astype(np.int64))
-            if test.num_rows
-            else np.zeros(0, np.int64)
-        )
-        self.use_case, self.rows, self._scorer = use_case, test.take(pa.array(places)), scorer
+        self.use_case, self.rows, self._scorer = use_case, test.take(pa.array(_chosen(use_case, test, rows))), scorer
         self._truth = truth_of(use_case, self.rows, classes)
         self._point = operating_point
         self._clean = self._metric(self.rows)
@@ -49,6 +44,22 @@ class Probe:
 
     def _metric(self, rows: pa.Table) -> float:
         return value(self.use_case.gate.metric, self._truth, scores_of(self._scorer, rows, self.use_case.feature_types), self._point)
+
+
+def _chosen(use_case: UseCase, test: pa.Table, n_rows: int) -> NDArray[np.int64]:
+    """Places of `n_rows` rows of `test`, or of all where it has fewer.
+
+    Evenly spread; where lists are judged whole lists, until there are as many: of a list thinned out to a row or two no order is left to be spoilt.
+    """
+    if test.num_rows <= n_rows:
+        return np.arange(test.num_rows)
+    lists = lists_of(use_case, test)
+    if lists is None:
+        return np.unique(np.linspace(0, test.num_rows - 1, n_rows).astype(np.int64))
+    sizes = np.bincount(lists)
+    order = np.random.default_rng(use_case.training.seed).permutation(len(sizes))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    return np.flatnonzero(np.isin(lists, order[before < n_rows]))
 
 
 def robustness(probe: Probe, asked: Robustness) -> list[Measured]:

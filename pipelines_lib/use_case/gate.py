@@ -33,7 +33,7 @@ class Robustness(Settings):
     shifted: float = Field(default=0.1, ge=0, le=1)
     """Share of the categories that become one that training never saw."""
     rows: int = Field(default=5000, ge=50)
-    """Rows of the hold-out that are tried, at most."""
+    """Rows of the hold-out that are tried, at most; where lists are ranked, whole lists until there are as many."""
 
     @model_validator(mode="after")
     def _something_is_tried(self) -> Self:

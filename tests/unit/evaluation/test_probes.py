@@ -55,6 +55,18 @@ def test_each_kind_of_worse_input_is_measured_and_seeded(make_credit, rows):
     assert robustness(probe(make_credit(), rows), asked) == found
 
 
+def test_of_lists_whole_ones_are_tried(make_credit, rows):
+    ranking = make_credit(training={"model": {"type": "ranking", "user": ["age"], "item": ["town"]}}, gate={"metric": "ndcg", "floor": 0.1})
+    sizes = np.arange(2000) % 97
+    offered = rows.append_column("who", pa.array([f"u{size}" for size in sizes]))
+    tried = probe(ranking, offered, n=300).rows
+    assert 300 <= tried.num_rows < 300 + 21
+    whole = {entry["values"]: entry["counts"] for entry in offered["who"].value_counts().to_pylist()}
+    assert all(whole[entry["values"]] == entry["counts"] for entry in tried["who"].value_counts().to_pylist())
+    assert len(tried["who"].unique()) >= 14
+    assert importance(probe(ranking, offered, n=300))["income"] > 0.02, "the order within lists is there to be spoilt"
+
+
 def test_inputs_are_worse_by_as_much_as_was_asked(make_credit, rows):
     scorer = ByIncome()
     robustness(probe(make_credit(), rows, scorer), Robustness(loss=0.1, noise=0.5, missing=0.25, shifted=0.75))
