@@ -301,62 +301,126 @@ def _pinball(quantile: float) -> Callable[[Truth, Floats], Weighted]:
     return prepared
 
 
-def _of_lists(figure: Callable[[NDArray[np.bool_], int, int], float]) -> Callable[[Truth, Floats], Weighted]:
-    """Mean over the lists with something that is wanted in them. A row of equal score comes after those that stood before it.
+@dataclass(frozen=True)
+class _Lists:
+    """The rows of all lists, list by list, the best score first.
 
-    `figure` takes whether the rows of the first k places are wanted, best score first, how many of all rows are, and k. A list counts by its rows' weights,
-    which are equal where whole entities are drawn.
+    Of rows with equal scores every order is as likely, so what stands at their places is an expectation over these orders (McSherry and Najork,
+    Computing information retrieval performance measures efficiently in the presence of tied scores, 2008). Which row came first in the table says nothing.
+    """
+
+    order: NDArray[np.int64]
+    """Which row stands where [n]."""
+    starts: NDArray[np.int64]
+    """Where each list begins [L]."""
+    place: Floats
+    """From 1 in each list [n]."""
+    wanted: Floats
+    """Chance that what stands there is wanted [n]."""
+    hits: Floats
+    """Wanted rows from the list's first place down to here, where what stands here is wanted; else 0 [n]."""
+    n_wanted: Floats
+    """Wanted rows of each list [L]."""
+    seen: Floats
+    """Chance that the row is among the first k of its list [n]."""
+
+    @classmethod
+    def of(cls, truth: Truth, scores: Floats) -> "_Lists":
+        assert truth.positive is not None
+        assert truth.lists is not None
+        column = scores[:, truth.positive]
+        order = np.lexsort((-column, truth.lists))
+        wanted, lists, ranked = (truth.labels == truth.positive)[order].astype(np.float64), truth.lists[order], column[order]
+        of_list = _Runs.of(lists[1:] != lists[:-1])
+        tied = _Runs.of((lists[1:] != lists[:-1]) | (ranked[1:] != ranked[:-1]))
+        place = 1 + of_list.before_in_run
+        size, n_right = tied.sizes[tied.run], tied.sums(wanted)[tied.run]
+        chance = n_right / size
+        # Of the wanted rows of a tie: this one, those of higher scores, and of the rest of the tie as many as chance puts before it.
+        higher = (np.cumsum(wanted) - wanted)[tied.starts][tied.run] - (np.cumsum(wanted) - wanted)[of_list.starts][of_list.run]
+        others = (n_right - 1) / np.maximum(size - 1, 1)
+        hits = chance * (1 + higher + tied.before_in_run * others)
+        seen = np.clip((truth.k - (place - 1 - tied.before_in_run)) / size, 0, 1)
+        return cls(order, of_list.starts, place, chance, hits, of_list.sums(wanted), seen)
+
+    def sums(self, of_row: Floats) -> Floats:
+        """[n] → [L]."""
+        return np.add.reduceat(of_row, self.starts) if len(self.starts) else np.zeros(0)
+
+
+@dataclass(frozen=True)
+class _Runs:
+    """Neighbours that belong together."""
+
+    starts: NDArray[np.int64]
+    run: NDArray[np.int64]
+    """Which run each is of [n]."""
+
+    @classmethod
+    def of(cls, breaks: NDArray[np.bool_]) -> "_Runs":
+        """`breaks` [n - 1]: whether a new run begins behind each place but the last."""
+        begins = np.r_[True, breaks]
+        return cls(np.flatnonzero(begins), np.cumsum(begins) - 1)
+
+    @property
+    def sizes(self) -> Floats:
+        return np.bincount(self.run).astype(np.float64)
+
+    @property
+    def before_in_run(self) -> Floats:
+        return (np.arange(len(self.run)) - self.starts[self.run]).astype(np.float64)
+
+    def sums(self, of_row: Floats) -> Floats:
+        return np.add.reduceat(of_row, self.starts)
+
+
+def _of_lists(gain: Callable[[_Lists], Floats], best: Callable[[Floats, int], Floats]) -> Callable[[Truth, Floats], Weighted]:
+    """Mean over the lists with something that is wanted in them.
+
+    `gain` gives what each of the first k places adds [n], `best` the most that a list with so many wanted rows [L] can have in k places [L]. A list counts
+    by its rows' weights, which are equal where whole entities are drawn.
     """
 
     def prepared(truth: Truth, scores: Floats) -> Weighted:
-        assert truth.positive is not None
-        assert truth.lists is not None
-        order = np.lexsort((-scores[:, truth.positive], truth.lists))
-        wanted, lists = (truth.labels == truth.positive)[order], truth.lists[order]
-        starts = np.flatnonzero(np.r_[True, lists[1:] != lists[:-1]][: len(lists)])
-        parts = np.split(wanted, starts[1:]) if len(lists) else []
-        counted = np.array([bool(part.any()) for part in parts], bool)
-        of_list = np.array([figure(part[: truth.k], int(part.sum()), truth.k) if part.any() else 0.0 for part in parts])
-        sizes = np.array([len(part) for part in parts], np.float64)
+        if not len(scores):
+            return lambda weights: np.full(len(weights), np.nan)
+        lists = _Lists.of(truth, scores)
+        counted = (lists.n_wanted > 0).astype(np.float64)
+        gained = lists.sums(np.where(lists.place <= truth.k, gain(lists), 0.0))
+        figure = np.divide(gained, best(lists.n_wanted, truth.k), out=np.zeros_like(gained), where=counted > 0)
+        sizes = lists.sums(np.ones(len(scores)))
 
         def mean(weights: Floats) -> Floats:
-            if not len(starts):
-                return np.full(len(weights), np.nan)
-            of_lists = np.add.reduceat(weights[:, order], starts, axis=1) / sizes
-            return _ratio(of_lists @ of_list, of_lists @ counted)
+            of_lists = np.add.reduceat(weights[:, lists.order], lists.starts, axis=1) / sizes
+            return _ratio(of_lists @ figure, of_lists @ counted)
 
         return mean
 
     return prepared
 
 
-def _ndcg(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:
+def _best_ndcg(n_wanted: Floats, k: int) -> Floats:
     """Gain falls with the logarithm of the place; over that of the best order (Järvelin and Kekäläinen 2002)."""
-    discounts = 1 / np.log2(np.arange(2, k + 2))
-    return float(discounts[: len(first)][first].sum() / discounts[:n_wanted].sum())
+    gains = np.r_[0.0, np.cumsum(1 / np.log2(np.arange(2, k + 2)))]
+    most: Floats = gains[np.minimum(n_wanted, k).astype(np.int64)]
+    return most
 
 
-def _recall(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:  # noqa: ARG001 - the first k are given
-    return float(first.sum() / n_wanted)
-
-
-def _average_of_list(first: NDArray[np.bool_], n_wanted: int, k: int) -> float:
-    """Mean of the precision at each wanted row, over as many as k places have room for."""
-    precision = np.cumsum(first) / np.arange(1, len(first) + 1)
-    return float(precision[first].sum() / min(n_wanted, k))
+_ndcg = _of_lists(lambda lists: lists.wanted / np.log2(lists.place + 1), _best_ndcg)
+_recall = _of_lists(lambda lists: lists.wanted, lambda n_wanted, _: n_wanted)
+_map = _of_lists(lambda lists: lists.hits / lists.place, np.minimum)
+"""Mean of the precision at each wanted row, over as many as k places have room for."""
 
 
 def coverage(items: NDArray[np.int64], truth: Truth, scores: NDArray[np.float32]) -> float:
     """Share of the items (`items` [n] names each row's) that are among the first k of somebody's list; NaN of no rows."""
-    assert truth.positive is not None
-    assert truth.lists is not None
     if not len(items):
         return float("nan")
-    order = np.lexsort((-scores[:, truth.positive], truth.lists))
-    lists = truth.lists[order]
-    starts = np.flatnonzero(np.r_[True, lists[1:] != lists[:-1]])
-    place = np.arange(len(lists)) - np.repeat(starts, np.diff(np.r_[starts, len(lists)]))
-    return len(np.unique(items[order][place < truth.k])) / len(np.unique(items))
+    lists = _Lists.of(truth, scores.astype(np.float64))
+    found, item = np.unique(items[lists.order], return_inverse=True)
+    missed = np.ones(len(found))
+    np.multiply.at(missed, item, 1 - lists.seen)
+    return float(1 - missed.mean())
 
 
 def _mean(of_row: Floats) -> Weighted:
@@ -382,7 +446,7 @@ _METRICS: Mapping[str, Callable[[Truth, Floats], Weighted]] = {
     "calibration_error": _calibration_error,
     "pinball_10": _pinball(0.1),
     "pinball_90": _pinball(0.9),
-    "ndcg": _of_lists(_ndcg),
-    "recall": _of_lists(_recall),
-    "map": _of_lists(_average_of_list),
+    "ndcg": _ndcg,
+    "recall": _recall,
+    "map": _map,
 }

@@ -1,6 +1,7 @@
 """The metrics are scikit-learn's, and a weight of two is a row seen twice."""
 
 from dataclasses import replace
+from itertools import permutations
 
 import numpy as np
 import pyarrow as pa
@@ -214,6 +215,36 @@ def test_metrics_of_lists_are_those_of_each_list(n_lists, k, seed):
     for name, figures in expected.items():
         found = value(name, mixed, chances_of(chance[shuffled]))
         assert found == pytest.approx(np.mean(figures) if figures else np.nan, nan_ok=True, abs=1e-6)
+
+
+def orders_of_ties(score):
+    """Every order of a list that its scores allow."""
+    return [order for order in permutations(range(len(score))) if (np.diff(score[list(order)]) <= 0).all()]
+
+
+@given(labels=st.lists(st.booleans(), min_size=2, max_size=6).filter(any), k=st.integers(1, 7), seed=st.integers(0, 10**6))
+def test_of_equal_scores_every_order_counts_the_same(labels, k, seed):
+    wanted, score = np.array(labels, int), np.random.default_rng(seed).integers(0, 3, len(labels)) / 4
+    truth = Truth(wanted, ("no", "yes"), 1, np.zeros(len(wanted), int), k)
+    firsts = [wanted[list(order)][:k] for order in orders_of_ties(score)]
+    expected = {
+        "ndcg": sk.ndcg_score([wanted], [score], k=k),
+        "recall": np.mean([first.sum() / wanted.sum() for first in firsts]),
+        "map": np.mean([(np.cumsum(f) / np.arange(1, len(f) + 1))[f == 1].sum() / min(wanted.sum(), k) for f in firsts]),
+    }
+    assert {name: value(name, truth, chances_of(score)) for name in expected} == pytest.approx(expected)
+    items = np.arange(len(wanted)) % 4
+    apart = Truth(wanted, truth.classes, 1, np.arange(len(wanted)) // 4, k)  # no list offers an item twice
+    mixed = np.random.default_rng(seed).permutation(len(wanted))
+    turned = replace(apart, labels=wanted[mixed], lists=apart.lists[mixed])
+    for name in expected:
+        assert value(name, turned, chances_of(score[mixed])) == pytest.approx(value(name, apart, chances_of(score)), nan_ok=True)
+    assert coverage(items[mixed], turned, chances_of(score[mixed])) == pytest.approx(coverage(items, apart, chances_of(score)))
+
+
+def test_a_model_that_ranks_nothing_covers_what_chance_would():
+    truth = Truth(np.array([1, 0, 0, 0]), ("no", "yes"), 1, np.zeros(4, int), 1)
+    assert coverage(np.arange(4), truth, chances_of(np.full(4, 0.5))) == pytest.approx(1 / 4)
 
 
 def test_drawing_a_list_twice_counts_it_twice():
