@@ -19,6 +19,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pipelines_lib.evaluation import metrics
+from pipelines_lib.evaluation.compare import standard_error
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.monitoring import joint
 from pipelines_lib.monitoring.answers import profile_answers
@@ -32,6 +33,8 @@ from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.use_case import UseCase
 
 Floats = NDArray[np.float64]
+Measured = tuple[pa.Table, list[dict[str, object]]]
+"""Rows of the tables `drift` and `performance`: what is estimated first, what is realised second."""
 NEVER = 10**6
 """Days after which labels come where they never do."""
 _NAMES = 20
@@ -78,7 +81,7 @@ class Champion:
 
     def metric(self, day: pa.Table) -> float:
         """The gate's metric of a day whose labels are known."""
-        return self._metric(day, self._scores(day))
+        return metrics.value(self.case.gate.metric, *self._judged(day))
 
     def answers(self, day: pa.Table) -> pa.Table:
         """What the service logs."""
@@ -103,10 +106,11 @@ class Champion:
         sample = Sample(columns=columns, codes=Encoder(profile, columns).encode(feature_columns(some, types), len(some)))
         right = pc.equal(self._unseen["label"], answers["prediction"] if case.label.positive is None else case.label.positive)
         estimator = Calibration.fit(answers["score"].to_numpy(), right.to_numpy().astype(np.float64))
-        return Reference(profile=profile, importance=known.importance, sample=sample, estimator=estimator)
+        error = standard_error(case.gate.metric, *self._judged(self._unseen))
+        return Reference(profile=profile, importance=known.importance, sample=sample, estimator=estimator, holdout_error=error)
 
-    def measure(self, day: pa.Table) -> tuple[pa.Table, list[dict[str, object]]]:
-        """Rows of the tables `drift` and `performance` of a partition: what is estimated first, what is realised second."""
+    def measure(self, day: pa.Table) -> Measured:
+        """As the stage of that name."""
         answers = self.answers(day)
         now = profile_answers(answers, self.case)
         drift = drift_rows(joint.drift_of_answers(self.reference, now, answers, self.case.monitoring.psi), self.version)
@@ -115,7 +119,10 @@ class Champion:
         labels = pa.table({"id": answers["id"], "label": day["label"]})
         known = realised(answers, labels, self.case, self.classes, self.case.label.positive)
         assert known is not None
-        common: dict[str, Any] = {"metric": metric, "reference": self.figure, "n_rows": len(day), "model_version": self.version}
+        common: dict[str, Any] = {
+            "metric": metric, "reference": self.figure, "reference_error": self.reference.holdout_error, "n_rows": len(day),
+            "model_version": self.version,
+        }  # fmt: skip
         return drift, [
             performance_row("estimated", value=guess.value, low=guess.low, high=guess.high, **common),
             performance_row("realised", value=known.metrics[metric], low=known.low, high=known.high, **common),
@@ -124,10 +131,10 @@ class Champion:
     def _scores(self, day: pa.Table) -> Floats:
         return np.asarray(self._model.predict_proba(self._matrix(day)))
 
-    def _metric(self, day: pa.Table, scores: Floats) -> float:
+    def _judged(self, day: pa.Table) -> tuple[metrics.Truth, NDArray[np.float32]]:
+        """Truth, and scores [n, C]."""
         places = np.searchsorted(self.classes, day["label"].to_numpy())
-        truth = metrics.Truth(places, self.classes, 1 if self.case.task == "binary" else None)
-        return metrics.value(self.case.gate.metric, truth, scores.astype(np.float32))
+        return metrics.Truth(places, self.classes, 1 if self.case.task == "binary" else None), self._scores(day).astype(np.float32)
 
     def _matrix(self, day: pa.Table) -> Floats:
         """Numbers, 0 where one is missing and 10 at most, and one column for each frequent category."""
@@ -155,11 +162,11 @@ class Watch:
     def __init__(self, case: UseCase, labels_after: int = 0) -> None:
         self.case, self.labels_after = case, labels_after
         self.fired: list[int] = []
-        self._measured: dict[int, tuple[pa.Table, list[dict[str, object]]]] = {}
+        self._measured: dict[int, Measured] = {}
 
-    def measure(self, champion: Champion, day: int, rows: pa.Table) -> None:
-        """As the stage of that name."""
-        self._measured[day] = champion.measure(rows)
+    def add(self, day: int, measured: Measured) -> None:
+        """What the champion of a day measured on it."""
+        self._measured[day] = measured
 
     def window(self, day: int, seen_on: int) -> Window:
         """A measured day, with the labels that have come by another."""

@@ -71,6 +71,24 @@ def compare(
     )
 
 
+def standard_error(
+    metric: str,
+    truth: Truth,
+    scores: NDArray[np.float32],
+    *,
+    groups: NDArray[np.int64] | None = None,
+    operating_point: float | None = None,
+    resamples: int = 200,
+) -> float | None:
+    """Of a model's metric on these rows, by the bootstrap; `groups` as in `compare`. None where too many resamples leave the metric undefined, or there are no rows."""
+    if not len(scores):
+        return None
+    figure = prepare(metric, truth, scores, operating_point)
+    figures = np.concatenate([figure(weights) for weights in draws(len(scores), groups, resamples, seed=0)])
+    defined = figures[np.isfinite(figures)]
+    return float(defined.std()) if len(defined) >= _DEFINED * len(figures) else None
+
+
 def draws(n_rows: int, groups: NDArray[np.int64] | None, resamples: int, seed: int) -> Iterator[Floats]:
     """Blocks [b, n]: how often each resample of a bootstrap drew each row."""
     n_groups = n_rows if groups is None else int(groups.max()) + 1

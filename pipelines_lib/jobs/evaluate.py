@@ -25,9 +25,9 @@ from pipelines_lib.data.snapshot import Snapshot, load
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import groups, metrics, probes, uplift
-from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.evaluation.compare import Comparison, standard_error
 from pipelines_lib.evaluation.evidence import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, items_of, known_rows, known_split, sample, scores_of, truth_of
+from pipelines_lib.evaluation.holdout import compare_with, entities_of, items_of, known_rows, known_split, sample, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
 from pipelines_lib.evaluation.pictures import bars, losses
@@ -324,6 +324,13 @@ def _reference(stage: Stage, challenger: Challenger, manifest: Manifest, importa
         known,
         sample=_sample(use_case, snapshot, profile, columns),
         estimator=_estimator(use_case, profile, columns, unseen, predictions=predictions, scores=scores),
+        holdout_error=standard_error(
+            use_case.gate.metric,
+            challenger.truth,
+            challenger.scores,
+            groups=entities_of(use_case, challenger.test),
+            operating_point=challenger.operating_point,
+        ),
     )
 
 

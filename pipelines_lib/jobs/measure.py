@@ -132,7 +132,9 @@ def _performance(
     key, model = of.partition_key, of.model
     manifest = Manifest.model_validate(read_json(package_folder(stage.root, model) / MANIFEST))
     metric = stage.use_case.gate.metric
-    told = partial(performance_row, metric=metric, reference=manifest.metrics.get(metric), model_version=model.version)
+    told = partial(
+        performance_row, metric=metric, reference=manifest.metrics.get(metric), reference_error=reference.holdout_error, model_version=model.version
+    )  # fmt: skip
     rows = []
     guess = estimated(answers, stage.use_case, reference, manifest.decision.operating_point).get(metric)
     if guess is not None:

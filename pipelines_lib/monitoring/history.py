@@ -5,6 +5,7 @@ decision a partition below `decisions/`, and the ledger of the retrainings that 
 `sluice run` decides without triggering, and a trigger may fail.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -25,6 +26,8 @@ from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
 
 LOOK_BACK = 60
 """Partitions whose late labels are waited for."""
+_Z995 = 2.576
+"""Of the hold-out's figure 99 % are allowed for, and 95 % of a partition's: all partitions of a champion are held against the same one."""
 
 DRIFT = pa.schema(
     {
@@ -64,13 +67,14 @@ PERFORMANCE = pa.schema(
         "low": pa.float64(),
         "high": pa.float64(),
         "reference": pa.float64(),
+        "reference_error": pa.float64(),
         "n_rows": pa.int64(),
         "model_version": pa.int64(),
         "labels": pa.string(),
     }
 )
 """The table `performance`: the gate's metric once `realised` and once `estimated` (the `row_id`), the ends of its 95 % interval, and the
-same metric of the champion's hold-out. `labels` names the content of the labels that a realised figure was made with."""
+same metric of the champion's hold-out with its standard error. `labels` names the content of the labels that a realised figure was made with."""
 
 
 DECISIONS = pa.schema(
@@ -166,12 +170,13 @@ def performance_row(
     reference: float | None,
     n_rows: int,
     model_version: int,
+    reference_error: float | None = None,
     labels: str | None = None,
 ) -> dict[str, object]:
     """One row of the table `performance`."""
     return {
-        "row_id": source, "metric": metric, "value": value, "low": low, "high": high, "reference": reference, "n_rows": n_rows,
-        "model_version": model_version, "labels": labels,
+        "row_id": source, "metric": metric, "value": value, "low": low, "high": high, "reference": reference,
+        "reference_error": reference_error, "n_rows": n_rows, "model_version": model_version, "labels": labels,
     }  # fmt: skip
 
 
@@ -298,7 +303,10 @@ def _loss(use_case: UseCase, performance: pa.Table, model_version: int) -> Loss 
             continue
         sign, scale = (1 if HIGHER_IS_BETTER[row["metric"]] else -1), abs(row["reference"])
         share, *ends = (sign * (row["reference"] - row[name]) / scale for name in ("value", "low", "high"))
-        return Loss(metric=row["metric"], source=source, share=share, low=min(ends), high=max(ends))  # type: ignore[arg-type]
+        # The champion's figure is no better known than its hold-out is large. An estimate was calibrated on the same rows, and errs with it.
+        unsure = _Z995 * (row.get("reference_error") or 0.0) / scale if source == "realised" else 0.0
+        low, high = share - math.hypot(share - min(ends), unsure), share + math.hypot(max(ends) - share, unsure)
+        return Loss(metric=row["metric"], source=source, share=share, low=low, high=high)  # type: ignore[arg-type]
     return None
 
 

@@ -38,6 +38,8 @@ class Reference:
     sample: Sample | None = None
     estimator: Estimator | None = None
     """None where nothing can be estimated: of several labels, or of a regression with too few rows."""
+    holdout_error: float | None = None
+    """Standard error of the gate's metric on the hold-out: how far off the figure is that later ones are held against."""
 
     def encoder(self, columns: tuple[str, ...]) -> Encoder:
         """Reads `columns` as the profile sees them."""
@@ -45,7 +47,7 @@ class Reference:
 
     def to_json(self) -> str:
         """As a JSON text with sorted keys; a profile's, with more in it."""
-        more: dict[str, Any] = {"importance": dict(self.importance)}
+        more: dict[str, Any] = {"importance": dict(self.importance), "holdout_error": self.holdout_error}
         if self.sample is not None:
             codes = self.sample.codes
             more["sample"] = {
@@ -69,11 +71,12 @@ class Reference:
                 importance={name: float(worth) for name, worth in more.get("importance", {}).items()},
                 sample=None if sample is None else Sample(columns=tuple(sample["columns"]), codes=_codes(sample)),
                 estimator=None if estimator is None else _ESTIMATORS[estimator["kind"]].from_dict(estimator),
+                holdout_error=None if (error := more.get("holdout_error")) is None else float(error),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as problem:
             raise DataError(
-                f"not a model's data profile ({type(error).__name__}: {error}); it is damaged. Deploy an earlier version, or train again"
-            ) from error
+                f"not a model's data profile ({type(problem).__name__}: {problem}); it is damaged. Deploy an earlier version, or train again"
+            ) from problem
 
 
 def inputs_by_importance(reference: Reference) -> tuple[str, ...]:

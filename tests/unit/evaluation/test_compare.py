@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from pipelines_lib.evaluation import compare as module
-from pipelines_lib.evaluation.compare import compare
+from pipelines_lib.evaluation.compare import compare, standard_error
 from pipelines_lib.evaluation.metrics import Truth
 
 SETTINGS = {"confidence": 0.95, "resamples": 400, "seed": 0}
@@ -80,6 +80,19 @@ def test_rows_of_an_entity_are_drawn_together():
     by_entity = compare("mae", Truth(labels, ()), *pair, **SETTINGS, groups=groups)
     assert by_entity.difference == by_row.difference
     assert (by_entity.upper - by_entity.lower) / (by_row.upper - by_row.lower) == pytest.approx(np.sqrt(20), rel=0.25)
+
+
+def test_the_standard_error_is_that_of_the_mean_of_so_many_entities():
+    random = np.random.default_rng(5)
+    groups = np.repeat(np.arange(100), 4)
+    errors = np.abs(random.normal(size=100))
+    forecasts = errors[groups].astype(np.float32)[:, None]
+    truth = Truth(np.zeros(400), ())
+    assert standard_error("mae", truth, forecasts, resamples=1000) == pytest.approx(errors.std() / np.sqrt(400), rel=0.1)
+    assert standard_error("mae", truth, forecasts, groups=groups, resamples=1000) == pytest.approx(errors.std() / np.sqrt(100), rel=0.1)
+    assert standard_error("mae", Truth(np.zeros(0), ()), forecasts[:0]) is None
+    one_class = Truth(np.zeros(400, np.int64), ("no", "yes"), 1)
+    assert standard_error("roc_auc", one_class, scores_of(random.normal(size=400))) is None
 
 
 def test_too_few_rows_of_a_class_give_no_interval():

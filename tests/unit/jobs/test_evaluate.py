@@ -76,6 +76,7 @@ def test_the_profile_has_the_training_rows_and_scores_of_others(trained):
     assert set(reference.sample.columns) == {"income", "age", "member", "town"}
     assert reference.sample.codes.shape == (sides.count("train"), 4)
     assert isinstance(reference.estimator, Calibration)
+    assert 0.01 < reference.holdout_error < 0.1, "the hold-out has some hundred rows"
     assert 0 < reference.estimator.chances(np.array([0.2, 0.8]))[0] < 0.5
 
 
