@@ -40,7 +40,7 @@ def actions(windows, use_case, settings, recorded=()):
 
 def test_settings_are_tried_on_history(make_use_case):
     shop, seen = make_use_case(), windows({3, 4, 5, 6, 7, 8, 13})
-    assert actions(seen, shop, Monitoring()) == {day(4): "retrain", day(8): "retrain"}, "a cool-down of three"
+    assert actions(seen, shop, Monitoring(cooldown=3)) == {day(4): "retrain", day(8): "retrain"}, "a cool-down of three"
     assert actions(seen[::-1], shop, Monitoring(need=1, cooldown=5)) == {day(3): "retrain", day(13): "retrain"}
     assert actions(seen, shop, Monitoring(max_retrainings=1)) == {day(4): "retrain"}
     assert actions(seen, shop, Monitoring(max_cost=3.0)) == {day(4): "retrain"}
