@@ -1,6 +1,6 @@
 """How soon does the governor see drift, how often is it wrong, and what is it worth? Prints the tables of docs/monitoring.md.
 
-    python benchmarks/quality_governor.py quiet [KIND …]     windows without drift of 500 to 100,000 rows, 1,000 of each kind
+    python benchmarks/quality_governor.py quiet [KIND …]     windows without drift of 500 to 100,000 rows
     python benchmarks/quality_governor.py made [STREAM …]    made streams with known drift
     python benchmarks/quality_governor.py FILE.csv           a stream of numbers whose last column is the class (insects_gradual.csv)
 
@@ -11,18 +11,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from governed import NEVER, Champion, Watch, use_case_of
+from governed import NEVER, Champion, Measured, Watch, use_case_of
 from scipy.stats import beta
 from streams import FIRST, MADE, N_DAYS, NO_RETRAINING, QUIET, numbers
 
 MEMORY = 10
 """Days that a training learns from."""
-POLICIES = ("never", "weekly", "always", "governor", "without labels")
-"""`governor` knows the labels the same day, `without labels` has nothing but estimates."""
+LABELS = {"governor": 0, "labels a week late": 7, "without labels": NEVER}
+"""Policies of the governor, and the days after which labels come; without them it has estimates alone."""
+POLICIES = ("never", "weekly", "always", *LABELS)
 
 
 @dataclass
@@ -37,24 +37,43 @@ class Outcome:
     """Of the retrainings."""
 
 
-def follow(days: Sequence[pa.Table], policy: str, **monitoring: Any) -> Outcome:
-    """Replay a stream under a policy: a model that was trained on a day's evening serves from the next day on. `monitoring` are settings."""
-    case, outcome = use_case_of(days[0], **monitoring), Outcome()
-    champion, watch = Champion(case, 1, days[:MEMORY]), Watch(case, labels_after=NEVER if policy == "without labels" else 0)
-    for day in range(MEMORY, len(days)):
-        outcome.figures.append(champion.metric(days[day]))
-        again = policy == "always" or (policy == "weekly" and day % 7 == 0)
-        if policy in ("governor", "without labels"):
-            watch.measure(champion, day, days[day])
-            action = watch.decide(day, champion.version).action
-            again = action == "retrain"
-            outcome.alerts += [day] * (action == "alert")
-        if again:
-            champion = Champion(case, champion.version + 1, days[day - MEMORY + 1 : day + 1])
-            outcome.cpu_seconds += champion.cpu_seconds
-            outcome.fired.append(day)
-            watch.fired.append(day)
-    return outcome
+class Replay:
+    """A stream under one policy after the other. A model depends on its days alone, so each is trained, and measures a day, once."""
+
+    def __init__(self, days: Sequence[pa.Table]) -> None:
+        self._days, self._case = days, use_case_of(days[0])
+        self._champions: dict[int, Champion] = {}
+        self._measured: dict[tuple[int, int], Measured] = {}
+
+    def follow(self, policy: str) -> Outcome:
+        """A model that was trained on a day's evening serves from the next day on."""
+        outcome, trained = Outcome(), MEMORY - 1
+        watch = Watch(self._case, LABELS.get(policy, NEVER))
+        for day in range(MEMORY, len(self._days)):
+            outcome.figures.append(self._champion(trained).metric(self._days[day]))
+            again = policy == "always" or (policy == "weekly" and day % 7 == 0)
+            if policy in LABELS:
+                watch.add(day, self._measure(trained, day))
+                action = watch.decide(day, trained).action
+                again = action == "retrain"
+                outcome.alerts += [day] * (action == "alert")
+            if again:
+                trained = day
+                outcome.cpu_seconds += self._champion(day).cpu_seconds
+                outcome.fired.append(day)
+                watch.fired.append(day)
+        return outcome
+
+    def _champion(self, trained: int) -> Champion:
+        """The model that learned from the days up to this one, which is its version too."""
+        if trained not in self._champions:
+            self._champions[trained] = Champion(self._case, trained, self._days[trained - MEMORY + 1 : trained + 1])
+        return self._champions[trained]
+
+    def _measure(self, trained: int, day: int) -> Measured:
+        if (trained, day) not in self._measured:
+            self._measured[trained, day] = self._champion(trained).measure(self._days[day])
+        return self._measured[trained, day]
 
 
 def made(names: Sequence[str], n_seeds: int = 5) -> None:
@@ -67,15 +86,15 @@ def made(names: Sequence[str], n_seeds: int = 5) -> None:
         of_seeds: dict[str, list[Outcome]] = {policy: [] for policy in POLICIES}
         for seed in range(n_seeds):
             random = np.random.default_rng(seed)
-            days = [MADE[name](random, day) for day in range(N_DAYS)]
+            replay = Replay([MADE[name](random, day) for day in range(N_DAYS)])
             for policy, outcomes in of_seeds.items():
-                outcomes.append(follow(days, policy))
+                outcomes.append(replay.follow(policy))
         for policy, outcomes in of_seeds.items():
             print(_line(name, policy, outcomes), flush=True)
 
 
 def _line(name: str, policy: str, outcomes: Sequence[Outcome]) -> str:
-    judged = policy in ("governor", "without labels")
+    judged = policy in LABELS
     never = name in NO_RETRAINING
     false = [day for one in outcomes for day in one.fired if never or day < FIRST]
     first = [next((day - FIRST for day in one.fired if day >= FIRST), None) for one in outcomes]
@@ -134,7 +153,7 @@ def _quiet_windows(kind: str, reference: int, n_windows: int) -> Iterator[tuple[
     champion, watch = Champion(case, 1, days), Watch(case)
     sizes = np.exp(random.uniform(np.log(500), np.log(100_000), n_windows)).astype(int)
     for day, n in enumerate(sizes, start=14):
-        watch.measure(champion, day, rows(random, day, int(n)))
+        watch.add(day, champion.measure(rows(random, day, int(n))))
         for labels, after in (("same day", 0), ("none", NEVER)):
             watch.labels_after = after
             window, action = watch.window(day, day), watch.decide(day, 1).action
@@ -148,11 +167,11 @@ def upper_bound(k: int, n: int) -> float:
 
 def recorded(path: Path, n_days: int = 70) -> None:
     """A stream of a file, cut into days of equal length."""
-    days = numbers(path, n_days)
+    replay = Replay(numbers(path, n_days))
     print("| policy | trainings | metric | seconds | on day |", f"|{'---|' * 5}", sep="\n")
     for policy in POLICIES:
-        found = follow(days, policy)
-        shown = ", ".join(map(str, found.fired)) if policy in ("governor", "without labels") else ""
+        found = replay.follow(policy)
+        shown = ", ".join(map(str, found.fired)) if policy in LABELS else ""
         print(f"| {policy} | {len(found.fired)} | {np.mean(found.figures):.4f} | {found.cpu_seconds:.1f} | {shown} |", flush=True)
 
 

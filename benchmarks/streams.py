@@ -19,7 +19,7 @@ Made = Callable[[np.random.Generator, int], pa.Table]
 Quiet = Callable[[np.random.Generator, int, int], pa.Table]
 """(random numbers, day, number of rows) → the day's rows."""
 
-N_DAYS, FIRST, LAST, A_DAY = 60, 30, 44, 2000
+N_DAYS, FIRST, LAST, A_DAY = 50, 20, 34, 2000
 """Days of a made stream, first day of its drift, last one of what ends, and rows of a day."""
 
 
