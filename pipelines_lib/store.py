@@ -72,7 +72,7 @@ def read_json(path: StorePath) -> JsonValue:
 
 def write_json(path: StorePath, document: JsonValue | BaseModel) -> None:
     """Write `document` whole, keys sorted, so that equal documents are equal bytes."""
-    write_text(path, _as_text(document))
+    write_text(path, as_text(document))
 
 
 def write_text(path: StorePath, text: str) -> None:
@@ -99,7 +99,7 @@ def write_bytes(path: StorePath, data: bytes) -> None:
 
 def create_json(path: StorePath, document: JsonValue | BaseModel) -> None:
     """Write a new document. Raises `FileExistsError` where there is one: of several that create it at once, one does."""
-    data = _as_text(document).encode("utf-8")
+    data = as_text(document).encode("utf-8")
     if isinstance(path, S3Path):
         if not path.replace(data, None):
             raise FileExistsError(str(path))
@@ -166,7 +166,8 @@ def new_file(folder: Path, prefix: str, suffix: str = "") -> Path:
     return path
 
 
-def _as_text(document: JsonValue | BaseModel) -> str:
+def as_text(document: JsonValue | BaseModel) -> str:
+    """What `write_json` writes."""
     value = document.model_dump(mode="json") if isinstance(document, BaseModel) else document
     return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -188,5 +189,5 @@ def _update_object(path: S3Path, change: Callable[[JsonValue], JsonValue]) -> bo
         changed = change(_parsed(path, data.decode("utf-8")) if tag is not None else None)
         if changed is None:
             return False
-        if path.replace(_as_text(changed).encode("utf-8"), tag):
+        if path.replace(as_text(changed).encode("utf-8"), tag):
             return True

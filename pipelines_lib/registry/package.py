@@ -9,7 +9,7 @@ card.md         what a person should know
 items.arrow     the items that it recommends, and known.arrow, who has met which (see `catalogue`); where the use case asks for recommendations
 manifest.json   what the model is, and the SHA-256 of every other file; written last
 
-A package is never changed: its folder's name ends in a hash of its content.
+A package is never changed: its folder's name ends in the hash of its manifest, and so of its whole content.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from pipelines_lib.features.values import Column
 from pipelines_lib.graph import open_graph
 from pipelines_lib.registry.catalogue import ITEMS, KNOWN, Catalogue
 from pipelines_lib.s3 import S3Path
-from pipelines_lib.store import StorePath, read_json, remove_tree, write_json
+from pipelines_lib.store import StorePath, as_text, read_json, remove_tree, write_json
 from pipelines_lib.use_case import LIKELY, ColumnType, Split, Task
 
 MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
@@ -44,6 +44,8 @@ MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD, MANIFEST = (
     "manifest.json",
 )
 FILES = (MODEL, TRANSFORM, PROFILE, HOLDOUT, CARD)
+_HEX = 16
+"""Digits of the manifest's hash in a folder's name. Those with 12 are of a time when what was hashed was not the file, and can't be checked."""
 _CHUNK = 16_384
 """Rows the graph is given at once; bounds the memory of a large hold-out."""
 _REMEDY = "deploy an earlier version, or train again"
@@ -173,7 +175,7 @@ class Package(Scorer):
         """
         assert set(files) == set(manifest.names), sorted(files)
         manifest = manifest.model_copy(update={"files": {file: _sha256(files[file]) for file in manifest.names}})
-        package = f"{safe_name(name)}-{_sha256(manifest.model_dump_json().encode())[:12]}"
+        package = f"{safe_name(name)}-{_sha256(as_text(manifest).encode())[:_HEX]}"
         if _is_whole(packages / package):
             return packages / package
         if isinstance(packages, S3Path):
@@ -233,8 +235,14 @@ def _verified(folder: StorePath) -> tuple[Manifest, dict[str, bytes]]:
     remedy = "deploy an earlier version, or train again"
     if not (folder / MANIFEST).is_file():
         raise DataError(f"{folder} holds no {MANIFEST}, so it is no (complete) model package; {remedy}")
+    text = (folder / MANIFEST).read_bytes()
+    promised = folder.name.rpartition("-")[2]
+    if len(promised) == _HEX and _sha256(text)[:_HEX] != promised:
+        raise DataError(
+            f"{folder / MANIFEST} was changed: its SHA-256 begins with {_sha256(text)[:_HEX]}, the folder's name says {promised}; {remedy}"
+        )
     try:
-        manifest = Manifest.model_validate(read_json(folder / MANIFEST))
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         raise DataError(f"{folder / MANIFEST} is not a package's manifest: {error}; {remedy}") from error
     # The names come from a file: only the known ones are ever opened, so none can point elsewhere.

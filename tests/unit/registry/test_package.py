@@ -104,6 +104,20 @@ def test_a_manifest_that_says_something_else_is_refused(folder, change):
         Package.open(folder)
 
 
+def test_a_manifest_that_is_no_more_what_was_written_is_refused_and_written_anew(folder, tmp_path):
+    forged = json.loads((folder / "manifest.json").read_text()) | {"operating_point": 0.999, "classes": ["yes", "no"]}
+    (folder / "manifest.json").write_text(json.dumps(forged))
+    with pytest.raises(DataError, match=r"manifest\.json was changed"):
+        Package.open(folder)
+    assert tiny.write(tmp_path / "packages") == folder
+    assert Package.open(folder).manifest.operating_point != 0.999
+
+
+def test_a_package_whose_name_has_the_shorter_hash_opens_as_before(folder):
+    old = folder.rename(folder.with_name("run-0123456789ab"))
+    assert Package.open(old).holdout().row_ids == ("a",)
+
+
 def test_an_incomplete_folder_is_refused(folder):
     (folder / "manifest.json").unlink()
     with pytest.raises(DataError, match=r"no manifest\.json"):
