@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from pydantic_core import to_json
@@ -151,6 +152,12 @@ def _add_inference(app: FastAPI, service: Service) -> None:
         status, body = await _answered(service, "infer", request.scope, request.receive, service.infer)
         return Response(body, status, media_type="application/json")
 
+    @app.post("/v2/models/{name}/versions/{version}/infer", include_in_schema=False)
+    async def infer_version(name: str, version: str, request: Request) -> Response:
+        _check_name(service, name, version)
+        status, body = await _answered(service, "infer", request.scope, request.receive, service.infer)
+        return Response(body, status, media_type="application/json")
+
     @app.post("/invocations", summary="Ask the model (MLflow's dataframe_split, dataframe_records or inputs)")
     async def invocations(request: Request) -> Response:
         status, body = await _answered(service, "invocations", request.scope, request.receive, service.invoke)
@@ -185,6 +192,16 @@ def _add_health(app: FastAPI, service: Service) -> None:
     @app.get("/v2/models/{name}", summary="What serves: version, inputs, outputs, classes, operating point")
     async def model(name: str) -> Response:
         _check_name(service, name)
+        return _json(service.metadata())
+
+    @app.get("/v2/models/{name}/versions/{version}/ready", include_in_schema=False)
+    async def version_ready(name: str, version: str) -> Response:
+        _check_name(service, name, version)
+        return _json({"name": name, "ready": True})
+
+    @app.get("/v2/models/{name}/versions/{version}", include_in_schema=False)
+    async def model_version(name: str, version: str) -> Response:
+        _check_name(service, name, version)
         return _json(service.metadata())
 
     @app.get("/ping", summary="MLflow's health check")
@@ -240,7 +257,7 @@ async def _answered(
             # The way to a thread and back takes longer than such an answer.
             document = work(body)
         else:
-            document = await run_in_threadpool(work, body)
+            document = await to_thread.run_sync(work, body, limiter=None if len(body) <= _SMALL else service.large)
         status, answered = 200, to_json(document)
     except RequestError as error:
         status, answered = error.status, _encoded(_told(error))
@@ -293,7 +310,8 @@ async def _whole(receive: Receive) -> bytes:
             return bytes(body)
 
 
-def _check_name(service: Service, name: str) -> None:
+def _check_name(service: Service, name: str, version: str | None = None) -> None:
+    """That the path names what serves. Raises `RequestError`."""
     if name != service.name:
         raise RequestError(
             f"model {safe_name(name)!r}",
@@ -301,6 +319,10 @@ def _check_name(service: Service, name: str) -> None:
             rule=f"this service answers for {service.name}",
             remedy="Correct the path",
             status=404,
+        )
+    if version is not None and version != (serves := str(service.served().version)):
+        raise RequestError(
+            f"version {safe_name(version)!r}", where="path", rule=f"version {serves} serves", remedy="Name that one, or none", status=404
         )
 
 

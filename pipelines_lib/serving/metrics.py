@@ -38,10 +38,13 @@ class Metrics:
             found["seconds"] = self._seconds  # type: ignore[assignment] # the one count that is not whole
             return found
 
-    def text(self, gauges: Mapping[str, float]) -> str:
-        """Everything counted, and `gauges` as they are now."""
+    def text(self, others: Mapping[str, int]) -> str:
+        """Everything counted, and `others` as they are now: counters where the name ends in `_total`, else gauges."""
         with self._lock:
-            return "\n".join([*self._lines(), *(f"{name} {value:g}" for name, value in gauges.items())]) + "\n"
+            lines = [*self._lines()]
+        for name, value in others.items():
+            lines += [f"# TYPE {name} {'counter' if name.endswith('_total') else 'gauge'}", f"{name} {value}"]
+        return "\n".join(lines) + "\n"
 
     def _within(self) -> Iterator[tuple[float, int]]:
         """Answers that took no longer than each bound."""

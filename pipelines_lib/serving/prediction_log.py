@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipelines_lib.data.tables import Layer, Tables
+from pipelines_lib.serving.rows import MAX_ROWS
 from pipelines_lib.store import StorePath
 from pipelines_lib.use_case import ColumnType
 
@@ -24,7 +25,7 @@ log = logging.getLogger("sluice.serving")
 
 FLUSH_SECONDS = 1.0
 FLUSH_ROWS = 5_000
-MAX_ROWS = 50_000
+MAX_WAITING = 2 * MAX_ROWS
 ATTEMPTS = 3
 
 # Features and keys as they are kept.
@@ -135,7 +136,7 @@ class PredictionLog:
     """The queue and the thread that empties it. `add` never blocks and never raises."""
 
     def __init__(
-        self, root: StorePath, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_ROWS, layer: Layer = "predictions"
+        self, root: StorePath, flush_seconds: float = FLUSH_SECONDS, max_rows: int = MAX_WAITING, layer: Layer = "predictions"
     ) -> None:
         self._tables = Tables(root)
         self._layer = layer

@@ -8,7 +8,20 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from pipelines_lib.serving.rows import RequestError, Rows, Shape, as_id, as_list, as_name, kind_of, read_options, refuse, rows_of, short
+from pipelines_lib.serving.rows import (
+    RequestError,
+    Rows,
+    Shape,
+    as_id,
+    as_list,
+    as_name,
+    check_rows,
+    kind_of,
+    read_options,
+    refuse,
+    rows_of,
+    short,
+)
 from pipelines_lib.use_case import ColumnType
 
 INTEGERS = ("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64")
@@ -138,6 +151,7 @@ def _split(frame: Any) -> dict[str, list[Any]]:
     if len(set(names)) != len(names):
         refuse("a column is named twice", f"{where}.columns", "names are unique", "Remove one")
     lines = as_list(frame.get("data"), f"{where}.data")
+    check_rows(len(lines), f"{where}.data")
     for place, line in enumerate(lines):
         if not isinstance(line, list) or len(line) != len(names):
             refuse(
@@ -151,6 +165,7 @@ def _split(frame: Any) -> dict[str, list[Any]]:
 
 def _records(frame: Any, where: str, known: Mapping[str, ColumnType]) -> dict[str, list[Any]]:
     records = as_list(frame, where)
+    check_rows(len(records), where)
     for place, record in enumerate(records):
         if not isinstance(record, dict):
             refuse(

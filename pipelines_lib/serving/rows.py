@@ -15,6 +15,9 @@ from pipelines_lib.contracts import safe_name
 from pipelines_lib.errors import DataError
 from pipelines_lib.use_case import ColumnType
 
+MAX_ROWS = 50_000
+"""Rows of a request. Ten million bytes of small numbers would be millions of rows, and gigabytes once they are read."""
+
 
 class RequestError(DataError):
     """A request that breaks a rule: what was found, where, the rule, and the remedy."""
@@ -87,6 +90,7 @@ def rows_of(columns: Mapping[str, list[Any]], shape: Shape, options: Options) ->
     typed = {name: columns[name] for name in shape.known if name in columns}
     first = next(iter(typed))
     n = len(typed[first])
+    check_rows(n, "columns")
     for name, values in typed.items():
         if len(values) != n:
             what = f"{len(values)} values in {name!r}, {n} in {first!r}"
@@ -236,6 +240,13 @@ def as_list(value: Any, where: str) -> list[Any]:
     if not isinstance(value, list):
         refuse(f"found {kind_of(value)}", where, "a list", "Send [ … ]")
     return value
+
+
+def check_rows(n: int, where: str) -> None:
+    """Raises `RequestError` where a request has too many rows."""
+    if n > MAX_ROWS:
+        rule = f"a request has {MAX_ROWS} rows at most"
+        raise RequestError(f"found {n} rows", where=where, rule=rule, remedy="Send the rows in several requests", status=413)
 
 
 def as_name(value: Any, where: str) -> str:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
+from anyio import CapacityLimiter
+
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.prediction_log import Answers, PredictionLog
 from pipelines_lib.serving.recommend import choose, read_recommendation
@@ -17,6 +19,9 @@ from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation
 from pipelines_lib.serving.rows import RequestError, Rows, refuse
 from pipelines_lib.serving.slot import Served, Slot
 from pipelines_lib.store import StorePath
+
+LARGE_AT_ONCE = 2
+"""Large requests that are worked on at a time: read, one takes many times its bytes of memory."""
 
 Document = dict[str, Any]
 Way = Callable[[Served, Document, "Log"], Document]
@@ -43,6 +48,8 @@ class Service:
         self.metrics = Metrics()
         self._own, self._numbers = f"{secrets.token_hex(12)}-", itertools.count()
         """What requests without an id are called: of no other process, nor of another request of this one."""
+        self.large = CapacityLimiter(LARGE_AT_ONCE)
+        """For requests that take much memory."""
         self.turns = itertools.count()
         """Of small requests."""
         self.usual_seconds = 0.0
@@ -183,7 +190,7 @@ class Service:
     def metrics_text(self) -> str:
         """Prometheus text of everything counted."""
         served = self.slot.served
-        gauges = {
+        others = {
             "sluice_prediction_rows_logged_total": self.predictions.rows_logged,
             "sluice_prediction_rows_lost_total": self.predictions.rows_lost,
             "sluice_prediction_rows_waiting": self.predictions.rows_waiting,
@@ -191,7 +198,7 @@ class Service:
             "sluice_model_load_failed": int(self.slot.error is not None),
         }
         rollout = self.slot.rollout
-        return self.metrics.text(gauges) + "".join(f"{line}\n" for line in (rollout.lines() if rollout else ()))
+        return self.metrics.text(others) + "".join(f"{line}\n" for line in (rollout.lines() if rollout else ()))
 
     def _predict(self, served: Served, rows: Rows) -> tuple[Any, Any, list[float]]:
         scores = served.scores(rows.columns)

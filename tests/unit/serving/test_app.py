@@ -108,6 +108,10 @@ def test_health_metadata_page_and_metrics(client):
     metrics = client.get("/metrics").text
     assert 'sluice_requests_total{endpoint="infer",status="200"} 1' in metrics
     assert 'sluice_request_errors_total{status="400"} 1' in metrics
+    assert (
+        "# TYPE sluice_prediction_rows_lost_total counter\nsluice_prediction_rows_lost_total 0\n# TYPE sluice_prediction_rows_waiting gauge\n"
+        in metrics
+    )
     assert 'sluice_request_seconds_bucket{le="+Inf"} 2' in metrics
 
 
@@ -170,8 +174,20 @@ def test_what_is_wrong_beside_the_rows_is_refused_too(client):
     assert client.get("/invocations").status_code == 405
     assert client.post("/invocations", content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415
     assert client.post("/invocations", content=b" " * (MAX_BODY + 1), headers=JSON).status_code == 413
+    for many in ({"dataframe_records": [RECORD] * 50_001}, {"inputs": {name: [value] * 50_001 for name, value in RECORD.items()}}):
+        answer = client.post("/invocations", json=many)
+        assert (answer.status_code, answer.json()["what"]) == (413, "found 50001 rows")
     missing = client.post("/invocations", json={"dataframe_records": [RECORD, {"age": 1}]})
     assert "lacks ['amount', 'member', 'country']" in missing.json()["error"]
+
+
+def test_a_path_may_name_the_version_that_serves(client):
+    body = {"inputs": GOOD}
+    assert client.post("/v2/models/credit/versions/3/infer", json=body).json() == v2(client).json()
+    assert client.get("/v2/models/credit/versions/3/ready").json() == {"name": "credit", "ready": True}
+    assert client.get("/v2/models/credit/versions/3").json() == client.get("/v2/models/credit").json()
+    other = client.get("/v2/models/credit/versions/7")
+    assert (other.status_code, other.json()["rule"]) == (404, "version 3 serves")
 
 
 @pytest.mark.parametrize(
