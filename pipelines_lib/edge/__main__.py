@@ -126,7 +126,12 @@ def _predict(said: Any) -> int:
 
 
 def _operate(given: argparse.Namespace) -> int:
-    from pipelines_lib.config import Project  # noqa: PLC0415
+    try:
+        from pipelines_lib.config import Project  # noqa: PLC0415
+    except ModuleNotFoundError as error:
+        raise BadInput(
+            f"`{given.what}` is for who operates Sluice, not for a device ({error}); run `sluice edge {given.what}` there"
+        ) from error
     from pipelines_lib.connections import connection  # noqa: PLC0415
     from pipelines_lib.contracts import safe_name  # noqa: PLC0415
     from pipelines_lib.edge import release  # noqa: PLC0415
