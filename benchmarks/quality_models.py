@@ -43,7 +43,7 @@ from pipelines_lib.scaffold.plan import Plan, plan
 from pipelines_lib.scaffold.settings_text import settings_text
 from pipelines_lib.scaffold.survey import survey
 from pipelines_lib.training.checkpoints import Checkpoints
-from pipelines_lib.training.dataset import prepare
+from pipelines_lib.training.dataset import Prepared, prepare
 from pipelines_lib.training.distributed import World
 from pipelines_lib.training.loop import Loop
 from pipelines_lib.training.models import build
@@ -199,7 +199,19 @@ def labelled(planned: Plan, use_case: UseCase, case: Case) -> pa.Table:
 
 
 def ours(use_case: UseCase, snapshot: Snapshot, metric: str, seed: int) -> float:
-    """The figure of a model that is trained as the stage `train` does, in one process."""
+    """The figure of such a model."""
+    scoring, data = trained(use_case, snapshot, seed)
+    test = snapshot.side(TEST)
+    inputs = {name: torch.from_numpy(array) for name, array in data.transform.apply(features_of(use_case, test)).items()}
+    with torch.no_grad():
+        parts = [
+            scoring(**{name: tensor[start : start + 4096] for name, tensor in inputs.items()}) for start in range(0, test.num_rows, 4096)
+        ]
+    return metrics.value(metric, truth_of(use_case, test, data.objective.classes), torch.cat(parts).numpy())
+
+
+def trained(use_case: UseCase, snapshot: Snapshot, seed: int) -> tuple[torch.nn.Module, Prepared]:
+    """A model that is trained as the stage `train` does, in one process, and what it was trained on."""
     world = World()
     with tempfile.TemporaryDirectory() as folder:
         data = prepare(snapshot, use_case, Path(folder))
@@ -216,14 +228,7 @@ def ours(use_case: UseCase, snapshot: Snapshot, metric: str, seed: int) -> float
         )
         loop.run()
         model.load_state_dict(loop.weights())
-    test = snapshot.side(TEST)
-    inputs = {name: torch.from_numpy(array) for name, array in data.transform.apply(features_of(use_case, test)).items()}
-    scoring = data.objective.scoring(model.eval())
-    with torch.no_grad():
-        parts = [
-            scoring(**{name: tensor[start : start + 4096] for name, tensor in inputs.items()}) for start in range(0, test.num_rows, 4096)
-        ]
-    return metrics.value(metric, truth_of(use_case, test, data.objective.classes), torch.cat(parts).numpy())
+    return data.objective.scoring(model.eval()), data
 
 
 def no_hooks() -> Any:
