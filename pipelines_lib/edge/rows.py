@@ -12,7 +12,7 @@ from typing import Any
 from pipelines_lib.edge.bundle import Bundle
 from pipelines_lib.features.row_steps import read_numbers
 
-_BATCH = 1024
+_BATCH = 256
 
 
 def answers(bundle: Bundle, lines: Iterable[str], *, as_csv: bool) -> Iterator[dict[str, Any]]:
