@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_KEPT = 100
+"""Classes whose scores a table keeps; of more it has the predicted one's alone."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -22,6 +25,11 @@ class Decision:
     """What stands between the classes of an answer that may have several; None where it has one."""
     likely: float = 0.5
     """Score from which on an answer that may have several classes has one."""
+
+    @property
+    def keeps_scores(self) -> bool:
+        """Whether a table keeps every score of a row (`scores`), since the one that stands beside its prediction says too little of the others."""
+        return self.positive is None and 1 < len(self.classes) <= MOST_KEPT
 
     def of(self, scores: NDArray[np.float32]) -> tuple[list[str] | list[float], NDArray[np.float64]]:
         """What a person or a table wants of `scores` [n, C]: the prediction (class, or value) and one score a row.

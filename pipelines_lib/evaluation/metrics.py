@@ -114,7 +114,10 @@ def aligned(scores: NDArray[np.float32], classes: Sequence[str], wanted: Sequenc
 
 
 def _roc_auc(truth: Truth, scores: Floats) -> Weighted:
-    """Mann and Whitney's U over the number of pairs; a tie counts one half."""
+    """Mann and Whitney's U over the number of pairs; a tie counts one half. Of several classes the mean over each against the rest."""
+    if truth.positive is None:
+        each = [_roc_auc(*_one_of(truth, scores, place)) for place in range(len(truth.classes))]
+        return lambda weights: mean_of_defined(np.stack([of_class(weights) for of_class in each]))
     ranked = _Ranked(truth, scores)
 
     def auc(weights: Floats) -> Floats:
@@ -132,7 +135,7 @@ def _average_precision(truth: Truth, scores: Floats) -> Weighted:
     """Σ (recall step) · precision, over thresholds from the highest score down. Of several classes the mean over those that a row has."""
     if truth.has_several:
         each = [_average_precision(*_one_of(truth, scores, place)) for place in range(len(truth.classes))]
-        return lambda weights: _mean_of_defined(np.stack([of_class(weights) for of_class in each]))
+        return lambda weights: mean_of_defined(np.stack([of_class(weights) for of_class in each]))
     ranked = _Ranked(truth, scores)
 
     def average_precision(weights: Floats) -> Floats:
@@ -148,12 +151,12 @@ def _average_precision(truth: Truth, scores: Floats) -> Weighted:
 
 def _one_of(truth: Truth, scores: Floats, place: int) -> tuple[Truth, Floats]:
     """One of several classes as a yes or no."""
-    labels: NDArray[np.int64] = truth.labels[:, place].astype(np.int64)
+    labels: NDArray[np.int64] = (truth.labels[:, place] if truth.has_several else truth.labels == place).astype(np.int64)
     return Truth(labels, ("", truth.classes[place]), 1), scores[:, [place, place]]
 
 
-def _mean_of_defined(figures: Floats) -> Floats:
-    """[C, b] → [b]."""
+def mean_of_defined(figures: Floats) -> Floats:
+    """The mean over those of [C, b] that are no NaN: [b], NaN where there is none."""
     defined = np.isfinite(figures)
     return _ratio(np.where(defined, figures, 0.0).sum(axis=0), defined.sum(axis=0).astype(np.float64))
 

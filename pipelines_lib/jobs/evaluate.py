@@ -6,7 +6,6 @@ A training is logged while it runs; what the tracking server missed, because it 
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
@@ -37,7 +36,7 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring import joint
 from pipelines_lib.monitoring.encoding import MAX_CODES, Encoder
-from pipelines_lib.monitoring.estimate import LOSSES, Calibration, Estimator, LossModel
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, Estimator, LossModel
 from pipelines_lib.monitoring.reference import Reference, Sample, inputs_by_importance
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
@@ -314,7 +313,8 @@ def _reference(stage: Stage, challenger: Challenger, manifest: Manifest, importa
     types = use_case.feature_types
     inputs = profile_columns(Features(lambda name: snapshot.column(name, TRAIN), snapshot.column_names, types), types)
     unseen = snapshot.select([*types, "label"], VALIDATION, TEST)
-    predictions, scores = predicted(manifest, scores_of(challenger.scorer, unseen, types))
+    all_scores = scores_of(challenger.scorer, unseen, types)
+    predictions, scores = predicted(manifest, all_scores)
     answers = profile_columns({}, {}, scores=scores, predictions=predictions if manifest.classes else None)
     profile = DataProfile(inputs.n_rows, {**inputs.columns, **answers.columns})
     worth = _by_column(use_case, importance)
@@ -323,7 +323,7 @@ def _reference(stage: Stage, challenger: Challenger, manifest: Manifest, importa
     return replace(
         known,
         sample=_sample(use_case, snapshot, profile, columns),
-        estimator=_estimator(use_case, profile, columns, unseen, predictions=predictions, scores=scores),
+        estimator=_estimator(use_case, profile, columns, unseen, manifest=manifest, all_scores=all_scores),
         holdout_error=standard_error(
             use_case.gate.metric,
             challenger.truth,
@@ -359,12 +359,17 @@ def _estimator(
     columns: tuple[str, ...],
     unseen: pa.Table,
     *,
-    predictions: Sequence[Any],
-    scores: NDArray[np.float64],
+    manifest: Manifest,
+    all_scores: NDArray[np.float32],
 ) -> Estimator | None:
     """How performance will be told where the truth has not come; None where it can't be."""
     if use_case.label.separator is not None or unseen.num_rows < _MIN_TO_ESTIMATE:
         return None
+    if manifest.decision.keeps_scores:
+        return ClassCalibration.fit(
+            all_scores.astype(np.float64), np.asarray(truth_of(use_case, unseen, manifest.classes).labels, np.int64)
+        )
+    predictions, scores = predicted(manifest, all_scores)
     if use_case.task == "regression":
         read = feature_columns(unseen, use_case.feature_types) | {"score": scores}
         encoder = Encoder(profile, ("score", *columns))

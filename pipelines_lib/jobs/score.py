@@ -19,6 +19,7 @@ from pipelines_lib.evaluation.holdout import scores_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.registry.package import Package, predicted
 from pipelines_lib.serving.pointer import package_folder, read_pointer
+from pipelines_lib.serving.prediction_log import SCORES
 from pipelines_lib.use_case import ColumnType
 
 NOT_FINITE = "its score is not a finite number"
@@ -76,6 +77,7 @@ def _scored(package: Package, rows: pa.Table, types: Mapping[str, ColumnType], n
         "prediction": pa.array(predictions, kind, mask=wrong),
         "score": pa.array(score, pa.float64(), mask=wrong),
         "reason": reason,
+        **({"scores": pa.array(scores.tolist(), SCORES)} if package.manifest.decision.keeps_scores else {}),
         "model_version": pa.array(np.full(len(wrong), version), pa.int64()),
     }
     return pa.table({**{name: rows[name] for name in ("row_id", *names)}, **made})

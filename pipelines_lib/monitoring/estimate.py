@@ -1,7 +1,7 @@
 """How right the answers are before the truth has come, with the interval in which the realised figure lies in 95 of 100 windows.
 
 Of a class: by the model's own chances, after they were calibrated on rows that it has not learned from (confidence-based performance
-estimation: Garg et al. 2022; NannyML's CBPE). Of a number: by a model of its losses (NannyML's direct loss estimation).
+estimation: Garg et al. 2022; NannyML's CBPE). Each row counts as every class, with the class's chance. Of a number: by a model of its losses (NannyML's direct loss estimation).
 
 Both hold where rows like these have been seen, and what a row means has not changed: they see that inputs became harder, never that the world
 answers differently to the same inputs (concept drift). So what was estimated is kept beside what was realised.
@@ -24,6 +24,8 @@ _DRAWN_ROWS = 1000
 _Z975 = 1.96
 _GROUPS = 10
 _FIT_ROWS = 20_000
+_DRAWN_CHANCES = 50_000
+"""Chances of classes in one draw, at most."""
 
 LOSSES: Mapping[str, Callable[[Floats], Floats]] = {
     "rmse": np.square,
@@ -101,7 +103,7 @@ class Calibration:
         came = (random.random((_DRAWS, len(some))) < self.chances(some)).astype(np.float64)
         others = np.stack([self.chances(some, drawn) for drawn in self.draws(_DRAWS, random)])
         return {
-            name: float(np.sqrt(np.nanvar(figure(came)) * len(some) / len(scores) + np.nanvar(figure(others))))
+            name: float(np.sqrt(_variance(figure(came)) * len(some) / len(scores) + _variance(figure(others))))
             for name, figure in prepare(places).items()
         }
 
@@ -135,10 +137,8 @@ class LossModel:
         ridge = _best_ridge(rows, losses)
         groups = np.arange(len(rows)) % _GROUPS
         fits = [_ridge(rows, losses, ridge), *(_ridge(rows[groups != g], losses[groups != g], ridge) for g in range(_GROUPS))]
-        # In single precision, as they are kept: a package that is read again estimates the same.
-        coefficients = np.stack([fit.T for fit in fits]).astype(np.float32).astype(np.float64)
         variances = _ridge(rows, (losses - rows @ fits[0]) ** 2, ridge).T
-        return cls(tuple(names), coefficients, variances.astype(np.float32).astype(np.float64))
+        return cls(tuple(names), _kept(np.stack([fit.T for fit in fits])), _kept(variances))
 
     def estimate(self, rows: Floats) -> dict[str, Estimated]:
         """The metrics of forecasts by their encoded rows [n, d], at least one."""
@@ -170,7 +170,85 @@ class LossModel:
         return cls(tuple(document["names"]), coefficients, _decoded(document["variances"]).reshape(coefficients.shape[1:]))
 
 
-Estimator = Calibration | LossModel
+@dataclass(frozen=True, eq=False)
+class ClassCalibration:
+    """From the chances that a model gives to three classes or more to how often each came (vector scaling: Guo et al. 2017)."""
+
+    coefficients: Floats
+    """Slopes and shifts of the classes' log chances, shape [2, C]; ones and zeros where the model is right about itself."""
+    covariance: Floats
+    """Of the coefficients one after the other, shape [2 C, 2 C]."""
+
+    @classmethod
+    def fit(cls, scores: Floats, labels: npt.NDArray[np.int64]) -> Self:
+        """By chances [n, C] and the places of the classes that came [n]. Where rows are few, a weak prior keeps to what the model says."""
+        places = np.unique(np.linspace(0, len(scores) - 1, min(len(scores), _FIT_ROWS)).astype(np.int64))
+        logs, came = _logs(scores[places]), np.eye(scores.shape[1])[labels[places]]
+        n_classes = scores.shape[1]
+        trusted = np.repeat([1.0, 0.0], n_classes)
+        weight, found = np.repeat([1.0, 0.25], n_classes), trusted.copy()
+        slope, shift = np.arange(n_classes), np.arange(n_classes) + n_classes
+        hessian = np.diag(weight)
+        for _ in range(50):
+            chances = _softmax(logs * found[slope] + found[shift])
+            spread = np.concatenate([chances * logs, chances], axis=1)
+            hessian = np.diag(weight) - spread.T @ spread
+            hessian[slope, slope] += (chances * logs**2).sum(axis=0)
+            hessian[shift, shift] += chances.sum(axis=0)
+            hessian[slope, shift] += (chances * logs).sum(axis=0)
+            hessian[shift, slope] += (chances * logs).sum(axis=0)
+            missing = came - chances
+            gradient = np.concatenate([(missing * logs).sum(axis=0), missing.sum(axis=0)]) - weight * (found - trusted)
+            step = np.linalg.solve(hessian, gradient)
+            found = found + step / max(1.0, float(np.abs(step).max()))
+            if np.abs(step).max() < 1e-8:
+                break
+        return cls(_kept(found.reshape(2, n_classes)), _kept(np.linalg.inv(hessian)))
+
+    def chances(self, scores: Floats, coefficients: Floats | None = None) -> Floats:
+        """Calibrated chances [n, C]."""
+        slopes, shifts = self.coefficients if coefficients is None else coefficients
+        return _softmax(_logs(scores) * slopes + shifts)
+
+    def estimate(self, names: Sequence[str], scores: Floats) -> dict[str, Estimated]:
+        """The metrics of a model by its chances [n, C], of at least one row."""
+        n_rows, n_classes = scores.shape
+        random = np.random.default_rng(0)
+        places = np.unique(np.linspace(0, n_rows - 1, min(n_rows, _DRAWN_ROWS, _DRAWN_CHANCES // n_classes)).astype(np.int64))
+        some = scores[places]
+        ends = self.chances(some).cumsum(axis=1)
+        came = np.eye(n_classes)[np.minimum((random.random((_DRAWS, len(some), 1)) > ends).sum(axis=2), n_classes - 1)]
+        drawn = random.multivariate_normal(self.coefficients.ravel(), self.covariance, _DRAWS, method="eigh")
+        others = np.stack([self.chances(some, one.reshape(2, n_classes)) for one in drawn])
+        now, found = self.chances(scores)[None], {}
+        for name in names:
+            figure = _of_classes(name, some)
+            error = float(np.sqrt(_variance(figure(came)) * len(some) / n_rows + _variance(figure(others))))
+            found[name] = _between(float(_of_classes(name, scores)(now)[0]), error)
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "kind": "class calibration",
+            "n_classes": self.coefficients.shape[1],
+            "coefficients": _encoded(self.coefficients),
+            "covariance": _encoded(self.covariance),
+        }
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`."""
+        n = int(document["n_classes"])
+        return cls(_decoded(document["coefficients"]).reshape(2, n), _decoded(document["covariance"]).reshape(2 * n, 2 * n))
+
+
+Estimator = Calibration | ClassCalibration | LossModel
+
+
+def _kept(array: Floats) -> Floats:
+    """In single precision, as it is kept: a package that is read again estimates the same."""
+    return array.astype(np.float32).astype(np.float64)
 
 
 def _encoded(array: Floats) -> str:
@@ -185,12 +263,52 @@ def _between(value: float, error: float) -> Estimated:
     return Estimated(value=value, low=value - _Z975 * error, high=value + _Z975 * error)
 
 
+def _variance(figures: Floats) -> float:
+    """Of those that are defined; NaN where none is."""
+    defined = figures[np.isfinite(figures)]
+    return float(defined.var()) if len(defined) else float("nan")
+
+
 def _twice(metric: str, scores: Floats, operating_point: float | None) -> Callable[[Floats], Floats]:
     """The metric as a function of chances [b, n]: each row counts as a yes with its chance, and as a no with the rest."""
     labels = np.r_[np.ones(len(scores), np.int64), np.zeros(len(scores), np.int64)]
     both = np.stack([1 - scores, scores], axis=1).astype(np.float32)
     figure = metrics.prepare(metric, metrics.Truth(labels, ("no", "yes"), 1), np.concatenate([both, both]), operating_point)
     return lambda chances: figure(np.concatenate([chances, 1 - chances], axis=1))
+
+
+def _of_classes(metric: str, scores: Floats) -> Callable[[Floats], Floats]:
+    """The metric of scores [n, C] as a function of chances [b, n, C], each row counting as every class with its chance.
+
+    Not by `metrics.prepare` on every row as every class: that would take C² figures a row.
+    """
+    if metric == "roc_auc":
+        of_each = [_twice(metric, of_class, None) for of_class in scores.T]
+        return lambda chances: metrics.mean_of_defined(np.stack([figure(chances[:, :, place]) for place, figure in enumerate(of_each)]))
+    said = np.eye(scores.shape[1])[scores.argmax(axis=1)]
+    if metric == "macro_f1":
+
+        def macro_f1(chances: Floats) -> Floats:
+            total = chances.sum(axis=1) + said.sum(axis=0)
+            f1 = np.divide(2 * np.einsum("bnc,nc->bc", chances, said), total, out=np.zeros_like(total), where=total > 0)
+            return np.asarray(f1.sum(axis=1) / (total > 0).sum(axis=1), np.float64)
+
+        return macro_f1
+    of_row = {
+        "accuracy": said,
+        "log_loss": -np.log(np.clip(scores / scores.sum(axis=1, keepdims=True), metrics.SMALLEST, 1)),
+        "brier": (scores**2).sum(axis=1, keepdims=True) - 2 * scores + 1,
+    }[metric]
+    return lambda chances: np.einsum("bnc,nc->b", chances, of_row) / len(of_row)
+
+
+def _logs(scores: Floats) -> Floats:
+    return np.log(np.clip(scores, 1e-6, 1.0))
+
+
+def _softmax(logits: Floats) -> Floats:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), np.float64)
 
 
 def _log_odds_parts(scores: Floats) -> Floats:

@@ -12,7 +12,7 @@ from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.compare import draws, interval
 from pipelines_lib.monitoring.answers import answer_keys, columns_of
-from pipelines_lib.monitoring.estimate import Calibration, Estimated, LossModel
+from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimated, LossModel
 from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
 from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
 
@@ -60,7 +60,7 @@ def realised(
         known, scores = _known(labels, classes, positive), _scores(rows, use_case.task, classes, positive)
     else:
         known, scores = _of_several(rows, labels, classes, use_case.label.separator)
-    figures = metrics.values(_computable(use_case.task), known, scores, operating_point)
+    figures = metrics.values(_computable(rows, use_case.task, len(classes)), known, scores, operating_point)
     low, high = _interval(use_case.gate.metric, known, scores, operating_point) if use_case.gate.metric in figures else (None, None)
     return Performance(n_rows=len(found), n_answered=answers.num_rows, metrics=figures, low=low, high=high)
 
@@ -68,19 +68,23 @@ def realised(
 def estimated(answers: pa.Table, use_case: UseCase, reference: Reference, operating_point: float | None) -> dict[str, Estimated]:
     """Performance of `answers` (one version's, at least one) before their labels have come; without the metrics that can't be told.
 
-    Of many classes the log keeps the predicted one's chance, so of their metrics accuracy alone is told.
+    Where of many classes the predicted one's chance alone was kept, that is all but accuracy.
     """
     scores: NDArray[np.float64] = answers["score"].to_numpy().astype(np.float64)
     if isinstance(reference.estimator, LossModel):
         encoder = reference.encoder(("score", *inputs_by_importance(reference)))
         codes = encoder.encode({**columns_of(answers, reference), "score": scores}, len(scores))
         return reference.estimator.estimate(encoder.spread(codes))
-    if not isinstance(reference.estimator, Calibration):
+    names = [name for name in METRICS[use_case.task] if name != "calibration_error"]  # which calibration takes for 0
+    if isinstance(reference.estimator, ClassCalibration):
+        of_classes = _all_scores(answers, reference.estimator.coefficients.shape[1])
+        found = {} if of_classes is None else reference.estimator.estimate(names, of_classes.astype(np.float64))
+    elif not isinstance(reference.estimator, Calibration):
         return {}
-    if use_case.task != "binary":
+    elif use_case.task != "binary":
         return reference.estimator.accuracy(scores)
-    names = [name for name in METRICS["binary"] if name != "calibration_error"]  # which calibration takes for 0
-    found = reference.estimator.binary(names, scores, operating_point)
+    else:
+        found = reference.estimator.binary(names, scores, operating_point)
     return {name: figure for name, figure in found.items() if np.isfinite([figure.value, figure.low, figure.high]).all()}
 
 
@@ -98,16 +102,33 @@ def _known(labels: list[Any], classes: Sequence[str], positive: str | None) -> m
 
 
 def _of_several(rows: pa.Table, labels: list[str], classes: Sequence[str], separator: str) -> tuple[metrics.Truth, NDArray[np.float32]]:
-    """Truth, and what was predicted as 1 and 0. A class that the model has never heard of is one that it did not find."""
+    """Truth, and the scores; where they were not kept, what was predicted as 1 and 0.
+
+    A class that the model has never heard of is one that it did not find.
+    """
     every = tuple(sorted({*classes, *(name for label in labels for name in classes_in(label, separator))}))
     truth = metrics.Truth(metrics.several(pa.array(labels, pa.string()), every, separator), every)
+    if (scores := _all_scores(rows, len(classes))) is not None:
+        return truth, metrics.aligned(scores, classes, every)
     return truth, metrics.several(rows["prediction"], every, separator).astype(np.float32)
 
 
-def _computable(task: Task) -> list[str]:
-    # Of many classes the log keeps one probability alone: the predicted one's, or the largest.
-    lost = {"multiclass": ("log_loss", "brier", "calibration_error"), "multilabel": ("average_precision",)}.get(task, ())
+def _computable(rows: pa.Table, task: Task, n_classes: int) -> list[str]:
+    """The metrics that can be told by what was kept of the answers."""
+    of_chances: dict[Task, tuple[str, ...]] = {
+        "multiclass": ("roc_auc", "log_loss", "brier", "calibration_error"),
+        "multilabel": ("average_precision",),
+    }
+    lost = of_chances.get(task, ()) if _all_scores(rows, n_classes) is None else ()
     return [metric for metric in METRICS[task] if metric not in lost]
+
+
+def _all_scores(rows: pa.Table, n_classes: int) -> NDArray[np.float32] | None:
+    """Every class's score [n, C]; None where one of the rows was kept without."""
+    if "scores" not in rows.column_names or rows["scores"].null_count or not rows.num_rows:
+        return None
+    of_all: NDArray[np.float32] = rows["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32)
+    return of_all.reshape(rows.num_rows, n_classes)
 
 
 def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | None) -> NDArray[np.float32]:
@@ -120,6 +141,8 @@ def _scores(rows: pa.Table, task: Task, classes: Sequence[str], positive: str | 
         place = classes.index(positive)
         scores[:, place], scores[:, 1 - place] = score, 1 - score
         return scores
+    if (of_all := _all_scores(rows, len(classes))) is not None:
+        return of_all
     scores[np.arange(rows.num_rows), [classes.index(prediction) for prediction in rows["prediction"].to_pylist()]] = 1
     return scores
 

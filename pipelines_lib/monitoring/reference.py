@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.encoding import Codes, Encoder
-from pipelines_lib.monitoring.estimate import Calibration, Estimator, LossModel
+from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimator, LossModel
 from pipelines_lib.monitoring.sketch import DataProfile
 
 
@@ -85,7 +85,11 @@ def inputs_by_importance(reference: Reference) -> tuple[str, ...]:
     return tuple(sorted(inputs, key=lambda name: -reference.importance.get(name, 0.0)))
 
 
-_ESTIMATORS: Mapping[str, type[Calibration] | type[LossModel]] = {"calibration": Calibration, "losses": LossModel}
+_ESTIMATORS: Mapping[str, type[Calibration] | type[ClassCalibration] | type[LossModel]] = {
+    "calibration": Calibration,
+    "class calibration": ClassCalibration,
+    "losses": LossModel,
+}
 
 
 def _codes(document: Mapping[str, Any]) -> Codes:

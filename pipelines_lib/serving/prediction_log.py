@@ -38,6 +38,8 @@ ARROW: dict[ColumnType, pa.DataType] = {
     "timestamp": pa.string(),  # of a key: kept as it was sent
 }
 
+SCORES = pa.list_(pa.float32())
+
 
 @dataclass(slots=True)
 class Answers:
@@ -51,7 +53,10 @@ class Answers:
     """Of the features and keys. A feature that is a whole number is logged as "number" (see `logged_types`)."""
     predictions: list[str] | list[float]
     scores: list[float]
+    """Of the predictions, one a row."""
     model_version: int
+    all_scores: list[list[float]] | None = None
+    """Those of all classes [n, C], where the table keeps them."""
 
 
 def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
@@ -63,8 +68,8 @@ def logged_types(features: Mapping[str, ColumnType], keys: Mapping[str, ColumnTy
 class _Waiting:
     """Answers alike in their columns, as they wait: a tuple a row, which is soon made and which the garbage collector soon leaves alone."""
 
-    def __init__(self, types: dict[str, ColumnType], names: Sequence[str], prediction: pa.DataType) -> None:
-        self._names, self._prediction = names, prediction
+    def __init__(self, types: dict[str, ColumnType], names: Sequence[str], prediction: pa.DataType, *, with_scores: bool) -> None:
+        self._names, self._prediction, self._with_scores = names, prediction, with_scores
         self.types = types
         self._rows: list[tuple[Any, ...]] = []
 
@@ -74,11 +79,14 @@ class _Waiting:
     def add(self, answers: Answers) -> None:
         """Rows more."""
         key, version = repeat(answers.partition_key), repeat(answers.model_version)
-        self._rows.extend(zip(answers.row_ids, key, answers.predictions, answers.scores, version, *answers.columns.values(), strict=False))
+        scores = [] if answers.all_scores is None else [answers.all_scores]
+        told = (answers.row_ids, key, answers.predictions, answers.scores, version, *answers.columns.values(), *scores)
+        self._rows.extend(zip(*told, strict=False))
 
     def table(self) -> pa.Table:
         """Rows of `predictions`."""
         row_ids, partition_keys, predictions, scores, versions, *columns = zip(*self._rows, strict=True)
+        all_scores = {"scores": pa.array(columns.pop(), SCORES)} if self._with_scores else {}
         return pa.table(
             {
                 "row_id": pa.array(row_ids, pa.string()),
@@ -86,6 +94,7 @@ class _Waiting:
                 **{name: _column(values, self.types[name]) for name, values in zip(self._names, columns, strict=True)},
                 "prediction": pa.array(predictions, self._prediction),
                 "score": pa.array(scores, pa.float64()),
+                **all_scores,
                 "model_version": pa.array(versions, pa.int64()),
             }
         )
@@ -104,9 +113,11 @@ class _Batch:
         """Rows more."""
         is_class = isinstance(answers.predictions[0], str)
         # The types are a served version's own; while they are held here no other dictionary has their id.
-        key = (id(answers.types), is_class, *answers.columns)
+        with_scores = answers.all_scores is not None
+        key = (id(answers.types), is_class, with_scores, *answers.columns)
         if (waiting := self._alike.get(key)) is None:
-            waiting = self._alike[key] = _Waiting(answers.types, [*answers.columns], pa.string() if is_class else pa.float64())
+            prediction = pa.string() if is_class else pa.float64()
+            waiting = self._alike[key] = _Waiting(answers.types, [*answers.columns], prediction, with_scores=with_scores)
         waiting.add(answers)
 
     def table(self) -> pa.Table:

@@ -109,7 +109,7 @@ class Service:
             refuse(
                 f"asks for {sorted(unknown)}", "outputs", "there are prediction, score and scores", "Leave `outputs` out to get them all"
             )
-        self._log(served, rows, predictions, single, log)
+        self._log(served, rows, (scores, predictions, single), log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -120,8 +120,8 @@ class Service:
 
     def _invoke(self, served: Served, document: Document, log: Log) -> Document:
         rows = _cleaned(served, read_invocation(document, served.shape))
-        _, predictions, single = self._predict(served, rows)
-        self._log(served, rows, predictions, single, log)
+        scores, predictions, single = self._predict(served, rows)
+        self._log(served, rows, (scores, predictions, single), log)
         return {
             "predictions": [{"prediction": prediction, "score": score} for prediction, score in zip(predictions, single, strict=True)],
             "model_version": str(served.version),
@@ -133,7 +133,7 @@ class Service:
         predictions, single = served.decision.of(chosen.scores)
         scores = single.tolist()
         if chosen.rows.n:
-            self._log(served, _cleaned(served, chosen.rows), predictions, scores, log)
+            self._log(served, _cleaned(served, chosen.rows), (chosen.scores, predictions, scores), log)
         answer: Document = {
             "model_name": self.name,
             "model_version": str(served.version),
@@ -208,9 +208,11 @@ class Service:
     def _new_id(self) -> str:
         return f"{self._own}{next(self._numbers):x}"
 
-    def _log(self, served: Served, rows: Rows, predictions: Any, single: list[float], log: Log) -> None:
+    def _log(self, served: Served, rows: Rows, answer: tuple[Any, Any, list[float]], log: Log) -> None:
+        """Log rows with their answer: scores [n, C], predictions, and one score each."""
         if not rows.options.log:
             return
+        scores, predictions, single = answer
         request_id = rows.options.id or log.request_id or self._new_id()
         log.table.add(
             Answers(
@@ -221,6 +223,7 @@ class Service:
                 predictions=predictions,
                 scores=single,
                 model_version=served.version,
+                all_scores=scores.tolist() if served.decision.keeps_scores else None,
             )
         )
 

@@ -49,7 +49,7 @@ HIGHER_IS_BETTER = {
 }
 METRICS: dict[Task, tuple[str, ...]] = {
     "binary": ("roc_auc", "average_precision", "log_loss", "brier", "calibration_error", "f1", "accuracy"),
-    "multiclass": ("accuracy", "macro_f1", "log_loss", "brier", "calibration_error"),
+    "multiclass": ("accuracy", "macro_f1", "roc_auc", "log_loss", "brier", "calibration_error"),
     "multilabel": ("micro_f1", "macro_f1", "average_precision"),
     "regression": ("rmse", "mae", "pinball_10", "pinball_90"),
 }

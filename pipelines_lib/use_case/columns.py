@@ -13,7 +13,7 @@ Role = Literal["feature", "treatment", "entity", "time", "key", "label", "other"
 PrivacyRole = Literal["identifier", "quasi_identifier", "sensitive"]
 
 RESERVED_COLUMNS = frozenset(
-    {"row_id", "partition_key", "label", "label_confidence", "split", "reasons", "raw", "score", "prediction", "model_version"}
+    {"row_id", "partition_key", "label", "label_confidence", "split", "reasons", "raw", "score", "scores", "prediction", "model_version"}
 )
 
 

@@ -27,7 +27,7 @@ from pipelines_lib.use_case import HIGHER_IS_BETTER, METRICS, OF_LISTS
 
 CLASSES = {"binary": ("no", "yes"), "multiclass": ("a", "b", "c", "d"), "multilabel": ("a", "b", "c")}
 SKLEARN = {
-    "roc_auc": lambda y, p: sk.roc_auc_score(y == 1, p[:, 1]),
+    "roc_auc": lambda y, p: sk.roc_auc_score(y, p[:, 1] if p.shape[1] == 2 else p, multi_class="ovr"),
     "average_precision": lambda y, p: sk.average_precision_score(y == 1, p[:, 1]),
     "accuracy": lambda y, p: sk.accuracy_score(y, p.argmax(axis=1)),
     "macro_f1": lambda y, p: sk.f1_score(y, p.argmax(axis=1), average="macro", zero_division=0),

@@ -73,6 +73,9 @@ def test_it_goes_through_the_stages(trained, tickets):
     assert found.n_rows == table.num_rows
     assert set(found.metrics) == {"micro_f1", "macro_f1"}
     assert found.metrics["micro_f1"] > 0.9
+    kept = answers.append_column("scores", pa.array(everything.tolist(), pa.list_(pa.float32())))
+    found = realised(kept, table, tickets, manifest.classes, None)
+    assert found.metrics["average_precision"] > 0.9, "where every score was kept"
 
 
 def test_a_class_that_the_model_does_not_know_is_one_it_missed(tickets):

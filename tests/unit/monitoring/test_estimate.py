@@ -1,10 +1,12 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.metrics import Truth, value
 from pipelines_lib.monitoring.encoding import Encoder
-from pipelines_lib.monitoring.estimate import LOSSES, Calibration, LossModel
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, LossModel, _of_classes
 from pipelines_lib.monitoring.reference import Reference, Sample
 from pipelines_lib.monitoring.sketch import profile_columns
 
@@ -52,6 +54,48 @@ def test_of_many_classes_accuracy_is_told():
     assert found.high - found.low < 0.08
 
 
+OF_CLASSES = ["accuracy", "macro_f1", "roc_auc", "log_loss", "brier"]
+
+
+def sure_of_four(rng, n, shift=0.0):
+    """Chances that a model gives four classes, the last one rare, twice as sure as it should be, and which came."""
+    logits = rng.normal(np.array([shift, 0, 0, -1]), 1.2, (n, 4))
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    said = chances**2 / (chances**2).sum(axis=1, keepdims=True)
+    return said, np.minimum((rng.random((n, 1)) > chances.cumsum(axis=1)).sum(axis=1), 3)
+
+
+@pytest.mark.parametrize(("n_known", "n_now", "shift"), [(300, 200, -1.0), (1000, 500, 1.0)])
+def test_intervals_of_many_classes_hold_what_is_realised(n_known, n_now, shift):
+    rng = np.random.default_rng(n_known + int(shift))
+    inside = dict.fromkeys(OF_CLASSES, 0)
+    n_worlds = 25
+    for _ in range(n_worlds):
+        known = ClassCalibration.fit(*sure_of_four(rng, n_known))
+        scores, came = sure_of_four(rng, n_now, shift)
+        for name, found in known.estimate(OF_CLASSES, scores).items():
+            realised = value(name, Truth(came, ("a", "b", "c", "d")), scores.astype(np.float32))
+            inside[name] += found.low <= realised <= found.high
+    assert min(inside.values()) >= 20, inside  # of 25 at 95 %: fewer than 20 has chance 0.1 %
+
+
+@given(n=st.integers(1, 40), n_classes=st.integers(2, 5), seed=st.integers(0, 10**6))
+def test_where_it_is_certain_what_came_an_estimate_is_the_metric(n, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    scores = rng.dirichlet(np.ones(n_classes), n).astype(np.float32)
+    came = rng.integers(0, n_classes, n)
+    truth = Truth(came, tuple("abcde"[:n_classes]))
+    for name in OF_CLASSES:
+        found = _of_classes(name, scores.astype(np.float64))(np.eye(n_classes)[came][None])[0]
+        assert found == pytest.approx(value(name, truth, scores), nan_ok=True, abs=1e-6), name
+
+
+def test_one_row_is_enough_to_be_told_what_can_be_told():
+    found = ClassCalibration(np.array([[1.0] * 3, [0.0] * 3]), np.eye(6) * 0.01).estimate(OF_CLASSES, np.array([[0.7, 0.2, 0.1]]))
+    assert found["accuracy"].value == pytest.approx(0.7, abs=1e-3)
+    assert np.isnan(found["roc_auc"].low)
+
+
 def harder_for_large(rng, n, shift=0.0):
     x = rng.normal(shift, 1.0, n)
     return {"x": x, "score": x * 2}, rng.normal(0, 0.2 + np.abs(x), n)
@@ -81,7 +125,8 @@ def test_a_reference_is_a_profile_with_more_in_it():
     profile = profile_columns({"x": columns["x"]}, {"x": "number"}, scores=columns["score"])
     encoder = Encoder(profile, ("x",))
     codes = encoder.encode(columns, 200)
-    for estimator in (Calibration.fit(*overconfident(rng, 100)), LossModel.fit(["mae"], encoder.spread(codes), missing)):
+    of_classes = ClassCalibration.fit(*sure_of_four(rng, 100))
+    for estimator in (Calibration.fit(*overconfident(rng, 100)), of_classes, LossModel.fit(["mae"], encoder.spread(codes), missing)):
         there = Reference(profile=profile, importance={"x": 0.5}, sample=Sample(columns=("x",), codes=codes), estimator=estimator)
         back = Reference.from_json(there.to_json())
         assert back.to_json() == there.to_json()

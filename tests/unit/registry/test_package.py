@@ -135,6 +135,8 @@ def test_predictions_and_scores_of_each_task():
     binary = tiny.manifest()
     assert predicted(binary, scores)[0] == ["no", "yes"]
     np.testing.assert_allclose(predicted(binary, scores)[1], [0.1, 0.8], rtol=1e-6)
+    assert not tiny.manifest().decision.keeps_scores, "one score says both"
+    assert tiny.manifest(task="multiclass", positive=None).decision.keeps_scores
     assert predicted(tiny.manifest(operating_point=0.05), scores)[0] == ["yes", "yes"]
     assert predicted(tiny.manifest(operating_point=0.81), scores)[0] == ["no", "no"]
     assert predicted(tiny.manifest(operating_point=0.05, positive="no"), scores)[0] == ["no", "no"]
