@@ -9,8 +9,10 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from pydantic import Field
@@ -228,13 +230,10 @@ class Rollout(Generic[Served]):
 
     def _failed(self, error: Exception) -> None:
         self._challengers.failed()
-        # A refusal's rule names columns; what was found there, and other errors' words, may be a person's.
-        told = f"{error.parts['where']}: {error.parts['rule']}" if isinstance(error, RequestError) else type(error).__name__
+        told = _without_values(error)
         if told != self._last_failure:
             self._last_failure = told
-            log.warning(
-                "version %d failed where the champion answers: %s", self.version, told, exc_info=not isinstance(error, RequestError)
-            )
+            log.warning("version %d failed where the champion answers: %s", self.version, told)
 
     def _offer(self, size: int, work: Callable[[], None]) -> None:
         with self._changed:
@@ -284,6 +283,14 @@ def compared(answer: Document, other: Document) -> Disagreement:
         ),
         score_difference=float(sum(abs(mine - theirs) for mine, theirs in pairs)),
     )
+
+
+def _without_values(error: Exception) -> str:
+    """What went wrong, and where. A refusal's rule names columns; what was found there, and other errors' words, may be a person's."""
+    if isinstance(error, RequestError):
+        return f"{error.parts['where']}: {error.parts['rule']}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {Path(last.filename).name}, line {last.lineno}"
 
 
 def _told(answer: Document) -> tuple[list[Any], list[float]]:
