@@ -11,8 +11,9 @@ from pipelines_lib.monitoring.history import (
     Recorded,
     decision_path,
     fired,
+    labelled_windows,
+    labels_known,
     last_windows,
-    late_windows,
     ledger,
     recorded,
     training_costs,
@@ -28,8 +29,9 @@ def main(stage: Stage) -> JobResult:
     before = recorded(stage.root, key)
     if before is not None and (firing := known.of(key)) is not None and firing.run_id == before.trigger_run_id:
         return _result(before)
-    facts = _facts(stage, known)
-    decision = decide(last_windows(Tables(stage.root), use_case, key), use_case.monitoring, facts)
+    tables = Tables(stage.root)
+    facts = _facts(stage, tables, known)
+    decision = decide(last_windows(tables, use_case, key), use_case.monitoring, facts)
     record = Recorded(
         partition_key=key,
         action=decision.action,
@@ -39,13 +41,15 @@ def main(stage: Stage) -> JobResult:
         model_version=facts.champion_version,
         trigger_run_id=f"drift__{use_case.name}__v{facts.champion_version or 0}__{key}",
         n_known=int(str(stage.spec.params.get("retrainings_known", len(known.fired)))),
+        labels_until=decision.labels_until,
     )
     write_json(decision_path(stage.root, key), record)
     return _result(record)
 
 
-def _facts(stage: Stage, known: Ledger) -> Facts:
+def _facts(stage: Stage, tables: Tables, known: Ledger) -> Facts:
     key, use_case = stage.spec.partition_key, stage.use_case
+    champion = _champion(stage)
     costs: dict[str, float] = {}
     next_cost = 0.0
     if use_case.monitoring.max_cost is not None:
@@ -53,11 +57,11 @@ def _facts(stage: Stage, known: Ledger) -> Facts:
     return Facts(
         partition_key=key,
         moment=use_case.partition_time(key),
-        champion_version=_champion(stage),
+        champion_version=champion,
         trainings_in_flight=int(str(stage.spec.params.get("trainings_in_flight", 0))),
-        fired=fired(known, use_case, key, costs),
+        fired=fired(known, use_case, key, costs, labels_known(stage.root, known, champion)),
         next_cost=next_cost,
-        labelled=tuple(late_windows(Tables(stage.root), use_case, key)),
+        labelled=() if champion is None else tuple(labelled_windows(tables, use_case, key, champion)),
     )
 
 

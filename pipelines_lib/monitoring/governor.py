@@ -6,13 +6,13 @@ order the partitions were measured.
 Performance outranks inputs. A partition speaks for a retraining where the metric has fallen, whatever its inputs do. Where
 they have drifted it speaks for one too, unless the metric is known not to have fallen: that is told, and trains nothing.
 
-Where labels come late, the newest partitions that have them speak for this one: only labels tell that the world answers differently to
-the same inputs.
+Labels may come later than the last partitions reach back, and only they tell that the world answers differently to the same inputs. So
+performance is judged by the newest partitions that have labels, wherever they lie, and apart from the inputs. What they say overrules estimates.
 """
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pydantic import JsonValue
@@ -61,6 +61,11 @@ class Window:
     """Why its rows are no measure of the world: a gate that held them, columns without any value. Empty where nothing is wrong."""
 
     @property
+    def has_truth(self) -> bool:
+        """Whether its performance is known by labels."""
+        return self.loss is not None and self.loss.source == "realised"
+
+    @property
     def drifted_share(self) -> float:
         """Share of the inputs that have drifted, by what they are worth to the model."""
         in_number = self.n_drifted / self.n_inputs if self.n_inputs else 0.0
@@ -94,6 +99,8 @@ class Fired:
     """Start of its partition."""
     model_version: int | None = None
     """The champion that it was to replace; None where it is known to have been replaced."""
+    labels_until: str = ""
+    """The newest partition whose labels its decision knew, and its training could learn from; empty where it knew none."""
     cost: float = 0.0
     """In the currency of the profile's cloud."""
 
@@ -113,7 +120,7 @@ class Facts:
     next_cost: float = 0.0
     """What the next one is expected to cost."""
     labelled: tuple[Window, ...] = ()
-    """The newest `settings.of` partitions whose labels have come, in any order: labels may come later than the history reaches back."""
+    """Earlier partitions whose labels have come, in any order; the newest `settings.of` that count are gone by, those of the history among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +132,8 @@ class Decision:
     objections: dict[str, str]
     """Every rule that speaks against a retraining, and what it says."""
     figures: dict[str, JsonValue]
+    labels_until: str = ""
+    """The newest partition whose labels it went by; empty where there was none."""
 
 
 def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Decision:
@@ -133,15 +142,15 @@ def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Dec
     `history` holds the windows measured among the last `settings.of` partitions, in any order. Those with too few rows, with
     bad data, or of another version than the champion's do not count.
     """
-    history = sorted(history, key=lambda window: window.partition_key)
-    counted = [window for window in history if _counts(window, settings, facts)]
-    late = _lost_late(history, settings, facts)
-    drifted = late or [window for window in counted if window.drifted(settings)]
-    gain = _expected_gain(drifted)
-    objections = dict(_objections(history, counted, late, settings, facts))
+    evidence = _evidence(history, settings, facts)
+    objections = dict(_objections(evidence, settings, facts))
+    gain = _expected_gain(evidence.speaking)
+    labels_until = max((window.partition_key for window in evidence.labelled), default="")
     figures: dict[str, JsonValue] = {
-        "drifted_partitions": _keys(drifted),
-        "counted_partitions": _keys(counted),
+        "drifted_partitions": _keys(evidence.drifted),
+        "counted_partitions": _keys(evidence.counted),
+        "lost_partitions": _keys(evidence.lost),
+        "labelled_partitions": _keys(evidence.labelled),
         "need": settings.need,
         "of": settings.of,
         "expected_gain": None if gain is None else round(gain, 4),
@@ -149,55 +158,115 @@ def decide(history: Sequence[Window], settings: Monitoring, facts: Facts) -> Dec
         "trainings_in_flight": facts.trainings_in_flight,
         "objections": list(objections),
     }
+    action: Action = "hold" if objections else "retrain"
+    reason = next(iter(objections.values()), "") or _why(evidence, settings)
     for rule in _ALERTING:
         if rule in objections and facts.champion_version is not None:
-            return Decision(action="alert", reason=objections[rule], objections=objections, figures=figures)
-    if objections:
-        return Decision(action="hold", reason=next(iter(objections.values())), objections=objections, figures=figures)
-    if late:
-        what = "whose labels have come have lost performance"
-    else:
-        what = "have lost performance or drifted" if any(window.lost(settings) for window in drifted) else "have drifted"
-    keys = ", ".join(window.partition_key for window in drifted)
-    reason = f"{len(drifted)} of the last {settings.of} partitions {what} ({keys}); {settings.need} are enough"
-    return Decision(action="retrain", reason=reason, objections={}, figures=figures)
+            action, reason = "alert", objections[rule]
+            break
+    return Decision(action=action, reason=reason, objections=objections, figures=figures, labels_until=labels_until)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Evidence:
+    """What the windows say, oldest first."""
+
+    here: Window | None
+    """The partition decided on."""
+    counted: Sequence[Window]
+    """Those of the history that count."""
+    drifted: Sequence[Window]
+    """Of these the ones that speak for a retraining."""
+    labelled: Sequence[Window]
+    """The newest that have labels, and count."""
+    lost: Sequence[Window]
+    """Of these the ones that have lost, and that no retraining has known yet."""
+    is_lost: bool
+    """Whether performance by itself speaks for a retraining: enough of `labelled` have lost, and the newest is one of them."""
+
+    @property
+    def speaking(self) -> Sequence[Window]:
+        """The windows that a retraining would be fired for."""
+        return self.lost if self.is_lost else self.drifted
+
+
+def _evidence(history: Sequence[Window], settings: Monitoring, facts: Facts) -> _Evidence:
+    known = {w.partition_key: w for w in (*facts.labelled, *history) if w.has_truth and _counts(w, settings, facts)}
+    labelled = [known[key] for key in sorted(known)][-settings.of :]
+    last = sorted((_heard(window, labelled, settings) for window in history), key=lambda window: window.partition_key)
+    counted = [window for window in last if _counts(window, settings, facts)]
+    # A loss that a retraining was fired for, and that it left in place, fires no other: what comes later must show it again.
+    learned = max((fired.labels_until for fired in _in_vain(facts)), default="")
+    lost = [window for window in labelled if window.lost(settings) and window.partition_key > learned]
+    return _Evidence(
+        here=next((window for window in last if window.partition_key == facts.partition_key), None),
+        counted=counted,
+        drifted=[window for window in counted if window.drifted(settings)],
+        labelled=labelled,
+        lost=lost,
+        is_lost=len(lost) >= settings.need and lost[-1] is labelled[-1],
+    )
 
 
 def _counts(window: Window, settings: Monitoring, facts: Facts) -> bool:
     return window.n_rows >= settings.min_rows and not window.bad_data and window.model_version == facts.champion_version
 
 
-def _lost_late(history: Sequence[Window], settings: Monitoring, facts: Facts) -> list[Window]:
-    """The newest labelled partitions that have lost performance, oldest first.
+def _heard(window: Window, labelled: Sequence[Window], settings: Monitoring) -> Window:
+    """The window without an estimate that the truth overrules.
 
-    None where they are too few to speak for a retraining, or where the truth of the partition decided on is known: then it speaks for itself.
+    An estimate speaks for partitions after the newest labelled one alone. Where that one has lost, and the estimate says that nothing is,
+    the estimate is of the kind that cannot see it.
     """
-    told = [window for window in history if window.partition_key == facts.partition_key and _is_realised(window)]
-    lost = [w for w in facts.labelled if _counts(w, settings, facts) and _is_realised(w) and w.lost(settings)]
-    if told or len(lost) < settings.need:
-        return []
-    return sorted(lost, key=lambda window: window.partition_key)
+    if window.loss is None or window.has_truth or not labelled:
+        return window
+    newest = labelled[-1]
+    overruled = window.partition_key < newest.partition_key or (newest.lost(settings) and not window.lost(settings))
+    return replace(window, loss=None) if overruled else window
 
 
-def _is_realised(window: Window) -> bool:
-    return window.loss is not None and window.loss.source == "realised"
+def _in_vain(facts: Facts) -> list[Fired]:
+    """Retrainings that left the champion in place."""
+    return [fired for fired in facts.fired if fired.model_version == facts.champion_version]
 
 
-def _objections(
-    history: Sequence[Window], counted: Sequence[Window], late: Sequence[Window], settings: Monitoring, facts: Facts
-) -> Iterator[tuple[str, str]]:
+def _why(evidence: _Evidence, settings: Monitoring) -> str:
+    """Why a retraining is fired."""
+    if evidence.is_lost:
+        lost = ", ".join(f"{w.partition_key} {w.loss.share:.1%}" for w in evidence.lost if w.loss is not None)
+        which, what = f"{len(evidence.labelled)} newest partitions with labels", f"have lost {_metric(evidence.labelled)} ({lost})"
+    else:
+        loses = any(window.lost(settings) for window in evidence.drifted)
+        keys = ", ".join(window.partition_key for window in evidence.drifted)
+        which, what = f"last {settings.of} partitions", f"have {'lost performance or drifted' if loses else 'drifted'} ({keys})"
+    return f"{len(evidence.speaking)} of the {which} {what}; {settings.need} are enough{'' if evidence.is_lost else _labels(evidence, settings)}"
+
+
+def _labels(evidence: _Evidence, settings: Monitoring) -> str:
+    """Which labels were gone by, where the partition's own have not come."""
+    labelled = evidence.labelled
+    if settings.loss is None or not labelled or (evidence.here is not None and labelled[-1].partition_key == evidence.here.partition_key):
+        return ""
+    n_lost = sum(window.lost(settings) for window in labelled)
+    told = f"; {n_lost} of the {len(labelled)} newest partitions with labels ({', '.join(w.partition_key for w in labelled)}) have lost {_metric(labelled)}"
+    return told if n_lost == len(evidence.lost) else f"{told}, {n_lost - len(evidence.lost)} of which a retraining was fired for already"
+
+
+def _metric(labelled: Sequence[Window]) -> str:
+    return next(window.loss.metric for window in reversed(labelled) if window.loss is not None)
+
+
+def _objections(evidence: _Evidence, settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
     """Every rule that speaks against a retraining, the most telling first: (rule, reason)."""
-    drifted = late or [window for window in counted if window.drifted(settings)]
+    drifted = evidence.drifted
     if facts.champion_version is None:
         yield "champion", "no model serves, so there is nothing to retrain; run the training DAG"
-    yield from _against_this_partition(history, counted, late, settings, facts)
-    if len(drifted) < settings.need:
+    yield from _against_this_partition(evidence, settings, facts)
+    if len(drifted) < settings.need and not evidence.is_lost:
         which = f" ({', '.join(window.partition_key for window in drifted)})" if drifted else ""
-        yield (
-            "need",
-            f"{len(drifted)} of the last {settings.of} partitions have drifted{which}; {settings.need} are needed (monitoring.need)",
-        )
-    gain = _expected_gain(drifted)
+        few = f"{len(drifted)} of the last {settings.of} partitions have drifted{which}; {settings.need} are needed (monitoring.need)"
+        yield "need", few + _labels(evidence, settings)
+    gain = _expected_gain(evidence.speaking)
     if settings.min_gain is not None and gain is not None and gain < settings.min_gain:
         yield (
             "gain",
@@ -214,11 +283,9 @@ def _objections(
     yield from _against_another(settings, facts)
 
 
-def _against_this_partition(
-    history: Sequence[Window], counted: Sequence[Window], late: Sequence[Window], settings: Monitoring, facts: Facts
-) -> Iterator[tuple[str, str]]:
-    """What the partition decided on says itself."""
-    here = next((window for window in history if window.partition_key == facts.partition_key), None)
+def _against_this_partition(evidence: _Evidence, settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
+    """What the partition decided on says itself; what became of performance outranks its inputs."""
+    here = evidence.here
     if here is None or here.n_rows < settings.min_rows:
         n_rows = here.n_rows if here else 0
         yield (
@@ -230,18 +297,18 @@ def _against_this_partition(
             "version",
             f"{facts.partition_key} was answered by version {here.model_version}, and version {facts.champion_version} serves now",
         )
-    elif not here.moved(settings) and not here.lost(settings) and not late:
-        yield "quiet", _quiet(here, settings)
+    elif not here.moved(settings) and not here.lost(settings) and not evidence.is_lost:
+        yield "quiet", _quiet(here, settings) + _labels(evidence, settings)
     elif here.bad_data:
         yield "bad_data", f"bad data rather than drift in {here.partition_key}: {here.bad_data}. Mend it; nothing is trained on it"
-    elif not late and not here.drifted(settings):
-        has_moved = sum(window.moved(settings) for window in counted) >= settings.need
-        yield "no_loss" if has_moved else "kept", _no_loss(here, settings)
+    elif not here.drifted(settings) and not evidence.is_lost:
+        often = sum(window.moved(settings) for window in evidence.counted) >= settings.need
+        yield "no_loss" if often else "kept", _no_loss(here, settings) + _labels(evidence, settings)
 
 
 def _against_another(settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
     """What the retrainings fired so far leave no room for."""
-    in_vain = [fired for fired in facts.fired if fired.model_version == facts.champion_version]
+    in_vain = _in_vain(facts)
     wait = _wait(settings, len(in_vain))
     near = [fired for fired in facts.fired if abs(fired.partitions_away) <= (wait if fired in in_vain else settings.cooldown)]
     if near:

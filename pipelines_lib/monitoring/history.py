@@ -112,6 +112,8 @@ class Recorded(Contract):
     """Of the training that follows from it: the same for the same use case, champion and partition."""
     n_known: int
     """Retrainings in the ledger when it was made: it fires nothing once there are more."""
+    labels_until: str | None = None
+    """The newest partition whose labels it went by, empty where there was none; None of an earlier Sluice's."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,17 +269,23 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
     )
 
 
-def late_windows(tables: Tables, use_case: UseCase, partition_key: str) -> list[Window]:
-    """The newest `monitoring.of` measured partitions whose labels have come, of the last `LOOK_BACK`, oldest first.
+def labelled_windows(tables: Tables, use_case: UseCase, partition_key: str, model_version: int) -> list[Window]:
+    """The newest `monitoring.of` partitions up to `partition_key`, of the last `LOOK_BACK`, whose labels have come, the newest first.
 
-    None where the partition's own labels are there: then nobody needs to look back.
+    None before the time of the version: labels of another one's answers end the search.
     """
+    of, found = use_case.monitoring.of, list[Window]()
     _, labels = tables.contents("labelled")
-    if partition_key in labels:
-        return []
-    recent = {use_case.shift(partition_key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys()
-    newest = sorted(recent & set(tables.partitions("drift")))[-use_case.monitoring.of :] if recent else []
-    return windows(tables, use_case, newest) if newest else []
+    recent = {use_case.shift(partition_key, -back) for back in range(LOOK_BACK + 1)} & labels.keys()
+    keys = sorted(recent & set(tables.partitions("drift")), reverse=True) if recent else []
+    while keys and len(found) < of:
+        newest, keys = keys[:of], keys[of:]
+        for window in reversed(windows(tables, use_case, newest)):
+            if window.model_version != model_version:
+                return found
+            if window.has_truth and not window.bad_data:
+                found.append(window)
+    return found
 
 
 def measured_window(
@@ -347,8 +355,13 @@ def ledger(root: StorePath) -> Ledger:
         ) from error
 
 
-def fired(known: Ledger, use_case: UseCase, partition_key: str, costs: Mapping[str, float]) -> tuple[Fired, ...]:
-    """The retrainings of the ledger as seen from a partition. `costs` are by run id."""
+def fired(
+    known: Ledger, use_case: UseCase, partition_key: str, costs: Mapping[str, float], labels_until: Mapping[str, str]
+) -> tuple[Fired, ...]:
+    """The retrainings of the ledger as seen from a partition. `costs` and `labels_until` are by run id.
+
+    One of which nobody knows what labels it knew is taken to have known those of its own partition.
+    """
     here = use_case.partition_time(partition_key)
     return tuple(
         Fired(
@@ -356,11 +369,22 @@ def fired(known: Ledger, use_case: UseCase, partition_key: str, costs: Mapping[s
             partitions_away=(moment - here) // use_case.partition_step,
             moment=moment,
             model_version=firing.model_version,
+            labels_until=labels_until.get(firing.run_id, firing.partition_key),
             cost=costs.get(firing.run_id, 0.0),
         )
         for firing in known.fired
         for moment in [use_case.partition_time(firing.partition_key)]
     )
+
+
+def labels_known(root: StorePath, known: Ledger, model_version: int | None) -> dict[str, str]:
+    """Run id of each retraining that was to replace that version to the newest partition whose labels its decision knew."""
+    decisions = {firing.run_id: recorded(root, firing.partition_key) for firing in known.fired if firing.model_version == model_version}
+    return {
+        run_id: decision.labels_until
+        for run_id, decision in decisions.items()
+        if decision is not None and decision.trigger_run_id == run_id and decision.labels_until is not None
+    }
 
 
 def training_costs(root: StorePath, profile: Profile, run_ids: Sequence[str]) -> tuple[dict[str, float], float]:

@@ -1,10 +1,10 @@
 """What the governor would have decided on recorded history under other settings, before they cost GPU hours."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipelines_lib.monitoring.governor import Decision, Facts, Fired, Window, decide
-from pipelines_lib.monitoring.history import Recorded
+from pipelines_lib.monitoring.history import LOOK_BACK, Recorded
 from pipelines_lib.use_case import Monitoring, UseCase
 
 
@@ -25,11 +25,11 @@ def replay(
 
     No training is taken to be in flight. Champions are those of history: after a retraining that history does not have, the
     windows are still those of the model that served, so drift that such a retraining would have ended goes on, and the next waits
-    as long as after one that was in vain.
+    as long as after one that was in vain. Labels are those of now, as though they had come with their partitions.
     """
     by_key = {window.partition_key: window for window in windows}
     steps: list[Step] = []
-    fired: dict[str, int | None] = {}
+    fired: list[Fired] = []
     for key in sorted(by_key):
         there = recorded.get(key)
         champion = by_key[key].model_version if there is None else there.model_version
@@ -38,18 +38,18 @@ def replay(
             moment=use_case.partition_time(key),
             champion_version=champion,
             trainings_in_flight=0,
-            fired=tuple(_fired(use_case, earlier, key, version, cost) for earlier, version in fired.items()),
+            fired=tuple(_seen_from(use_case, key, earlier) for earlier in fired),
             next_cost=cost,
+            labelled=tuple(by_key[one] for back in range(LOOK_BACK + 1) if (one := use_case.shift(key, -back)) in by_key),
         )
         last = [use_case.shift(key, -back) for back in range(settings.of)]
         decision = decide([by_key[one] for one in last if one in by_key], settings, facts)
         if decision.action == "retrain":
-            fired[key] = champion
+            own = Fired(partition_key=key, partitions_away=0, moment=facts.moment, model_version=champion, cost=cost)
+            fired.append(replace(own, labels_until=decision.labels_until))
         steps.append(Step(window=by_key[key], decision=decision, recorded=None if there is None else there.action))
     return steps
 
 
-def _fired(use_case: UseCase, partition_key: str, seen_from: str, model_version: int | None, cost: float) -> Fired:
-    moment = use_case.partition_time(partition_key)
-    away = (moment - use_case.partition_time(seen_from)) // use_case.partition_step
-    return Fired(partition_key=partition_key, partitions_away=away, moment=moment, model_version=model_version, cost=cost)
+def _seen_from(use_case: UseCase, partition_key: str, fired: Fired) -> Fired:
+    return replace(fired, partitions_away=(fired.moment - use_case.partition_time(partition_key)) // use_case.partition_step)

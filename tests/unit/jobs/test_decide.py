@@ -9,6 +9,7 @@ from pipelines_lib.cost.usage import Usage
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import ConfigError, DataError, Held
 from pipelines_lib.jobs import decide, ingest, prepare, snapshot, validate
+from pipelines_lib.monitoring.history import labelled_windows
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import read_json, update_json, write_json
 from tests.tiny import log_answers
@@ -187,7 +188,7 @@ class TestWherePerformanceCounts:
         assert (decided.outputs["action"], decided.figures["objections"]) == ("retrain", [])
         assert decided.figures["expected_gain"] > 0.1
 
-    def test_a_loss_that_late_labels_tell_of_is_retrained_for(self, answer, monitor, root):
+    def test_a_loss_that_late_labels_tell_of_is_retrained_for_once(self, answer, monitor, root, trigger):
         tables, truth = Tables(root), {}
         for number in range(1, 7):
             answer(day(number), wrong=3 if number < 3 else 0)
@@ -199,7 +200,24 @@ class TestWherePerformanceCounts:
             tables.write("labelled", key, truth[key])
         decided = monitor(day(6))["decide"]
         assert decided.outputs["action"] == "retrain"
-        assert "2 of the last 3 partitions whose labels have come have lost performance" in decided.outputs["reason"]
+        assert "2 of the 2 newest partitions with labels have lost roc_auc (2026-01-01 " in decided.outputs["reason"]
+        trigger(day(6))
+        answer(day(12))
+        tables.write("labelled", day(12), truth[day(1)].slice(0, 0))
+        assert "2 of which a retraining was fired for already" in monitor(day(12))["decide"].outputs["reason"]
+
+    def test_labels_of_an_earlier_champions_answers_end_the_search(self, answer, monitor, deploy, root, shop):
+        deploy(root, 2, bias=1)
+        for number, version in ((4, 1), (5, 2), (6, 1), (7, 1), (8, 1), (9, 1)):
+            answer(day(number), version=version)
+            monitor(day(number))
+
+        def found(number, version):
+            return [window.partition_key for window in labelled_windows(Tables(root), shop, day(number), version)]
+
+        assert found(9, 1) == [day(9), day(8), day(7)]
+        assert found(7, 1) == [day(7), day(6)]
+        assert (found(5, 2), found(9, 2)) == ([day(5)], [])
 
     def test_drift_of_data_that_the_gate_held_trains_nothing(self, answer, monitor, root):
         for number in (6, 7):

@@ -1,6 +1,7 @@
 import datetime as dt
 from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,10 @@ def loss(share, spread=0.01):
     return Loss(metric="roc_auc", source="realised", share=share, low=share - spread, high=share + spread)
 
 
+def guess(share, spread=0.01):
+    return replace(loss(share, spread), source="estimated")
+
+
 def window(day, *, n_rows=500, n_drifted=4, prediction_drifted=False, model_version=1, loss=None, bad_data=""):
     return Window(
         partition_key=key(day),
@@ -33,17 +38,18 @@ def window(day, *, n_rows=500, n_drifted=4, prediction_drifted=False, model_vers
     )
 
 
-def facts(day, *, champion=1, in_flight=0, fired=(), of=None, cost=0.0, next_cost=0.0, labelled=()):
-    """`of` is the champion that each of `fired` was to replace."""
+def fired_for(day, seen_from, **more):
+    return Fired(partition_key=key(day), partitions_away=day - seen_from, moment=START + dt.timedelta(days=day), **more)
+
+
+def facts(day, *, champion=1, in_flight=0, fired=(), of=None, until=0, cost=0.0, next_cost=0.0, labelled=()):
+    """`of` is the champion that each of `fired` was to replace, `until` the newest day whose labels its decision knew."""
     return Facts(
         partition_key=key(day),
         moment=START + dt.timedelta(days=day),
         champion_version=champion,
         trainings_in_flight=in_flight,
-        fired=tuple(
-            Fired(partition_key=key(f), partitions_away=f - day, moment=START + dt.timedelta(days=f), model_version=of, cost=cost)
-            for f in fired
-        ),
+        fired=tuple(fired_for(f, day, model_version=of, labels_until=key(until), cost=cost) for f in fired),
         next_cost=next_cost,
         labelled=tuple(labelled),
     )
@@ -119,7 +125,14 @@ def test_the_budget_is_of_any_thirty_days():
 
 def test_performance_outranks_inputs():
     lost = [window(day, n_drifted=0, loss=loss(0.2)) for day in (9, 10)]
-    assert decide(lost, SETTINGS, facts(10)).reason.startswith("2 of the last 3 partitions have lost performance or drifted")
+    assert decide(lost, SETTINGS, facts(10)).reason == (
+        "2 of the 2 newest partitions with labels have lost roc_auc (2026-01-10 20.0%, 2026-01-11 20.0%); 2 are enough"
+    )
+    mixed = [lost[0], window(10, loss=guess(0.2))]
+    assert decide(mixed, SETTINGS, facts(10)).reason == (
+        "2 of the last 3 partitions have lost performance or drifted (2026-01-10, 2026-01-11); 2 are enough; "
+        "1 of the 1 newest partitions with labels (2026-01-10) have lost roc_auc"
+    )
     kept = [window(day, loss=loss(0.01)) for day in (9, 10)]
     decision = decide(kept, SETTINGS, facts(10))
     assert (decision.action, decision.figures["objections"][0]) == ("alert", "no_loss")
@@ -137,25 +150,91 @@ def test_performance_outranks_inputs():
     assert refusal(lost, facts(10), shown)[0] == "quiet"
 
 
-def test_labels_that_come_late_speak_for_a_partition_that_looks_quiet():
-    guessed = replace(loss(0.01), source="estimated")
-    quiet = [window(day, n_drifted=0, loss=guessed) for day in (9, 10)]
-    told = [window(day, n_drifted=0, loss=loss(0.2)) for day in (2, 3)]
-    decision = decide(quiet, SETTINGS, facts(10, labelled=told[::-1]))
-    assert (decision.action, decision.figures["expected_gain"]) == ("retrain", 0.2)
-    assert (
-        decision.reason == "2 of the last 3 partitions whose labels have come have lost performance (2026-01-03, 2026-01-04); 2 are enough"
+def retrained(n_days, delay, is_lost, *, in_vain=False):
+    """Days on which a retraining is fired, where inputs do not move, estimates see nothing, and labels come `delay` days late (None: never).
+
+    `is_lost(day)` says whether performance was; another champion is in place the day after, unless it is `in_vain`.
+    """
+    settings = SETTINGS.model_copy(update={"max_retrainings": 1000})
+    days, champions, known = [], [], []
+    for day in range(n_days):
+        champions.append(1 if in_vain else 1 + len(days))
+        windows = [window(before, n_drifted=0, model_version=version, loss=guess(0.0)) for before, version in enumerate(champions)]
+        for before in range(0 if delay is None else max(0, day - delay + 1)):
+            windows[before] = replace(windows[before], loss=loss(0.3 if is_lost(before) else 0.0))
+        fired = tuple(fired_for(f, day, model_version=champions[f], labels_until=until) for f, until in zip(days, known, strict=True))
+        seen = replace(facts(day, champion=champions[-1], labelled=windows), fired=fired)
+        decision = decide(windows[-3:], settings, seen)
+        if decision.action == "retrain":
+            days.append(day)
+            known.append(decision.labels_until)
+    return days
+
+
+@pytest.mark.parametrize(("delay", "first"), [(0, [31]), (1, [32]), (2, [33]), (7, [38]), (40, [71]), (None, [])])
+def test_a_loss_that_labels_alone_tell_of_is_retrained_for_as_soon_as_two_have_come(delay, first):
+    assert retrained(75, delay, lambda day: day >= 30)[:1] == first
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 7, 40])
+def test_a_retraining_that_mends_it_is_the_only_one(delay):
+    """What it left behind are late labels of the old champion's answers, which go on to come for `delay` days, and speak no more."""
+    mended = 31 + delay
+    assert retrained(120, delay, lambda day: 30 <= day <= mended) == [mended]
+
+
+@pytest.mark.parametrize("delay", [0, 1, 2, 7, 40])
+def test_without_a_loss_nothing_is_retrained_for(delay):
+    assert retrained(60, delay, lambda _: False) == []
+    assert retrained(60, delay, lambda day: day % 3 == 0) == [], "one of three is not enough"
+
+
+def test_the_same_labels_fire_once():
+    """Labels of ten days come at once, and then no more. The retraining leaves the champion in place, so that they stay its newest."""
+    told = [window(day, n_drifted=0, loss=loss(0.2)) for day in range(10)]
+    quiet = [window(day, n_drifted=0, loss=guess(0.0)) for day in (38, 39)]
+    seen = facts(39, labelled=told)
+    assert decide(quiet, SETTINGS, seen).action == "retrain"
+    assert decide(quiet, SETTINGS, seen).labels_until == key(9)
+    assert refusal(quiet, facts(39, labelled=told, fired=[10], of=1, until=9)) == (
+        "quiet",
+        "0 of 10 input columns have drifted in 2026-02-09, 0% of what all are worth to the model and less than 25% (monitoring.share), and the predictions have not; 3 of the 3 newest partitions with labels (2026-01-08, 2026-01-09, 2026-01-10) have lost roc_auc, 3 of which a retraining was fired for already",
     )
-    moved = [window(day, loss=guessed) for day in (9, 10)]
-    assert decide(moved, SETTINGS, facts(10, labelled=told)).action == "retrain", "the truth counts, not the estimate"
-    assert refusal(quiet, facts(10, labelled=told, fired=[8]))[0] == "cooldown"
+    assert decide(quiet, SETTINGS, facts(39, labelled=told, fired=[10], of=1, until=7)).action == "retrain", "it knew less"
+    assert decide(quiet, SETTINGS, facts(39, labelled=told, fired=[10], of=0, until=9)).action == "retrain", "of another champion"
+
+
+@pytest.mark.parametrize("delay", [0, 1, 7, 40])
+def test_a_loss_that_no_training_mends_is_tried_less_and_less_often(delay):
+    fired = [day + delay for day in (31, 35, 42, 55, 80)]
+    assert retrained(100, delay, lambda day: day >= 30, in_vain=True) == [day for day in fired if day < 100]
+
+
+def test_the_truth_overrules_estimates():
+    """Two of three days moved, and an estimate says that nothing is lost."""
+    moved = [window(day, loss=guess(0.0)) for day in (9, 10)]
+    assert decide(moved, SETTINGS, facts(10)).action == "alert"
+    assert decide(moved, SETTINGS, facts(10, labelled=[window(3, loss=loss(0.0))])).action == "alert"
+    assert decide(moved, SETTINGS, facts(10, labelled=[window(3, loss=loss(0.3))])).action == "retrain", "it can't see what was lost"
+    feared = [window(day, n_drifted=0, loss=guess(0.3)) for day in (8, 9, 10)]
+    assert decide(feared, SETTINGS, facts(10)).action == "retrain"
+    assert decide(feared, SETTINGS, facts(10, labelled=[window(7, loss=loss(0.0))])).action == "retrain", "the truth is of an earlier day"
+    told = [feared[0], window(9, n_drifted=0, loss=loss(0.0)), feared[2]]
+    assert refusal(told, facts(10))[0] == "need", "day 8 lies before the newest labelled one"
+
+
+def test_labels_that_do_not_count():
+    quiet = [window(day, n_drifted=0) for day in (9, 10)]
+    told = [window(day, loss=loss(0.2)) for day in (2, 3)]
+    assert decide(quiet, SETTINGS, facts(10, labelled=told)).action == "retrain"
+    assert decide(quiet, SETTINGS, facts(10, labelled=told, fired=[8])).figures["objections"] == ["cooldown"]
     assert refusal(quiet, facts(10, labelled=told[:1]))[0] == "quiet"
-    assert refusal(quiet, facts(10, labelled=[replace(one, model_version=0) for one in told]))[0] == "quiet", "an earlier champion's"
-    assert refusal(quiet, facts(10, labelled=[replace(one, bad_data="held") for one in told]))[0] == "quiet"
-    recovered = [window(day, n_drifted=0, loss=loss(0.0)) for day in (9, 10)]
-    assert refusal(recovered, facts(10, labelled=told))[0] == "quiet", "its own labels have come"
+    for change in ({"model_version": 0}, {"bad_data": "held"}, {"n_rows": 99}, {"loss": guess(0.2)}):
+        assert refusal(quiet, facts(10, labelled=[replace(one, **change) for one in told]))[0] == "quiet", change
+    assert refusal(quiet, facts(10, labelled=[*told, window(4, loss=loss(0.0))]))[0] == "quiet", "the newest has recovered"
     held = [quiet[0], replace(quiet[1], bad_data="its data was held")]
     assert decide(held, SETTINGS, facts(10, labelled=told)).action == "alert", "nothing is trained on bad data"
+    assert refusal(quiet, facts(10, labelled=told), SETTINGS.model_copy(update={"min_gain": 0.3}))[0] == "gain"
 
 
 def test_bad_data_trains_no_model():
@@ -193,7 +272,9 @@ def test_in_a_quiet_period_nothing_is_fired():
     assert decide([window(10), window(11)], settings, facts(11)).action == "retrain"
 
 
-losses = st.none() | st.builds(loss, st.floats(-0.2, 0.4), st.floats(0, 0.2))
+shares, spreads = st.floats(-0.2, 0.4), st.floats(0, 0.2)
+losses = st.none() | st.builds(loss, shares, spreads) | st.builds(guess, shares, spreads)
+bad_news = st.none() | st.builds(loss, st.floats(0.1, 0.4), st.floats(0, 0.05)) | st.builds(guess, shares, spreads)
 windows = st.lists(
     st.builds(
         window, st.integers(8, 10), n_rows=st.integers(0, 1000), n_drifted=st.integers(0, 10), prediction_drifted=st.booleans(),
@@ -202,9 +283,14 @@ windows = st.lists(
     max_size=3,
     unique_by=lambda w: w.partition_key,
 )  # fmt: skip
+labelled = st.lists(
+    st.builds(window, st.integers(0, 6), n_rows=st.integers(0, 1000), model_version=st.integers(1, 2), loss=losses),
+    max_size=4, unique_by=lambda w: w.partition_key,
+)  # fmt: skip
 all_facts = st.builds(
     facts, st.just(10), champion=st.sampled_from([None, 1, 2]), in_flight=st.integers(0, 2),
-    fired=st.lists(st.integers(-40, 60), max_size=4, unique=True), of=st.sampled_from([None, 1, 2]), cost=st.floats(0, 5), next_cost=st.floats(0, 5),
+    fired=st.lists(st.integers(-40, 60), max_size=4, unique=True), of=st.sampled_from([None, 1, 2]), until=st.integers(0, 10), cost=st.floats(0, 5),
+    next_cost=st.floats(0, 5), labelled=labelled,
 )  # fmt: skip
 settings = st.builds(
     lambda need, more, cooldown, budget, share, max_cost, min_gain, quiet: SETTINGS.model_copy(
@@ -227,8 +313,9 @@ def test_a_retraining_breaks_no_rule_and_all_else_has_a_reason(history, settings
         assert facts.trainings_in_flight == 0
         assert all(abs(fired.partitions_away) > settings.cooldown for fired in facts.fired)
         assert not settings.quiet
-        good = [w for w in history if w.drifted(settings) and w.n_rows >= settings.min_rows and w.model_version == facts.champion_version]
-        assert len([w for w in good if not w.bad_data]) >= settings.need
+        good = [w for w in (*history, *facts.labelled) if w.n_rows >= settings.min_rows and w.model_version == facts.champion_version]
+        good = [w for w in good if not w.bad_data]
+        assert len([w for w in good if w.lost(settings) or w.moved(settings)]) >= settings.need
         assert any(w.partition_key == facts.partition_key for w in good)
 
 
@@ -238,7 +325,28 @@ def test_the_order_in_which_partitions_were_measured_has_no_say(history, setting
     random.shuffle(shuffled)
     fired = list(facts.fired)
     random.shuffle(fired)
-    assert decide(shuffled, settings, replace(facts, fired=tuple(fired))) == decide(history, settings, facts)
+    told = list(facts.labelled)
+    random.shuffle(told)
+    seen = replace(facts, fired=tuple(fired), labelled=tuple(told))
+    assert decide(shuffled, settings, seen) == decide(history, settings, facts)
+
+
+@given(st.permutations(range(8)), st.lists(st.tuples(shares, spreads), min_size=8, max_size=8), st.integers(0, 8), settings, all_facts)
+def test_the_order_in_which_late_labels_came_has_no_say(order, truth, n_come, settings, facts):
+    """Days 3 to 10 are measured, and the labels of some come in some order; what was decided in between is of no account."""
+    windows = {day: window(day, loss=guess(0.0)) for day in range(3, 11)}
+
+    def decided(days):
+        return decide(
+            [windows[day] for day in range(11 - settings.of, 11)], settings, replace(facts, labelled=tuple(windows[d] for d in days))
+        )
+
+    come = order[:n_come]
+    for place in come:
+        windows[3 + place] = replace(windows[3 + place], loss=loss(*truth[place]))
+        decision = decided([3 + one for one in come])
+    if come:
+        assert decision == decided(sorted(windows))
 
 
 @given(windows, settings, all_facts)
@@ -249,10 +357,11 @@ def test_a_fact_against_it_never_turns_a_hold_into_a_retraining(history, setting
             later = facts.moment + dt.timedelta(days=20)
             more = Fired(partition_key="2026-03-01", partitions_away=20, moment=later, model_version=version, cost=1.0)
             assert decide(history, settings, replace(facts, fired=(*facts.fired, more))).action != "retrain"
-        assert decide(history, settings.model_copy(update={"min_rows": settings.min_rows + 100}), facts).action != "retrain"
+        if not any(w.loss for w in (*history, *facts.labelled)):  # whose truth may be what spoke against it
+            assert decide(history, settings.model_copy(update={"min_rows": settings.min_rows + 100}), facts).action != "retrain"
 
 
-@given(windows, settings, all_facts, st.integers(1, 10), losses)
+@given(windows, settings, all_facts, st.integers(1, 10), bad_news)
 def test_more_evidence_never_turns_a_retraining_into_a_hold_but_by_a_rule_that_is_named(history, settings, facts, n_drifted, its_loss):
     if decide(history, settings, facts).action == "retrain":
         more = window(7, n_drifted=n_drifted, prediction_drifted=True, model_version=facts.champion_version, loss=its_loss)

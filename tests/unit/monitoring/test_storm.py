@@ -56,7 +56,7 @@ class World:
             moment=SHOP.partition_time(key),
             champion_version=self.champion,
             trainings_in_flight=in_flight,
-            fired=fired(known, SHOP, key, {}),
+            fired=fired(known, SHOP, key, {}, {}),
         )
         decision = decide([self.windows[k] for k in last if k in self.windows], SETTINGS, facts)
         return decision, f"drift__v{self.champion}__{key}", n_known
