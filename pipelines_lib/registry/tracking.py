@@ -231,11 +231,20 @@ def log_verdicts(client: MlflowClient, run_id: str, results: Sequence[GateResult
 
 
 def retried(call: Callable[[], T]) -> T:
-    """`call`, again where SQLite was locked by another process. Raises `Unavailable` where it stays so."""
+    """`call`, again where SQLite was locked by another process. Raises `Unavailable` where it stays so, or where a server does not answer.
+
+    A server is asked again by MLflow itself, for about four minutes.
+    """
     for attempt in range(_ATTEMPTS):
         try:
             return call()
         except (MlflowException, OperationalError) as error:
+            if "API request to" in str(error) and "failed with" in str(
+                error
+            ):  # so MLflow begins what says that there was no answer, or a 5xx
+                raise Unavailable(
+                    f"MLflow does not answer ({error}); see that its server runs and is the profile's `tracking_uri`, then clear this task: what ran before it is kept"
+                ) from error
             if "database is locked" not in str(error):
                 raise
             if attempt == _ATTEMPTS - 1:
