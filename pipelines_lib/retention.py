@@ -1,7 +1,8 @@
 """`sluice vacuum`: remove old versions of a use case's tables, and never one that a model was trained on.
 
 Every write of a partition leaves its former rows behind, readable under the version that held them. What no model and no
-training run names goes once it is old enough. The present rows of every partition stay, however old.
+training run names goes once it is old enough. The present rows of every partition stay, however old. What servers counted on a day goes, too,
+once the table `health` has it.
 """
 
 import time
@@ -12,6 +13,7 @@ from pipelines_lib.contracts import DatasetRef, Pipeline
 from pipelines_lib.data.partition_writer import STAGING
 from pipelines_lib.data.tables import Layer, Tables
 from pipelines_lib.errors import BadInput
+from pipelines_lib.serving.health import FOLDER
 from pipelines_lib.store import StorePath, below, read_json
 
 _DAY = 24 * 3600
@@ -22,6 +24,7 @@ class Removed:
     """What went from one layer, or would go."""
 
     layer: str
+    """Or `counts`: the files in which servers counted, one a server and day."""
     n_files: int
     n_bytes: int
     kept_versions: tuple[int, ...]
@@ -55,7 +58,22 @@ def vacuum(root: StorePath, days: int, *, dry_run: bool = False) -> list[Removed
             for path in left:
                 path.unlink(missing_ok=True)
         removed.append(Removed(layer, len(unnamed) + len(left), n_bytes, kept))
-    return removed
+    counted = _counted(tables, time.time() - days * _DAY)
+    n_bytes = sum(path.stat().st_size for path in counted)
+    if not dry_run:
+        for path in counted:
+            path.unlink(missing_ok=True)
+    return [*removed, *([Removed("counts", len(counted), n_bytes, ())] if counted else [])]
+
+
+def _counted(tables: Tables, before: float) -> list[StorePath]:
+    """Files of what servers counted on partitions that were measured, all of a partition written before that time."""
+    found = []
+    for key in tables.partitions("health"):
+        files: list[StorePath] = list((tables.root / FOLDER / key).glob("*.json"))
+        if all(path.stat().st_mtime < before for path in files):
+            found += files
+    return found
 
 
 def pinned_versions(root: StorePath) -> dict[str, set[int]]:

@@ -33,6 +33,7 @@ HEALTH = pa.schema(
 )
 """The table `health`: one row a partition."""
 
+_OF_SERVICE = HEALTH.names[1 : HEALTH.names.index("n_rows")]
 _USUAL = 7
 """Earlier partitions whose median is the usual number of rows."""
 _FAR = 400
@@ -75,7 +76,7 @@ def health(tables: Tables, use_case: UseCase, partition_key: str, n_rows: int) -
     there = sorted({*earlier} & {*tables.partitions("profiles")})
     sizes = [n for n in tables.read("profiles", there, columns=["n_rows"])["n_rows"].to_pylist() if n] if there else []
     return Health(
-        **_service(tables.root, partition_key),
+        **(_service(tables.root, partition_key) or _kept(tables, partition_key)),
         n_rows=n_rows,
         usual_rows=float(median(sizes)) if sizes else None,
         clean_behind=_behind(tables, use_case, partition_key, "clean"),
@@ -104,6 +105,14 @@ def _service(root: StorePath, partition_key: str) -> dict[str, Any]:
         **{f"p{rank}_seconds": _quantile(counts, n, rank / 100) for rank in (50, 95, 99)},
         "rows_lost": int(counts["rows_lost"]),
     }
+
+
+def _kept(tables: Tables, partition_key: str) -> dict[str, Any]:
+    """What was found of a partition while its files were there: `sluice vacuum` removes old ones."""
+    if partition_key not in tables.partitions("health"):
+        return {}
+    [row] = tables.read("health", [partition_key]).to_pylist()
+    return {name: row[name] for name in _OF_SERVICE}
 
 
 def _quantile(counts: Counter[str], n: int, rank: float) -> float | None:

@@ -322,8 +322,12 @@ def _by_partition(tables: Tables, layer: Layer, partition_keys: Sequence[str]) -
     there = sorted({*partition_keys} & {*tables.partitions(layer)})
     if not there:
         return {}
-    rows = tables.read(layer, there)
-    return {key: rows.filter(pc.equal(rows["partition_key"], key)) for key in there}
+    rows = tables.read(layer, there)  # one partition after the other
+    found, start = {}, 0
+    for partition in pc.value_counts(rows["partition_key"]).to_pylist():
+        found[partition["values"]] = rows.slice(start, partition["counts"])
+        start += partition["counts"]
+    return found
 
 
 def decision_path(root: StorePath, partition_key: str) -> StorePath:

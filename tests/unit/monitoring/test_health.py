@@ -1,3 +1,5 @@
+import os
+import time
 from collections import Counter
 
 import pyarrow as pa
@@ -6,6 +8,7 @@ import pytest
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.health import health
+from pipelines_lib.retention import vacuum
 from pipelines_lib.serving.health import HealthLog
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.store import write_json
@@ -85,3 +88,21 @@ def test_a_damaged_file_is_named(tmp_path, shop):
     write_json(tmp_path / "health" / DAY / "server.json", ["no counts"])
     with pytest.raises(DataError, match=r"server\.json does not hold what a server counted"):
         health(Tables(tmp_path), shop, DAY, 0)
+
+
+def test_what_servers_counted_stays_in_the_table_once_their_old_files_are_removed(tmp_path, shop):
+    tables = Tables(tmp_path)
+    for day in (DAY, "2026-01-06", "2026-01-07"):
+        served(tmp_path, day, (200, 0.0008), (503, 0.01), lost=2)
+    before = health(tables, shop, DAY, 40)
+    for day in (DAY, "2026-01-06"):
+        tables.write("health", day, health(tables, shop, day, 40).row())
+    for day in (DAY, "2026-01-07"):
+        [path] = (tmp_path / "health" / day).iterdir()
+        os.utime(path, (time.time() - 31 * 86400,) * 2)
+
+    [removed] = [part for part in vacuum(tmp_path, 30) if part.layer == "counts"]
+    assert removed.n_files == 1
+    # The second is young, and the third was not measured.
+    assert [len(list((tmp_path / "health" / day).iterdir())) for day in (DAY, "2026-01-06", "2026-01-07")] == [0, 1, 1]
+    assert health(tables, shop, DAY, 40) == before
