@@ -7,6 +7,7 @@ from typing import Self
 from urllib.parse import unquote
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from pipelines_lib.data.table_files import File
@@ -38,10 +39,13 @@ class Opened:
         """
         return self._commit is not None and self._commit == _commit(folder, self.version) and self._options == delta_options(folder)
 
-    def is_behind(self) -> bool:
+    def is_behind(self, folder: StorePath) -> bool:
         """Bring `table` up to date. Whether that made another version of it."""
+        # Commits are numbered without a gap: to look for the next is cheaper than to list them all, as Delta would.
+        if _commit(folder, self.version + 1) is None:
+            return False
         self.table.update_incremental()
-        return int(self.table.version()) != self.version
+        return True
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -49,21 +53,26 @@ class Opened:
         assert self.table.version() == self.version
         return pa.schema(self.table.schema().to_arrow())
 
-    @cached_property
-    def files(self) -> list[File]:
-        """By partition, those of a partition in their order."""
-        assert self.table.version() == self.version
-        actions = pa.table(self.table.get_add_actions(flatten=True))
-        keys, paths = actions["partition.partition_key"].to_pylist(), actions["path"].to_pylist()
-        return sorted(File(key, unquote(path)) for key, path in zip(keys, paths, strict=True))
+    @property
+    def keys(self) -> list[str]:
+        """Of the partitions that hold rows, sorted."""
+        return sorted(pc.unique(self._files["partition.partition_key"]).to_pylist())
 
     def partitions(self, keys: Sequence[str] | None) -> Iterator[list[File]]:
-        """The files of each of the partitions that holds rows, by key; of every one where `keys` is None."""
+        """The files of each of these partitions that holds rows, in their order, by key; of every one where `keys` is None."""
+        files = self._files
+        if keys is not None:
+            files = files.filter(pc.is_in(files["partition.partition_key"], pa.array(keys, pa.string())))
         grouped: dict[str, list[File]] = {}
-        for file in self.files:
-            grouped.setdefault(file.partition_key, []).append(file)
-        for key in sorted(grouped if keys is None else set(keys) & grouped.keys()):
-            yield grouped[key]
+        for key, path in zip(files["partition.partition_key"].to_pylist(), files["path"].to_pylist(), strict=True):
+            grouped.setdefault(key, []).append(File(key, unquote(path)))
+        for key in sorted(grouped):
+            yield sorted(grouped[key])
+
+    @cached_property
+    def _files(self) -> pa.Table:
+        assert self.table.version() == self.version
+        return pa.table(self.table.get_add_actions(flatten=True)).select(["partition.partition_key", "path"])
 
 
 def _commit(folder: StorePath, version: int) -> tuple[float, int] | None:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from threading import get_ident
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +27,7 @@ from pipelines_lib.data.table_files import File, as_wanted, groups_of, in_file, 
 from pipelines_lib.data.table_store import delta_options, reached
 from pipelines_lib.errors import DataError
 from pipelines_lib.s3 import S3Path
-from pipelines_lib.store import StorePath
+from pipelines_lib.store import StorePath, read_json
 
 Layer = Literal[
     "raw",
@@ -48,12 +48,14 @@ Layer = Literal[
 ]
 
 _ATTEMPTS = 20
+_MANY_COMMITS = 10
+"""Since the last checkpoint: they are read one by one where a table is opened."""
 _CONFIGURATION = {
     # Delta's default forgets how to read versions older than 30 days, and snapshots are read months later.
     "delta.enableExpiredLogCleanup": "false",
     "delta.logRetentionDuration": "interval 36500 days",
-    # Commits that are read one by one where a table is opened: with deltalake's 100, opening took as long as reading a million numbers.
-    "delta.checkpointInterval": "10",
+    # With deltalake's 100 they took 20 ms, for each table of each stage.
+    "delta.checkpointInterval": str(_MANY_COMMITS),
 }
 """Of tables that are written whole, with a commit or two a partition."""
 _OF_APPENDED = {
@@ -293,7 +295,7 @@ class Tables:
     def partitions(self, layer: Layer, version: int | None = None) -> list[str]:
         """Keys of the partitions that hold rows, sorted; none where there is no table."""
         opened = self._open(layer, version)
-        return [] if opened is None else sorted({file.partition_key for file in opened.files})
+        return [] if opened is None else opened.keys
 
     def version(self, layer: Layer) -> int:
         """The newest version of the table. Raises `DataError` where there is none."""
@@ -305,14 +307,16 @@ class Tables:
         Whoever appends meanwhile is not disturbed. The small files, and the commits that added them, stay for a day for those who read them.
         """
         folder, opened = self.path(layer), self._open(layer)
-        if opened is None or sum(map(len, opened.partitions([partition_key]))) < 2:
+        if opened is None:
             return 0
-        table = opened.table
+        table, n_less = opened.table, 0
         with reached(folder):
-            done = table.optimize.compact([("partition_key", "=", partition_key)], post_commithook_properties=_KEEP_THE_LOG)
-            n_less = int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
+            if sum(map(len, opened.partitions([partition_key]))) > 1:
+                done = table.optimize.compact([("partition_key", "=", partition_key)], post_commithook_properties=_KEEP_THE_LOG)
+                n_less = int(done["numFilesRemoved"]) - int(done["numFilesAdded"])
             if n_less:
                 table.vacuum(retention_hours=24, enforce_retention_duration=False, dry_run=False, post_commithook_properties=_KEEP_THE_LOG)
+            if table.version() - _checkpoint(folder) >= _MANY_COMMITS:
                 table.create_checkpoint()
                 table.cleanup_metadata()
         return n_less
@@ -360,7 +364,7 @@ class Tables:
             with reached(folder):
                 if opened is None:
                     opened = Opened.of(folder, DeltaTable(str(folder), version=version, storage_options=delta_options(folder)))
-                elif opened.is_behind():
+                elif opened.is_behind(folder):
                     opened = Opened.of(folder, opened.table)
         except TableNotFoundError:
             return None
@@ -425,6 +429,15 @@ def _overwrite(opened: Opened, folder: StorePath, partition_key: str, staged: Se
 def _add(file: PlacedFile, partition_key: str) -> AddAction:
     # The time of a file is no part of what it holds.
     return AddAction(file.path, file.size, {"partition_key": partition_key}, 0, True, stats(file))
+
+
+def _checkpoint(folder: StorePath) -> int:
+    """The version of the newest checkpoint, 0 where there is none."""
+    try:
+        found: Any = read_json(folder / "_delta_log" / "_last_checkpoint")
+    except FileNotFoundError:
+        return 0
+    return int(found["version"])
 
 
 def _sorted(rows: pa.Table) -> pa.Table:
