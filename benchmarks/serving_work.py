@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from made_model import manifest
 from torch import nn
 
-from pipelines_lib.contracts import DatasetRef, ModelRef
+from pipelines_lib.contracts import ModelRef
 from pipelines_lib.features.transform import FeatureTransform
 from pipelines_lib.monitoring.sketch import profile_columns
-from pipelines_lib.registry.package import Feature, Holdout, Manifest, Package
+from pipelines_lib.registry.package import Holdout, Package
 from pipelines_lib.serving.pointer import Deployment, write_pointer
 from pipelines_lib.training.export import to_onnx
 from pipelines_lib.training.models.shape import Shape
@@ -69,18 +70,6 @@ class Answers(nn.Module):
 
 
 def _package(root: Path, version: int, graph: bytes, transform: FeatureTransform, training: dict[str, list[Any]]) -> Path:
-    manifest = Manifest(
-        use_case=NAME,
-        task="binary",
-        classes=("no", "yes"),
-        positive="yes",
-        features=tuple(Feature(name=name, type=kind) for name, kind in TYPES.items()),
-        metrics={"roc_auc": 0.5},
-        snapshot=DatasetRef(
-            use_case=NAME, table="labelled", version=0, partitions=("2026-01-01",), n_rows=2_000, config_hash="c", content_hash="d"
-        ),
-        mlflow_run_id="run",
-    )
     files = {
         "model.onnx": graph,
         "transform.json": transform.to_json().encode(),
@@ -88,7 +77,7 @@ def _package(root: Path, version: int, graph: bytes, transform: FeatureTransform
         "holdout.json": Holdout(row_ids=(), columns={}, scores=()).model_dump_json().encode(),
         "card.md": b"# Card\n",
     }
-    folder = Package.write(root / "packages", f"v{version}", manifest, files)
+    folder = Package.write(root / "packages", f"v{version}", manifest(NAME, TYPES), files)
     assert isinstance(folder, Path)
     return folder
 
