@@ -38,7 +38,8 @@ from pipelines_lib.config import load_use_case
 from pipelines_lib.data.sides import TEST, TRAIN
 from pipelines_lib.data.snapshot import Snapshot
 from pipelines_lib.edge import device
-from pipelines_lib.edge.precision import Precision, calibration, in_precision, parity
+from pipelines_lib.edge.parity import parity
+from pipelines_lib.edge.precision import Precision, calibration, in_precision
 from pipelines_lib.edge.release import release
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.holdout import features_of, sample, truth_of

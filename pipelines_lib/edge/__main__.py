@@ -6,7 +6,6 @@ What a device does (pull, verify, predict, back) needs the extra `edge` alone; t
 import argparse
 import io
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any, TextIO
@@ -77,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--precision", choices=("fp32", "fp16", "int8", "int8_static"), default="int8", help="Format of the weights (int8)."
             )
             operator.add_argument("--bound", type=float, default=0.02, help="Largest difference of a score from the server's (0.02).")
+            operator.add_argument("--loss", type=float, default=0.01, help="What gate.metric may lose on the hold-out (0.01).")
     return parser
 
 
@@ -127,68 +127,15 @@ def _predict(said: Any) -> int:
 
 def _operate(given: argparse.Namespace) -> int:
     try:
-        from pipelines_lib.config import Project  # noqa: PLC0415
+        from pipelines_lib.edge.operate import operate  # noqa: PLC0415
     except ModuleNotFoundError as error:
         raise BadInput(
             f"`{given.what}` is for who operates Sluice, not for a device ({error}); run `sluice edge {given.what}` there"
         ) from error
-    from pipelines_lib.connections import connection  # noqa: PLC0415
-    from pipelines_lib.contracts import safe_name  # noqa: PLC0415
-    from pipelines_lib.edge import release  # noqa: PLC0415
-    from pipelines_lib.store import store_of  # noqa: PLC0415
-
-    key = release.private_key(connection(given.key, os.environ))
     if given.what == "key":
-        print(key.public_key().public_bytes_raw().hex())  # noqa: T201
+        print(operate(given)["key"])  # noqa: T201
         return 0
-    project = Project.from_environment()
-    settings = project.use_case(given.use_case)
-    root = store_of(project.profile()) / given.use_case
-    group = root / "edge" / safe_name(given.group)
-    if given.what == "status":
-        return _say(release.pointer(group, key))
-    if given.what == "rollback":
-        return _say(release.roll_back(group, key))
-    if given.what == "resign":
-        return _say(release.resign(group, key, release.private_key(connection(given.was, os.environ))))
-    if given.what == "widen":
-        return _say(release.widen(group, key, given.share))
-    from pipelines_lib.registry.package import Package  # noqa: PLC0415
-    from pipelines_lib.serving.pointer import package_folder, read_pointer  # noqa: PLC0415
-
-    deployed = read_pointer(root)
-    if deployed is None or deployed.champion is None:
-        raise BadInput(f"no version of {given.use_case} serves yet; run its training first")
-    if private := [name for name in settings.private() if name in settings.features()]:
-        raise BadInput(f"features {', '.join(private)} are protected with a key that no device may hold; leave them out of the features")
-    model = deployed.champion
-    package = Package.open(package_folder(root, model))
-    name, figures = release.release(
-        package,
-        group,
-        key,
-        version=model.version,
-        precision=given.precision,
-        share=given.share,
-        bound=given.bound,
-        calibration=_calibration(package, root, needed=given.precision == "int8_static"),
-    )
-    return _say({"bundle": name, "figures": figures})
-
-
-def _calibration(package: Any, root: Any, *, needed: bool) -> Any:
-    """Of the rows that the package's model was trained on. Those that can't be read any more are an error where they are needed."""
-    from pipelines_lib.data.snapshot import read  # noqa: PLC0415
-    from pipelines_lib.data.tables import Tables  # noqa: PLC0415
-    from pipelines_lib.edge.precision import calibration  # noqa: PLC0415
-
-    try:
-        return calibration(read(Tables(root), package.manifest.snapshot), package.transform)
-    except DataError as error:
-        if needed:
-            raise
-        print(f"sluice: int8_static is not measured, for it needs the training rows: {error}", file=sys.stderr)  # noqa: T201
-        return None
+    return _say(operate(given))
 
 
 def _say(document: dict[str, Any]) -> int:

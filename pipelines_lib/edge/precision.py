@@ -1,31 +1,25 @@
-"""A graph in a smaller number format, and how far its answers are from the original's."""
+"""A graph in a smaller number format."""
 
 import io
-import time
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
 import onnx
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from pipelines_lib.data.sides import TRAIN
 from pipelines_lib.data.snapshot import Snapshot
-from pipelines_lib.decision import Decision
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.features.transform import Arrays, FeatureTransform
-from pipelines_lib.graph import open_graph
 
 Precision = Literal["fp32", "fp16", "int8", "int8_static"]
-SINGLE_ROWS = 300
-"""Rows asked one by one for the latency."""
 CALIBRATION_ROWS = 512
 _STATIC = ["Conv", "Gather", "Gemm", "MatMul"]
 """What is quantised with fixed scales. With the additions and products between them scores move five times as far, for a tenth of the bytes."""
@@ -43,7 +37,7 @@ def in_precision(model: bytes, precision: Precision, calibration: Arrays | None 
         out = io.BytesIO()
         onnx.save(convert_float_to_float16(onnx.load_from_string(model), keep_io_types=True), out)
         return out.getvalue()
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, _quiet():
         source, target = Path(folder) / "source.onnx", Path(folder) / "target.onnx"
         source.write_bytes(model)
         if precision == "int8":
@@ -61,6 +55,17 @@ def in_precision(model: bytes, precision: Precision, calibration: Arrays | None 
                 weight_type=QuantType.QInt8,
             )
         return target.read_bytes()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """ONNX Runtime advises, for each graph, preparations that change nothing in ours. What goes wrong it raises."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 class _Batches(CalibrationDataReader):  # type: ignore[misc]
@@ -86,37 +91,3 @@ def calibration(snapshot: Snapshot, transform: FeatureTransform) -> Arrays:
         kept.append(rows.take(list(range(-n_before % every, rows.num_rows, every))))
         n_before += rows.num_rows
     return transform.apply(feature_columns(pa.concat_tables(kept), transform.columns))
-
-
-def compared(model: bytes, arrays: Mapping[str, NDArray[Any]], expected: NDArray[np.float32], decision: Decision) -> dict[str, float]:
-    """`parity` of `model` with the scores `expected` [n, C] of the rows in `arrays`, and its size and latency on this CPU, one thread."""
-    run = open_graph(model, "the model in this precision", "release it in another").run
-    scores = run(["scores"], dict(arrays))[0]
-    rows = [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(len(expected))]
-    single = [_seconds(partial(run, ["scores"], rows[turn % len(rows)])) for turn in range(SINGLE_ROWS)]
-    return {
-        "rows": len(expected),
-        "bytes": len(model),
-        **parity(scores, expected, decision),
-        "milliseconds_median": 1000 * float(np.median(single)),
-        "milliseconds_p99": 1000 * float(np.quantile(single, 0.99)),
-        "milliseconds_all_rows": 1000 * _seconds(lambda: run(["scores"], dict(arrays))),
-    }
-
-
-def parity(scores: NDArray[np.float32], expected: NDArray[np.float32], decision: Decision) -> dict[str, float]:
-    """How far `scores` [n, C] are from `expected`, as a share of the score where it is larger than 1, and the share of rows for which something
-    else is predicted."""
-    differences = np.abs(scores - expected) / np.maximum(1.0, np.abs(expected))
-    changed = [now != before for now, before in zip(decision.of(scores)[0], decision.of(expected)[0], strict=True)]
-    return {
-        "largest_difference": float(differences.max()),
-        "mean_difference": float(differences.mean()),
-        "decisions_changed": float(np.mean(changed)),
-    }
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started

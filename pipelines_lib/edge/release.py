@@ -17,7 +17,8 @@ from pydantic import JsonValue
 
 from pipelines_lib.connections import Connection
 from pipelines_lib.edge.bundle import FORMAT, MANIFEST, MODEL, POINTER, TRANSFORM, manifest_of, name_of, pointer_of, sealed
-from pipelines_lib.edge.precision import Precision, compared, in_precision
+from pipelines_lib.edge.parity import compared
+from pipelines_lib.edge.precision import Precision, in_precision
 from pipelines_lib.edge.rollout import NOTHING, Pointer, offered, taken_back, widened
 from pipelines_lib.errors import BadInput, ConfigError, Held
 from pipelines_lib.features.transform import Arrays

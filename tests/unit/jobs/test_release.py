@@ -1,10 +1,14 @@
 """The stage release: the new champion for the devices, if it answers there as the server does."""
 
 import json
+import shutil
+from types import SimpleNamespace
 
 import pytest
 
 from pipelines_lib.contracts import JobResult
+from pipelines_lib.edge import operate
+from pipelines_lib.edge.__main__ import main
 from pipelines_lib.edge.release import pointer, private_key
 from pipelines_lib.errors import ConfigError, Held
 from pipelines_lib.registry import tracking
@@ -70,6 +74,37 @@ def test_a_champion_that_was_replaced_meanwhile_reaches_no_device(trained, champ
     write_pointer(trained.root, Deployment.candidate(newer, trained.use_case, None).verified())
     with pytest.raises(Held, match=r"version 1 is no longer the champion \(version 2 serves\)"):
         trained.run("release", use_case=make_credit(deployment={"edge": {}}))
+
+
+def test_an_operator_releases_by_hand_what_the_stage_would_and_changes_the_key(trained, champion, key, monkeypatch, capsys):
+    project = SimpleNamespace(use_case=lambda _: trained.use_case, profile=lambda: trained.stage("release").profile)
+    monkeypatch.setattr(operate, "Project", SimpleNamespace(from_environment=lambda: project))
+    monkeypatch.setenv("SLUICE_CONN_NEXT", json.dumps({"conn_type": "generic", "password": "22" * 32}))
+
+    def asked(what, *arguments):
+        code = main([what, "credit", *arguments])
+        said = capsys.readouterr()
+        return code, json.loads(said.out) if code == 0 else said.err
+
+    code, reason = asked("release", "--loss", "-1")
+    assert code == 3
+    assert "device metric: roc_auc" in reason
+    assert not (trained.root / "edge").exists()
+    code, said = asked("release", "--precision", "int8_static")
+    assert code == 0
+    assert said["holdout"]["rows"] == trained.stage("release").result_of("evaluate").figures["holdout_rows"]
+    assert asked("status")[1]["stable"] == said["bundle"]
+    assert asked("resign", "--key", "next", "--was", "sluice_edge")[1]["stable"] == said["bundle"]
+    code, reason = asked("status")
+    assert code == 2
+    assert "let `sluice edge resign` sign it anew" in reason
+
+    shutil.rmtree(trained.root / "tables" / "labelled")
+    assert asked("release", "--precision", "int8_static", "--key", "next")[0] == 2
+    assert main(["release", "credit", "--precision", "fp16", "--key", "next"]) == 0
+    said = capsys.readouterr()
+    assert "only the package's recorded rows judge" in said.err
+    assert {*json.loads(said.out)["figures"]} == {"fp32", "fp16", "int8"}
 
 
 @pytest.mark.parametrize(("value", "what"), [(None, "there is none"), ("short", "its password is no ed25519 key")])
