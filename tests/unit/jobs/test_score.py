@@ -10,6 +10,7 @@ from pipelines_lib.jobs import score
 from pipelines_lib.registry.package import Package
 from pipelines_lib.serving.pointer import read_pointer
 from pipelines_lib.store import write_json
+from tests.tiny import training_rows
 
 DAY = "2026-01-05"
 ROWS = {"amount": [0.5, None, -1.0], "age": [30, 40, 50], "member": [True, None, False], "country": ["de", "cn", "nowhere"]}
@@ -27,7 +28,7 @@ def prepared(sandbox, shop, root):
     def leave(rows=ROWS):
         tables = Tables(root)
         n = len(rows["age"])
-        columns = {"row_id": [f"r{row}" for row in range(n)], **rows, "customer": list(range(n))}
+        columns = {"row_id": [f"r{row:0{len(str(n - 1))}d}" for row in range(n)], **rows, "customer": list(range(n))}
         version = tables.write("clean", DAY, pa.table(columns))
         for result in (
             JobResult(stage="validate", figures={"n_quarantined": 2}),
@@ -65,6 +66,26 @@ def test_the_same_version_again_makes_no_commit_and_another_one_replaces_its_row
     deploy(root, 2, bias=1.0)
     assert sandbox.run(score.main, "score", shop, DAY).outputs["scored_version"] == 1
     assert tables.read("scored")["model_version"].to_pylist() == [2, 2, 2]
+
+
+def test_scores_are_the_same_bytes_however_few_rows_are_held_at_once(sandbox, shop, root, prepared, deploy):
+    deploy(root, 1)
+    tables = prepared(training_rows(100, seed=3))
+    sandbox.run(score.main, "score", shop, DAY)
+    whole, scan = tables.contents("scored"), Tables.scan
+
+    def cut(n_rows):
+        def by_few(self, *asked, **more):
+            for part in scan(self, *asked, **more):
+                yield from (part.slice(start, n_rows) for start in range(0, part.num_rows, n_rows))
+
+        return by_few
+
+    for n_rows in (1, 7, 64):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Tables, "scan", cut(n_rows))
+            sandbox.run(score.main, "score", shop, DAY)
+        assert tables.contents("scored") == whole, "a file is named after its bytes, so nothing was committed"
 
 
 def test_a_row_without_a_score_says_why(sandbox, shop, root, prepared, deploy):
