@@ -117,11 +117,28 @@ def _performance(report: Report) -> str:
     if guess is not None:
         figures = f"{_figure(guess['value'])} ({_figure(guess['low'])} to {_figure(guess['high'])})"
         told = f"<p>Estimated from the inputs and the answers alone: {escape(str(guess['metric']))} {figures}, with 95 % confidence if rows still mean what they meant.</p>"
+    told += _trust(report.past)
     if performance is None:
         return f'<h2>Performance</h2><p class="soft">Not known: the labels have not come, or no key column tells which answer they belong to.</p>{told}'
     figures = "".join(f"<tr><td>{escape(name)}</td><td>{_figure(value)}</td></tr>" for name, value in performance["metrics"].items())
     rows = f"{performance['n_rows']:,} of {performance['n_answered']:,} answers have a label."
     return f"<h2>Performance</h2><p>{rows}</p><div class='wide'><table>{figures}</table></div>{told}"
+
+
+def _trust(past: Sequence[Day]) -> str:
+    """How often what was realised lay where it had been estimated to lie."""
+    pairs = [
+        (day.performance["realised"][0], *day.performance["estimated"]) for day in past if {"realised", "estimated"} <= {*day.performance}
+    ]
+    known = [(true, guess, low, high) for true, guess, low, high in pairs if low is not None and high is not None]
+    if not known:
+        return ""
+    inside = sum(low <= true <= high for true, _, low, high in known)
+    off = sum(abs(guess - true) for true, guess, _, _ in known) / len(known)
+    return (
+        f"<p>How far to trust estimates: in {inside} of {len(known)} partitions whose labels have come ({inside / len(known):.0%}) what was realised lay "
+        f"within the estimated interval, where 95 % should; the estimates were off by {_figure(off)} on average.</p>"
+    )
 
 
 def _health(health: Mapping[str, Any] | None) -> str:

@@ -1,6 +1,7 @@
 import re
 from xml.etree import ElementTree
 
+import pyarrow as pa
 import pytest
 
 from pipelines_lib.contracts import LATEST_REPORT, LEDGER, Firing, Ledger
@@ -149,6 +150,25 @@ def _page_with(sandbox, shop, monitor, root, guess):
 
     report.main(sandbox.stage("report", shop, "2026-01-05"))
     return (root / "reports" / "2026-01-05.html").read_text(encoding="utf-8")
+
+
+def test_the_page_says_how_far_to_trust_estimates(answer, monitor, root):
+    tables = Tables(root)
+    guesses = {"2026-01-04": (0.85, 0.8, 0.92), "2026-01-06": (0.5, 0.4, 0.6), "2026-01-07": None}
+    for day, guess in guesses.items():
+        answer(day, wrong=10)
+        monitor(day)
+        rows = tables.read("performance", [day]).drop_columns(["partition_key"])
+        [true] = rows.to_pylist()
+        if guess is not None:
+            value, low, high = guess
+            estimate = {**true, "row_id": "estimated", "value": value, "low": low, "high": high}
+            tables.write("performance", day, pa.Table.from_pylist([estimate, {**true, "value": 0.9}], schema=rows.schema))
+    monitor("2026-01-08")
+    page = (root / "reports" / "2026-01-08.html").read_text(encoding="utf-8")
+    assert "in 1 of 2 partitions whose labels have come (50%)" in page
+    assert "off by 0.225 on average" in page
+    assert "How far to trust" not in (root / "reports" / "2026-01-04.html").read_text(encoding="utf-8"), "nothing was estimated then"
 
 
 def test_a_day_without_requests_has_a_page_too(monitor, root):
