@@ -25,6 +25,7 @@ CAPTIONS = {
     "calibration": "Calibration",
     "confusion": "Confusion",
     "predicted": "Truth by prediction",
+    "slices": "The metric in parts of the hold-out",
     "losses": "Losses",
     "importance": "What the metric loses where an input is shuffled",
 }

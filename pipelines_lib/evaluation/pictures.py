@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines_lib.decision import predicted_places
+from pipelines_lib.evaluation.evidence import Measured
 from pipelines_lib.evaluation.metrics import Floats, Truth, confidence, equal_bins
 
 Curve = Sequence[tuple[float, float]]
@@ -63,6 +64,38 @@ def bars(figures: Mapping[str, float], label: str) -> str:
             f'<text x="{135 + abs(value) / top * room:.1f}" y="{y + 12}">{value:.3g}</text></g>'
         )
     return _svg(max(20, 20 * len(shown)), "".join(rows), label)
+
+
+def parts(found: Sequence[Measured], floors: Mapping[str, float], label: str) -> str:
+    """The figure of each part that has one, with its interval, and the floor of its kind (`of`) as a dashed line."""
+    shown = [(part, part.figure) for part in found if part.figure is not None][:_BARS]
+    ends = [[figure, part.lower, part.upper, floors.get(part.of)] for part, figure in shown]
+    values = [value for row in ends for value in row if value is not None]
+    low, high = min(values, default=0.0), max(values, default=1.0)
+    start, room, rows = 130, _WIDTH - 140, []
+
+    def at(value: float) -> str:
+        return f"{start + (value - low) / ((high - low) or 1.0) * room:.1f}"
+
+    for place, (part, figure) in enumerate(shown):
+        y, floor = place * 20, floors.get(part.of)
+        short = part.name if len(part.name) <= 20 else f"{part.name[:19]}…"
+        told, line = f"{part.name}: {figure:.4g} of {part.n_rows:,} rows", ""
+        if part.lower is not None and part.upper is not None:
+            told += f", {part.lower:.4g} … {part.upper:.4g}"
+            line = f'<path class="b" d="M{at(part.lower)} {y + 8}H{at(part.upper)}"/>'
+        if floor is not None:
+            told += f"; floor {floor:.4g}"
+            line += f'<path class="g" d="M{at(floor)} {y}V{y + 18}"/>'
+        rows.append(
+            f'<g><title>{escape(told)}</title><text x="0" y="{y + 12}">{escape(short)}</text>{line}<circle class="n" r="4" cx="{at(figure)}" cy="{y + 8}"/></g>'
+        )
+    base, told_ends = 20 * len(shown) + 12, scale(low, high)
+    rows += [
+        f'<text x="{x}" y="{base}" text-anchor="{anchor}">{text}</text>'
+        for x, anchor, text in zip((start, start + room), ("start", "end"), told_ends, strict=True)
+    ]
+    return _svg(base + 4, "".join(rows), label)
 
 
 def lines(curves: Mapping[str, Curve], x: str, y: str, *, diagonal: bool = False, unit: bool = True, dots: bool = False) -> str:

@@ -29,7 +29,7 @@ from pipelines_lib.evaluation.evidence import Evidence
 from pipelines_lib.evaluation.holdout import compare_with, entities_of, items_of, known_rows, known_split, sample, scores_of, truth_of
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
-from pipelines_lib.evaluation.pictures import bars, losses
+from pipelines_lib.evaluation.pictures import bars, losses, parts
 from pipelines_lib.evaluation.pictures import of_answers as pictures_of
 from pipelines_lib.features.arrow import Features, feature_columns
 from pipelines_lib.jobs.snapshot import snapshot_of
@@ -61,7 +61,7 @@ def main(stage: Stage) -> JobResult:
     evidence = _evidence(stage, challenger, champion)
     run = _logged(client, stage, challenger, evidence)
     importance = probes.importance(_probe(stage.use_case, challenger, probes.importance_rows(challenger.test)))
-    pictures = _pictures(stage.use_case, challenger, importance)
+    pictures = _pictures(stage.use_case, challenger, evidence, importance)
     page = _page(stage, challenger, evidence, pictures)
     tracking.log_texts(
         client, run.info.run_id, {tracking.EVALUATION: page, **{f"evaluation/{name}.svg": svg for name, svg in pictures.items()}}
@@ -227,10 +227,13 @@ def _logged(client: MlflowClient, stage: Stage, challenger: Challenger, evidence
     return run
 
 
-def _pictures(use_case: UseCase, challenger: Challenger, importance: dict[str, float]) -> dict[str, str]:
+def _pictures(use_case: UseCase, challenger: Challenger, evidence: Evidence, importance: dict[str, float]) -> dict[str, str]:
     """Name → SVG."""
     private = use_case.label.column in use_case.private()
     found = pictures_of(challenger.truth, challenger.scores, challenger.operating_point, private=private)
+    if any(part.figure is not None for part in evidence.slices):
+        floors = {asked.column: use_case.gate.floor if asked.floor is None else asked.floor for asked in use_case.gate.slices}
+        found["slices"] = parts(evidence.slices, floors, f"{use_case.gate.metric} of parts of the hold-out")
     found["losses"] = losses(challenger.training["history"])
     found["importance"] = bars(importance, f"loss of {use_case.gate.metric}")
     return found

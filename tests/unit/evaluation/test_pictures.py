@@ -1,5 +1,6 @@
 """Pictures and page of an evaluation: well formed, and of the right thing."""
 
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -9,7 +10,7 @@ from pipelines_lib.contracts import GateResult
 from pipelines_lib.evaluation.evidence import Evidence, Measured
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
-from pipelines_lib.evaluation.pictures import bars, losses, of_answers, scale
+from pipelines_lib.evaluation.pictures import bars, losses, of_answers, parts, scale
 
 EVIDENCE = Evidence(n_rows=100, metric=0.8, comparison=None, champion=None, incomparable=None, champion_end=None)
 
@@ -71,6 +72,21 @@ def test_what_can_not_be_drawn_is_left_out(case):
         "several": (Truth(np.ones((3, 2), bool), ("a", "b")), np.ones((3, 2), np.float32)),
     }[case]
     assert "roc" not in of_answers(truth, scores, 0.5, private=False)
+
+
+def test_parts_are_shown_with_their_interval_and_floor():
+    found = [
+        Measured(of="town", name="town <Bonn>", n_rows=60, figure=0.8, lower=0.7, upper=0.9),
+        Measured(of="town", name="town Köln", n_rows=50, figure=0.6),
+        Measured(of="town", name="town Ulm", n_rows=3, figure=None),
+    ]
+    svg = parts(found, {"town": 0.5}, "accuracy")
+    assert texts(svg) == ["town <Bonn>", "town Köln", "0.5", "0.9"]
+    titles = [element.text for element in ET.fromstring(svg).iter("{http://www.w3.org/2000/svg}title")]
+    assert titles == ["town <Bonn>: 0.8 of 60 rows, 0.7 … 0.9; floor 0.5", "town Köln: 0.6 of 50 rows; floor 0.5"]
+    [floor, _] = re.findall(r'class="g" d="M([\d.]+) ', svg)
+    assert float(floor) == 130, "the lowest of all figures stands on the left"
+    ET.fromstring(parts([], {}, "accuracy"))
 
 
 def test_bars_and_losses_are_well_formed():

@@ -53,6 +53,21 @@ def test_a_weight_is_a_number_of_copies(seed):
     assert ranked == pytest.approx(_Ranked(*again).uplift_of_first(np.ones((1, len(copies))), 0.3)[0], nan_ok=True)
 
 
+@given(st.integers(4, 50), seeds)
+def test_the_areas_are_those_under_the_curve_drawn_step_by_step(n, seed):
+    outcome, treated, uplift = experiment(n, seed)
+    share, gain = [0.0], [0.0]
+    for bound in sorted(set(uplift), reverse=True):
+        first = uplift >= bound
+        per_arm = [(outcome - outcome.mean())[first & arm].sum() / arm.sum() for arm in (treated, ~treated)]
+        share.append(first.mean())
+        gain.append(per_arm[0] - per_arm[1])
+    found = of_treatment(outcome, treated, uplift, resamples=2)
+    area = np.trapezoid(gain, share)
+    assert found["auuc"] == pytest.approx(area, abs=1e-9)
+    assert found["qini"] == pytest.approx(area - gain[-1] / 2, abs=1e-9)
+
+
 def test_where_the_truth_is_known_it_is_found():
     random = np.random.default_rng(0)
     n = 40_000
@@ -61,6 +76,7 @@ def test_where_the_truth_is_known_it_is_found():
     outcome = 5 + effect * treated + random.normal(size=n)
     found = of_treatment(outcome, treated, effect, resamples=60)
     assert found["qini"] == pytest.approx(1 / 6, abs=0.02)
+    assert found["auuc"] == pytest.approx(2 / 3, abs=0.03)
     assert found["qini_lower"] < 1 / 6 < found["qini_upper"]
     assert found["average_uplift"] == pytest.approx(1, abs=0.05)
     assert found["uplift_at_30"] == pytest.approx(1.7, abs=0.1)  # the mean of the upper 30 % of a uniform one up to 2

@@ -86,6 +86,8 @@ def test_a_use_case_that_asks_for_every_gate_gets_a_row_for_each(trained, make_c
     asked = ["slices", "calibration", "robustness", "disparate impact", "equal opportunity", "latency", "size"]
     assert list(rows)[5:] == asked
     assert all(row["figure"] is not None and row["bound"] is not None for name, row in rows.items() if name in asked)
+    page = (trained.root / "runs" / "training" / "strict" / "gate" / "report.html").read_text(encoding="utf-8")
+    assert 'aria-label="roc_auc of parts of the hold-out"' in page
 
 
 def test_a_hold_out_that_was_learned_from_is_held(trained):
