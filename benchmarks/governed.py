@@ -23,10 +23,11 @@ from pipelines_lib.evaluation.compare import standard_error
 from pipelines_lib.features.arrow import feature_columns
 from pipelines_lib.monitoring import joint
 from pipelines_lib.monitoring.answers import profile_answers
+from pipelines_lib.monitoring.drift import ColumnDrift
 from pipelines_lib.monitoring.encoding import Encoder
 from pipelines_lib.monitoring.estimate import Calibration
 from pipelines_lib.monitoring.governor import Decision, Facts, Fired, Window, decide
-from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, measured_window, performance_row
+from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, drifts_of, measured_window, performance_row
 from pipelines_lib.monitoring.performance import estimated, realised
 from pipelines_lib.monitoring.reference import Reference, Sample, inputs_by_importance
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
@@ -167,6 +168,10 @@ class Watch:
     def add(self, day: int, measured: Measured) -> None:
         """What the champion of a day measured on it."""
         self._measured[day] = measured
+
+    def drifts(self, day: int) -> list[ColumnDrift]:
+        """What was measured of each column on a day."""
+        return drifts_of(self._measured[day][0])
 
     def window(self, day: int, seen_on: int) -> Window:
         """A measured day, with the labels that have come by another."""

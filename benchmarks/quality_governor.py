@@ -2,11 +2,13 @@
 
     python benchmarks/quality_governor.py quiet [KIND …]     windows without drift of 500 to 100,000 rows
     python benchmarks/quality_governor.py made [STREAM …]    made streams with known drift
+    python benchmarks/quality_governor.py shop FILE.csv      weeks of a shop's sessions with known incidents (ecom_clickstream.csv)
     python benchmarks/quality_governor.py FILE.csv           a stream of numbers whose last column is the class (insects_gradual.csv)
 
 Set OPENBLAS_NUM_THREADS=1: threads gain nothing on matrices as small as these.
 """
 
+import datetime as dt
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from governed import NEVER, Champion, Measured, Watch, use_case_of
 from scipy.stats import beta
-from streams import FIRST, MADE, N_DAYS, NO_RETRAINING, QUIET, numbers
+from streams import FIRST, MADE, N_DAYS, NO_RETRAINING, QUIET, SHOP_START, numbers, shop
 
 MEMORY = 10
 """Days that a training learns from."""
@@ -175,11 +178,39 @@ def recorded(path: Path, n_days: int = 70) -> None:
         print(f"| {policy} | {len(found.fired)} | {np.mean(found.figures):.4f} | {found.cpu_seconds:.1f} | {shown} |", flush=True)
 
 
+def incidents(path: Path, trained_on: int = 13) -> None:
+    """Week by week, against the first thirteen: what has drifted, what is lost, which kinds of event are new, and what is decided."""
+    weeks, events = shop(path)
+    case = use_case_of(weeks[-1], min_rows=100)
+    champion, watch = Champion(case, trained_on - 1, weeks[:trained_on]), Watch(case)
+    known = {name for week in events[:trained_on] for name in week}
+    print(f"{case.gate.metric} of the hold-out: {champion.figure:.3f}")
+    print("| week from | sessions | buyers | drifted (effect) | lost (95 %) | new events | decision |", f"|{'---|' * 7}", sep="\n")
+    for week in range(trained_on, len(weeks)):
+        rows = weeks[week]
+        watch.add(week, champion.measure(rows))
+        window, decision = watch.window(week, week), watch.decide(week, champion.version)
+        assert window.loss is not None
+        drifted = [f"{drift.column} ({drift.effect:.2f})" for drift in watch.drifts(week) if drift.drifted]
+        new = [f"{name} ({events[week].count(name)})" for name in sorted({*events[week]} - known)]
+        cells = [
+            f"{SHOP_START + dt.timedelta(weeks=week)}", f"{len(rows)}", f"{pc.sum(pc.equal(rows['label'], '1')).as_py()}", ", ".join(drifted),
+            f"{window.loss.share:.1%} ({window.loss.low:.1%} to {window.loss.high:.1%})", ", ".join(new),
+            decision.action + (f" ({next(iter(decision.objections))})" if decision.objections else ""),
+        ]  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+        if decision.action == "retrain":
+            champion = Champion(case, week, weeks[week - trained_on + 1 : week + 1])
+            watch.fired.append(week)
+
+
 if __name__ == "__main__":
     what, names = sys.argv[1], sys.argv[2:]
     if what == "quiet":
         quiet(names)
     elif what == "made":
         made(names)
+    elif what == "shop":
+        incidents(Path(names[0]))
     else:
         recorded(Path(what))

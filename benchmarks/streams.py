@@ -4,6 +4,8 @@ A day is an Arrow table of inputs with a column `label`.
 """
 
 import csv
+import datetime as dt
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -161,3 +163,34 @@ def numbers(path: Path, n_days: int) -> list[pa.Table]:
         })
         for part in np.array_split(rows, n_days)
     ]  # fmt: skip
+
+
+SHOP_START = dt.date(2024, 1, 1)
+_PAGES = ("home", "catalog", "search", "product_view", "filter_results", "promo_page", "error_page", "support_chat", "add_to_cart", "cart",
+          "shipping_details", "payment_details")  # fmt: skip
+
+
+def shop(path: Path) -> tuple[list[pa.Table], list[list[str]]]:
+    """`ecom_clickstream.csv` by weeks: its sessions, of which some end with a purchase, and the names of all events.
+
+    Of a session a model knows who came and which pages were seen before the purchase, if there was one.
+    """
+    sessions: dict[str, list[dict[str, str]]] = defaultdict(list)
+    with path.open(encoding="utf-8") as file:
+        for event in csv.DictReader(file):
+            sessions[event["session_id"]].append(event)
+    weeks: dict[int, list[dict[str, object]]] = defaultdict(list)
+    events: dict[int, list[str]] = defaultdict(list)
+    for rows in sessions.values():
+        rows.sort(key=lambda event: event["timestamp"])
+        week = (dt.date.fromisoformat(rows[0]["timestamp"][:10]) - SHOP_START).days // 7
+        names = [event["event"] for event in rows]
+        events[week] += names
+        seen = names[: names.index("purchase")] if "purchase" in names else names
+        weeks[week].append({
+            **{name: rows[0][name] for name in ("platform", "acquisition_channel", "user_cohort", "user_lifecycle")},
+            "entry": names[0], "hour": float(rows[0]["timestamp"][11:13]), "length": float(len(seen)),
+            **{f"n_{page}": float(seen.count(page)) for page in _PAGES},
+            "label": "1" if "purchase" in names else "0",
+        })  # fmt: skip
+    return [pa.Table.from_pylist(weeks[week]) for week in sorted(weeks)], [events[week] for week in sorted(events)]
