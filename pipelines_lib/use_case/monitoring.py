@@ -41,7 +41,7 @@ class Monitoring(Settings):
     """Drifted partitions …"""
     of: int = Field(default=3, ge=1)
     """… among the last so many that make a retraining."""
-    cooldown: int = Field(default=6, ge=0)
+    cooldown: int = Field(default=5, ge=0)
     """Partitions after a retraining in which no other is fired; at least one, and twice as many each time, while the champion it was to
     replace still serves."""
     max_retrainings: int = Field(default=4, ge=0)
