@@ -7,12 +7,12 @@ what is under way and until when, and the servers kept their counts.
 import logging
 import math
 import time
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
 from pipelines_lib.contracts import ModelRef
-from pipelines_lib.errors import Held
+from pipelines_lib.errors import Held, SluiceError
 from pipelines_lib.jobs.deploy import place_of_stage, refuse
 from pipelines_lib.jobs.stage import Stage
 from pipelines_lib.serving.place import Place
@@ -53,7 +53,10 @@ def roll_out(stage: Stage, model: ModelRef) -> dict[str, Any]:
         _hold_if_ended(stage, model)
         report = watch.look()
         if (lost := watch.lost()) is not None:
-            _refuse(stage, model, lost, report, traffic)
+            try:
+                _refuse(stage, model, lost, report, traffic)
+            finally:
+                _put_up_again(place)
         enough = report.challenger.requests >= asked.requests
         if (why := problem(report, asked, final=enough)) is not None:
             _refuse(stage, model, why, report, traffic)
@@ -155,12 +158,16 @@ def _hold_if_ended(stage: Stage, model: ModelRef) -> None:
         )
 
 
-def _refuse(stage: Stage, model: ModelRef, why: str, report: Report, traffic: Traffic) -> None:
+def _refuse(stage: Stage, model: ModelRef, why: str, report: Report, traffic: Traffic) -> NoReturn:
+    refuse(stage, model, why, {"rollout": figures(report, traffic)})
+
+
+def _put_up_again(place: Place) -> None:
+    """A process of the users' that the challenger took along is not started again by anybody else."""
     try:
-        refuse(stage, model, why, {"rollout": figures(report, traffic)})
-    finally:
-        # A process of the users' that the challenger took along is not started again by anybody else.
-        place_of_stage(stage).put_up(candidate=False)
+        place.put_up(candidate=False)
+    except SluiceError:
+        log.exception("the users' servers could not be put up again; `sluice serve` does it")
 
 
 class _Watch:

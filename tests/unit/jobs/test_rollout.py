@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pipelines_lib.contracts import ModelRef
-from pipelines_lib.errors import Held
+from pipelines_lib.errors import Held, Unavailable
 from pipelines_lib.jobs import deploy, rollout
 from pipelines_lib.jobs.rollout import chance_of, problem, roll_out
 from pipelines_lib.serving.pointer import Deployment, Traffic, read_pointer, write_pointer
@@ -172,7 +172,7 @@ def test_one_that_fails_more_often_is_rolled_back_at_once(place, stage):
     assert held.value.figures["rollout"]["challenger"]["errors"] == 6
     pointer = read_pointer(made.root)
     assert (pointer.model, pointer.traffic) == (FIRST, None)
-    assert place.calls == [("admit", 0.1), ("end", True), ("put_up", False)]
+    assert place.calls == [("admit", 0.1), ("end", True)]
 
 
 def test_too_few_requests_hold_with_a_remedy(place, stage):
@@ -243,6 +243,25 @@ def test_another_deployment_ends_it_and_is_left_alone(place, stage):
         roll_out(made, SECOND)
     assert read_pointer(made.root).model == THIRD
     assert ("end", True) not in place.calls
+
+
+def test_that_they_cannot_be_put_up_again_does_not_hide_the_reason(place, stage, monkeypatch, caplog):
+    monkeypatch.setattr(rollout, "LOST_SECONDS", 0.0)
+    place.looks[False] = [report(counts(50), counts(6)), None]
+
+    def cannot(*, candidate):
+        raise Unavailable("no port is free")
+
+    place.put_up = cannot
+    with pytest.raises(Held, match="no server told of the roll-out"):
+        roll_out(stage(), SECOND)
+    assert "no port is free" in caplog.text
+
+
+def test_a_canary_leaves_the_champion_enough_to_be_compared_by():
+    with pytest.raises(ValueError, match=r"share 0\.6 of a canary is more than one half.*`mode: shadow`"):
+        Rollout(mode="canary", share=0.6)
+    assert Rollout(mode="shadow", share=1.0).share == 1
 
 
 @pytest.mark.parametrize("first", [True, False])
