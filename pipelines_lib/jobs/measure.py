@@ -16,7 +16,7 @@ from pipelines_lib.contracts import JobResult, ModelRef
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
 from pipelines_lib.jobs.stage import Stage, run_stage
-from pipelines_lib.monitoring.answers import answer_keys, answered, main_version
+from pipelines_lib.monitoring.answers import answer_keys, answered, main_version, with_answers_of
 from pipelines_lib.monitoring.estimate import LossModel
 from pipelines_lib.monitoring.health import health
 from pipelines_lib.monitoring.history import LOOK_BACK, PERFORMANCE, drift_rows, performance_row, window
@@ -42,7 +42,8 @@ def main(stage: Stage) -> JobResult:
     key = stage.spec.partition_key
     tables = Tables(stage.root)
     [row] = tables.read("profiles", [key]).to_pylist()
-    version = main_version({int(v): n for v, n in json.loads(row["versions"]).items()})
+    by_version = {int(v): n for v, n in json.loads(row["versions"]).items()}
+    version = main_version(by_version)
     fared = health(tables, stage.use_case, key, row["n_rows"])
     tables.write("health", key, fared.row())
     if version is None:
@@ -59,7 +60,10 @@ def main(stage: Stage) -> JobResult:
     rows_now = _rows(stage, tables, today, reference)
     if not rows_now.num_rows:
         raise DataError(f"the answers of version {version} on {key} have been replaced since they were profiled; clear `profile`")
-    drifts = drift_of_answers(reference, DataProfile.from_json(row["profile_json"]), rows_now, stage.use_case.monitoring.psi)
+    profile = DataProfile.from_json(row["profile_json"])
+    if len(by_version) > 1:
+        profile = with_answers_of(profile, rows_now, stage.use_case)
+    drifts = drift_of_answers(reference, profile, rows_now, stage.use_case.monitoring.psi)
     if not drifts:
         raise DataError(f"version {version} was trained on none of the columns that {key} has; train again with the use case as it is now")
     rows = drift_rows(drifts, version)

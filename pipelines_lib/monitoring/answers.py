@@ -92,10 +92,21 @@ def profile_answers(rows: pa.Table | None, use_case: UseCase) -> DataProfile:
     n = 0 if rows is None else rows.num_rows
     absent = pa.chunked_array([pa.nulls(n, pa.string())])
     columns = Features(lambda name: absent if rows is None or name not in rows.column_names else rows[name], [*types], types)
-    scores = [] if rows is None else rows["score"].to_numpy()
+    return profile_columns(columns, types, **_said(rows, use_case))
+
+
+def with_answers_of(profile: DataProfile, rows: pa.Table, use_case: UseCase) -> DataProfile:
+    """`profile` with the answers in `rows` alone: one version's, of a partition that several answered. What was asked is the service's, whoever answered."""
+    own = profile_columns({}, {}, **_said(rows, use_case))
+    return DataProfile(profile.n_rows, {**profile.columns, **own.columns})
+
+
+def _said(rows: pa.Table | None, use_case: UseCase) -> dict[str, Column]:
+    """Scores, and predictions where they are classes, as `profile_columns` takes them."""
+    scores: dict[str, Column] = {"scores": [] if rows is None else rows["score"].to_numpy()}
     if use_case.task == "regression":
-        return profile_columns(columns, types, scores=scores)
-    return profile_columns(columns, types, scores=scores, predictions=[] if rows is None else feature_column(rows["prediction"], "string"))
+        return scores
+    return {**scores, "predictions": [] if rows is None else feature_column(rows["prediction"], "string")}
 
 
 def versions(rows: pa.Table | None) -> dict[int, int]:

@@ -54,6 +54,16 @@ def test_a_day_is_compared_with_the_version_that_answered_most(answer, monitor, 
     assert monitor(DAY)["measure"].outputs["model_version"] == 2
 
 
+def test_a_challengers_answers_are_no_drift_of_the_champions(answer, monitor, deploy, root):
+    deploy(root, 1)
+    deploy(root, 2, bias=9)
+    answer(DAY, version=1)
+    answer(DAY, version=2, n=90)  # a canary of nearly one half, which says yes to everything
+    measured = monitor(DAY)["measure"]
+    assert (measured.outputs["model_version"], measured.figures["n_rows"]) == (1, 200)
+    assert (measured.figures["drifted"], measured.figures["prediction_drifted"]) == ([], False)
+
+
 def test_a_day_without_requests_or_labels(monitor, deploy, answer, root):
     deploy(root, 1)
     figures = monitor(DAY)["measure"].figures
