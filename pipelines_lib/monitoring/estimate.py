@@ -22,6 +22,8 @@ Floats = npt.NDArray[np.float64]
 _DRAWS = 200
 _DRAWN_ROWS = 1000
 _Z975 = 1.96
+_MOST = {"log_loss": np.inf}
+"""The largest value of a classifier's metric, where it is not 1."""
 _GROUPS = 10
 _FIT_ROWS = 20_000
 _DRAWN_CHANCES = 50_000
@@ -83,7 +85,7 @@ class Calibration:
         figures = {name: _twice(name, scores, operating_point) for name in names}
         spread = self._spread(scores, lambda places: {name: _twice(name, scores[places], operating_point) for name in names})
         chances = self.chances(scores)[None]
-        return {name: _between(float(figure(chances)[0]), spread[name]) for name, figure in figures.items()}
+        return {name: _between(float(figure(chances)[0]), spread[name], _MOST.get(name, 1.0)) for name, figure in figures.items()}
 
     def accuracy(self, scores: Floats) -> dict[str, Estimated]:
         """Accuracy of a model by the scores [n] of the classes that it predicted, at least one."""
@@ -224,7 +226,8 @@ class ClassCalibration:
         for name in names:
             figure = _of_classes(name, some)
             error = float(np.sqrt(_variance(figure(came)) * len(some) / n_rows + _variance(figure(others))))
-            found[name] = _between(float(_of_classes(name, scores)(now)[0]), error)
+            most = 2.0 if name == "brier" else _MOST.get(name, 1.0)
+            found[name] = _between(float(_of_classes(name, scores)(now)[0]), error, most)
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -259,8 +262,10 @@ def _decoded(text: str) -> Floats:
     return np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float64)
 
 
-def _between(value: float, error: float) -> Estimated:
-    return Estimated(value=value, low=value - _Z975 * error, high=value + _Z975 * error)
+def _between(value: float, error: float, most: float = 1.0) -> Estimated:
+    """The interval does not go beyond what the metric can be, 0 to `most`."""
+    low, high = np.clip([value - _Z975 * error, value + _Z975 * error], 0.0, most).tolist()
+    return Estimated(value=value, low=low, high=high)
 
 
 def _variance(figures: Floats) -> float:

@@ -96,6 +96,16 @@ def test_one_row_is_enough_to_be_told_what_can_be_told():
     assert np.isnan(found["roc_auc"].low)
 
 
+def test_no_interval_goes_beyond_what_the_metric_can_be():
+    good = np.r_[np.full(30, 0.98), np.full(30, 0.01)]
+    found = Calibration(np.array([1.0, 1.0, 0.0]), np.eye(3) * 0.5).binary(["accuracy", "roc_auc", "brier", "log_loss"], good, None)
+    assert (found["accuracy"].high, found["roc_auc"].high, found["brier"].low, found["log_loss"].low) == (1.0, 1.0, 0.0, 0.0)
+    unsure = ClassCalibration(np.array([[1.0] * 3, [0.0] * 3]), np.eye(6) * 9.0).estimate(OF_CLASSES, np.full((3, 3), 1 / 3))
+    assert all(
+        0 <= one.low <= one.high <= {"brier": 2.0, "log_loss": np.inf}.get(name, 1.0) for name, one in unsure.items() if name != "roc_auc"
+    )
+
+
 def harder_for_large(rng, n, shift=0.0):
     x = rng.normal(shift, 1.0, n)
     return {"x": x, "score": x * 2}, rng.normal(0, 0.2 + np.abs(x), n)
