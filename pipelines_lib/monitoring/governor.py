@@ -286,7 +286,9 @@ def _objections(evidence: _Evidence, settings: Monitoring, facts: Facts) -> Iter
 def _against_this_partition(evidence: _Evidence, settings: Monitoring, facts: Facts) -> Iterator[tuple[str, str]]:
     """What the partition decided on says itself; what became of performance outranks its inputs."""
     here = evidence.here
-    if here is None or here.n_rows < settings.min_rows:
+    if here is not None and here.bad_data:
+        yield "bad_data", f"bad data rather than drift in {here.partition_key}: {here.bad_data}. Mend it; nothing is trained on it"
+    elif here is None or here.n_rows < settings.min_rows:
         n_rows = here.n_rows if here else 0
         yield (
             "min_rows",
@@ -299,8 +301,6 @@ def _against_this_partition(evidence: _Evidence, settings: Monitoring, facts: Fa
         )
     elif not here.moved(settings) and not here.lost(settings) and not evidence.is_lost:
         yield "quiet", _quiet(here, settings) + _labels(evidence, settings)
-    elif here.bad_data:
-        yield "bad_data", f"bad data rather than drift in {here.partition_key}: {here.bad_data}. Mend it; nothing is trained on it"
     elif not here.drifted(settings) and not evidence.is_lost:
         often = sum(window.moved(settings) for window in evidence.counted) >= settings.need
         yield "no_loss" if often else "kept", _no_loss(here, settings) + _labels(evidence, settings)

@@ -29,6 +29,9 @@ LOOK_BACK = 60
 _Z995 = 2.576
 """Of the hold-out's figure 99 % are allowed for, and 95 % of a partition's: all partitions of a champion are held against the same one."""
 
+_BY_CHANCE = 1e-6
+"""How rarely a column of few rows may be taken for a broken one."""
+
 DRIFT = pa.schema(
     {
         "row_id": pa.string(),
@@ -254,8 +257,7 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
     drifts = drifts_of(rows)
     drifted = [drift for drift in drifts if drift.drifted and (drift.effect or 0.0) >= psi]
     inputs = [drift for drift in drifts if drift.kind == "input"]
-    # A feature that nobody sent is a broken feed: a model trained on it would learn to do without.
-    empty = sorted(drift.column for drift in inputs if drift.missing_now == 1 and drift.missing_reference < 0.5)
+    empty = sorted(drift.column for drift in inputs if _is_broken(drift))
     return Window(
         partition_key=partition_key,
         n_rows=max(drift.n_now for drift in drifts),
@@ -267,6 +269,12 @@ def window(partition_key: str, rows: pa.Table, psi: float = 0.0) -> Window:
         prediction_drifted=any(drift.kind == "prediction" for drift in drifted),
         bad_data=f"no row has a value of {', '.join(empty)}" if empty else "",
     )
+
+
+def _is_broken(drift: ColumnDrift) -> bool:
+    """Whether nobody sent the feature, and chance does not explain it in so few rows: a model trained on it would learn to do without."""
+    usual = max(drift.missing_reference, 1 / max(drift.n_reference, 1))
+    return drift.missing_now == 1 and usual < 0.5 and usual**drift.n_now < _BY_CHANCE
 
 
 def labelled_windows(tables: Tables, use_case: UseCase, partition_key: str, model_version: int) -> list[Window]:

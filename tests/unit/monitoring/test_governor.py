@@ -245,7 +245,10 @@ def test_bad_data_trains_no_model():
         "bad data rather than drift in 2026-01-11: its data was held (too many rows). Mend it; nothing is trained on it"
     )
     assert refusal([window(9, bad_data="its data was held"), window(10)], facts(10))[0] == "need", "and counts for no other day"
-    assert refusal([window(10, n_drifted=0, bad_data="its data was held")], facts(10))[0] == "quiet"
+    for quiet in (window(10, n_drifted=0, bad_data="its data was held"), window(10, n_rows=3, bad_data="its data was held")):
+        assert decide([quiet], SETTINGS, facts(10)).reason == (
+            "bad data rather than drift in 2026-01-11: its data was held. Mend it; nothing is trained on it"
+        )
 
 
 def test_what_a_retraining_may_cost_and_must_bring():

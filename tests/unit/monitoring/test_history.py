@@ -32,6 +32,21 @@ def test_a_loss_is_no_surer_than_the_figure_it_is_held_against(loss):
     assert loss("estimated", reference_error=0.04) == loss("estimated"), "which was calibrated on the hold-out's rows"
 
 
+def test_a_calibration_error_is_no_loss(loss):
+    assert loss("realised", metric="calibration_error") is None
+
+
+@pytest.mark.parametrize(
+    ("missing_then", "n_now", "broken"), [(0, 1, False), (0, 3, True), (80, 3, False), (80, 9, True), (240, 400, False)]
+)
+def test_a_column_without_any_value_is_bad_data_where_chance_does_not_explain_it(missing_then, n_now, broken, make_use_case):
+    """Of 400 rows so many had none when the model was trained."""
+    then = profile_columns({"x": [None] * missing_then + [1.0, 2.0] * (200 - missing_then // 2)}, {"x": "number"})
+    now = profile_columns({"x": [None] * n_now}, {"x": "number"})
+    found = measured_window(make_use_case(), DAY, drift_rows(compare(then, now, 0.2), model_version=1), None, None)
+    assert found.bad_data == ("no row has a value of x" if broken else "")
+
+
 def test_rows_of_before_the_error_was_kept_are_read(loss, make_use_case):
     row = performance_row("realised", metric="roc_auc", value=0.72, low=0.70, high=0.74, reference=0.8, n_rows=400, model_version=1)
     table = pa.Table.from_pylist([row], schema=PERFORMANCE).drop_columns(["reference_error"])
