@@ -30,7 +30,7 @@ from pipelines_lib.data.raw import raw_rows
 from pipelines_lib.data.sources.files import read_file
 from pipelines_lib.data.typed import Typed, typed
 from pipelines_lib.errors import BadInput, ConfigError
-from pipelines_lib.use_case import Source, UseCase
+from pipelines_lib.use_case import SHOWN_ALONE, Source, UseCase
 from pipelines_lib.use_case.remote import PLACEHOLDERS
 
 At = Callable[..., str]
@@ -64,17 +64,33 @@ def check_use_case(project: Project, name: str) -> list[str]:
         problems += _values(path, use_case, rows, at)
     if use_case.label.join is not None and (truths := _file(project, use_case.label.join.source)) is not None:
         problems += truth_problems(truths, use_case.label.join, at, private=bool(use_case.private()))
-    problems += [*_prices(project, use_case, at), *_signing_key(use_case, at), *use_case_problems(project, use_case, at)]
+    problems += [
+        *_prices(project, use_case, at),
+        *_signing_key(use_case, at),
+        *_loss(use_case, at),
+        *use_case_problems(project, use_case, at),
+    ]
     return [*problems, *_expectations(use_case, rows, at), *_hooks(settings.with_name("hooks.py"), use_case, rows, at)]
 
 
 def _prices(project: Project, use_case: UseCase, at: At) -> Iterator[str]:
     """What asks for prices that the profile does not have."""
     asking: list[tuple[str, ...]] = [("budget",)] if use_case.budget is not None else []
+    asking += [("monitoring", "max_cost")] if use_case.monitoring.max_cost is not None else []
     asking += [("tuning", "cost")] if use_case.tuning is not None and use_case.tuning.cost is not None else []
     if asking and (profile := project.profile()).cloud is None:
         for field in asking:
             yield at(f"profile {profile.name} names no cloud whose prices count; set its `cloud` and `prices`, or remove this", *field)
+
+
+def _loss(use_case: UseCase, at: At) -> Iterator[str]:
+    """A metric of whose loss no partition can tell."""
+    if use_case.monitoring.loss is not None and use_case.gate.metric in SHOWN_ALONE:
+        yield at(
+            f"{use_case.gate.metric} grows by chance where rows are few, so monitoring shows it, and takes it for no loss: the inputs decide alone. "
+            "Say so with `monitoring: {loss: null}`, or judge by another metric and bound this one by gate.calibration",
+            *("gate", "metric"),
+        )
 
 
 def _signing_key(use_case: UseCase, at: At) -> Iterator[str]:

@@ -22,7 +22,7 @@ from pipelines_lib.errors import ConfigError, DataError
 from pipelines_lib.monitoring.drift import ColumnDrift
 from pipelines_lib.monitoring.governor import Action, Fired, Loss, Window
 from pipelines_lib.store import StorePath, read_json
-from pipelines_lib.use_case import HIGHER_IS_BETTER, UseCase
+from pipelines_lib.use_case import HIGHER_IS_BETTER, SHOWN_ALONE, UseCase
 
 LOOK_BACK = 60
 """Partitions whose late labels are waited for."""
@@ -310,12 +310,21 @@ def measured_window(
 
 
 def _loss(use_case: UseCase, performance: pa.Table, model_version: int) -> Loss | None:
-    """What was realised, where labels have come for as many rows as count; else what is estimated."""
+    """What was realised, where labels have come for as many rows as count; else what is estimated.
+
+    None of a metric that a partition says nothing of: a calibration error is the larger by chance the fewer the rows are.
+    """
     rows = {row["row_id"]: row for row in performance.to_pylist() if row["model_version"] == model_version}
     enough = {"realised": use_case.monitoring.min_rows, "estimated": 0}
     for source, least in enough.items():
         row = rows.get(source)
-        if row is None or row["n_rows"] < least or None in (row["value"], row["low"], row["high"]) or not row["reference"]:
+        if (
+            row is None
+            or row["metric"] in SHOWN_ALONE
+            or row["n_rows"] < least
+            or None in (row["value"], row["low"], row["high"])
+            or not row["reference"]
+        ):
             continue
         sign, scale = (1 if HIGHER_IS_BETTER[row["metric"]] else -1), abs(row["reference"])
         share, *ends = (sign * (row["reference"] - row[name]) / scale for name in ("value", "low", "high"))

@@ -10,7 +10,7 @@ from pipelines_lib.use_case.columns import RESERVED_COLUMNS, Column, ColumnType,
 from pipelines_lib.use_case.gate import Gate
 from pipelines_lib.use_case.joins import Join
 from pipelines_lib.use_case.label import LIKELY, Label, classes_in
-from pipelines_lib.use_case.monitoring import Monitoring
+from pipelines_lib.use_case.monitoring import SHOWN_ALONE, Monitoring
 from pipelines_lib.use_case.privacy import Privacy
 from pipelines_lib.use_case.quality import Quality, Upstream
 from pipelines_lib.use_case.remote import Http, Sensors, Sql
@@ -28,6 +28,7 @@ __all__ = [
     "METRICS",
     "OF_LISTS",
     "RESERVED_COLUMNS",
+    "SHOWN_ALONE",
     "CleaningStep",
     "Column",
     "ColumnType",

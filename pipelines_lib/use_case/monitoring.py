@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 
 from pipelines_lib.use_case.base import Settings
 
+SHOWN_ALONE = {"calibration_error"}
+"""Metrics of whose loss a partition says nothing, since they grow by chance where rows are few."""
+
 
 class QuietPeriod(Settings):
     """Days on which no retraining is fired: a freeze, a sale, a holiday whose data is like no other."""

@@ -287,6 +287,14 @@ def test_trials_that_are_pods_need_a_database(project):
     assert problem.startswith("use_case.yaml:23: tuning: trials are pods, each of which would have a SQLite file of its own")
 
 
+@pytest.mark.parametrize(("more", "n_problems"), [("", 1), ("monitoring: {loss: null}\n", 0)])
+def test_a_metric_of_whose_loss_monitoring_can_tell_nothing(project, more, n_problems):
+    problems = check(project, SETTINGS.replace("metric: roc_auc", "metric: calibration_error") + more)
+    assert [problem.split(": ")[1:3] for problem in problems] == [
+        ["gate.metric", "calibration_error grows by chance where rows are few, so monitoring shows it, and takes it for no loss"]
+    ] * n_problems
+
+
 def test_a_budget_needs_prices(project):
     profiles = project.folder / "include" / "profiles"
     profiles.mkdir(parents=True)
@@ -294,10 +302,14 @@ def test_a_budget_needs_prices(project):
         "name: local\nstore: s\ntracking_uri: t\nprices: {here: {currency: USD, cpu_hour: 1, memory_gib_hour: 0, gpu_hour: {default: 1}}}\n"
     )
     (profiles / "local.yaml").write_text(profile)
-    settings = SETTINGS + "budget: 2\ntuning: {cost: 1, space: {learning_rate: [0.1, 0.2]}}\n"
+    settings = SETTINGS + "budget: 2\ntuning: {cost: 1, space: {learning_rate: [0.1, 0.2]}}\nmonitoring: {max_cost: 3}\n"
     problems = check(project, settings)
 
-    assert [problem.split(": ")[:2] for problem in problems] == [["use_case.yaml:23", "budget"], ["use_case.yaml:24", "tuning.cost"]]
+    assert [problem.split(": ")[:2] for problem in problems] == [
+        ["use_case.yaml:23", "budget"],
+        ["use_case.yaml:25", "monitoring.max_cost"],
+        ["use_case.yaml:24", "tuning.cost"],
+    ]
     assert "profile local names no cloud whose prices count; set its `cloud` and `prices`, or remove this" in problems[0]
     (profiles / "local.yaml").write_text(profile + "cloud: here\n")
     assert check_use_case(project, "shop") == []

@@ -16,8 +16,8 @@ def loss(make_use_case):
     profile = profile_columns({"x": [1.0, 2.0] * 200}, {"x": "number"})
     drift = drift_rows(compare(profile, profile, 0.2), model_version=1)
 
-    def of(source, **more):
-        row = performance_row(source, metric="roc_auc", value=0.72, low=0.70, high=0.74, reference=0.8, n_rows=400, model_version=1, **more)
+    def of(source, metric="roc_auc", **more):
+        row = performance_row(source, metric=metric, value=0.72, low=0.70, high=0.74, reference=0.8, n_rows=400, model_version=1, **more)
         return measured_window(make_use_case(), DAY, drift, pa.Table.from_pylist([row], schema=PERFORMANCE), None).loss
 
     return of
