@@ -143,25 +143,32 @@ def _slices(settings: Gate, evidence: Evidence) -> GateResult | None:
         return None
     floors = {asked.column: settings.floor if asked.floor is None else asked.floor for asked in settings.slices}
     higher = HIGHER_IS_BETTER[settings.metric]
-    judged = [part for part in evidence.slices if part.figure is not None and part.of in floors]
-    if not judged:
-        return _result("slices", True, None, None, "no part has the rows to be judged (gate.slices, min_rows)")
+    judged = [part for part in evidence.slices if _is_known(part) and part.of in floors]
 
     def room(part: Measured) -> float:
         """How far the interval's better end is from the floor; negative where the part is proven to miss it."""
         end = part.upper if higher else part.lower
-        return float("inf") if end is None else (end - floors[part.of]) * (1 if higher else -1)
+        assert end is not None, "the part is known"
+        return (end - floors[part.of]) * (1 if higher else -1)
 
-    worst = min(judged, key=room)
-    failed = [part for part in judged if room(part) < 0]
-    bound = floors[worst.of]
-    said = [f"{_shown(part)}, and it must be at {'least' if higher else 'most'} {floors[part.of]:g}" for part in failed]
-    few = len(evidence.slices) - len(judged)
-    reason = (
-        "; ".join(said)
-        or f"no part of {len(judged)} is proven to miss its floor{f', {few} have too few rows' if few else ''}; nearest: {_shown(worst)}"
-    )
-    return _result("slices", not failed, worst.figure, bound, reason)
+    said = [f"{_shown(part)}, and it must be at {'least' if higher else 'most'} {floors[part.of]:g}" for part in judged if room(part) < 0]
+    said += _not_there(settings, evidence) + [
+        f"no part of {column} has the rows, of enough owners and of both classes, to be judged; lower its min_rows in gate.slices, or widen training.window"
+        for column in floors
+        if column not in {part.of for part in judged}
+    ]
+    if not judged:
+        return _result("slices", False, None, None, "; ".join(said))
+    worst, few = min(judged, key=room), len(evidence.slices) - len(judged)
+    passed = f"no part of {len(judged)} is proven to miss its floor{f', {few} have too few rows' if few else ''}; nearest: {_shown(worst)}"
+    return _result("slices", not said, worst.figure, floors[worst.of], "; ".join(said) or passed)
+
+
+def _not_there(settings: Gate, evidence: Evidence) -> list[str]:
+    """A sentence on the parts that `values` asks for and of which the hold-out has no row: a typing error would switch their floor off."""
+    named = {asked.column for asked in settings.slices if asked.values}
+    absent = [part.name for part in evidence.slices if part.of in named and not part.n_rows]
+    return [f"the hold-out has no row of {', '.join(absent)}; correct `values` in gate.slices, or widen training.window"] if absent else []
 
 
 def _calibration(settings: Gate, evidence: Evidence) -> GateResult | None:
@@ -206,15 +213,14 @@ def _opportunity(settings: Gate, evidence: Evidence) -> GateResult | None:
 def _fair(gate: str, bounds: Mapping[str, float], groups: Sequence[Measured], *, lower_is_worse: bool) -> GateResult | None:
     if not bounds:
         return None
-    known = [(group.figure, group) for group in groups if group.figure is not None and group.of in bounds]
+    known = [(group.figure, group) for group in groups if group.figure is not None and _is_known(group) and group.of in bounds]
+    blind = [
+        f"no two groups of {column} have the rows, or the yeses, to be compared; lower min_rows or threshold in gate.fairness, or widen training.window"
+        for column in bounds
+        if column not in {group.of for _, group in known}
+    ]
     if not known:
-        return _result(
-            gate,
-            False,
-            None,
-            None,
-            "no two groups have the rows, or the yeses, to be compared; lower min_rows or threshold in gate.fairness, or widen training.window",
-        )
+        return _result(gate, False, None, None, "; ".join(blind))
 
     def proven(group: Measured) -> bool:
         end = group.upper if lower_is_worse else group.lower
@@ -223,8 +229,11 @@ def _fair(gate: str, bounds: Mapping[str, float], groups: Sequence[Measured], *,
     failed = [group for _, group in known if proven(group)]
     figure, worst = (min if lower_is_worse else max)(known, key=lambda pair: pair[0])
     asked = f"at {'least' if lower_is_worse else 'most'} {bounds[worst.of]:g} asked"
-    shown = "; ".join(map(_shown, failed)) or f"no gap beyond the bound is proven; widest: {_shown(worst)}"
-    return _result(gate, not failed, figure, bounds[worst.of], f"{shown}; {asked}")
+    few = sum(not _is_known(group) for group in groups)
+    shown = "; ".join(map(_shown, failed)) or (
+        f"no gap beyond the bound is proven{f', {few} groups have too few rows' if few else ''}; widest: {_shown(worst)}"
+    )
+    return _result(gate, not failed and not blind, figure, bounds[worst.of], "; ".join([f"{shown}; {asked}", *blind]))
 
 
 def _latency(settings: Gate, evidence: Evidence) -> GateResult | None:
@@ -274,6 +283,11 @@ def gained_points(comparison: Comparison) -> float:
     if HIGHER_IS_BETTER[comparison.metric] or comparison.metric in ("brier", "calibration_error"):
         return 100 * comparison.difference
     return 100 * comparison.difference / comparison.champion if comparison.champion else 0.0
+
+
+def _is_known(part: Measured) -> bool:
+    """Whether it can be judged: a figure without an interval proves nothing."""
+    return None not in (part.figure, part.lower, part.upper)
 
 
 def _shown(part: Measured) -> str:

@@ -199,7 +199,40 @@ def test_a_part_holds_where_it_is_proven_to_miss_its_floor():
         "pass",
         "no part of 1 is proven to miss its floor, 1 have too few rows; nearest: town Köln 0.5000 (100 rows, 0.3000 … 0.7000)",
     )
-    assert asked(slices, slices=(small,))["slices"].verdict == "pass"
+
+
+def test_a_gate_that_could_judge_nothing_of_a_column_holds():
+    good, small, no_interval = part("town Bonn", 0.9, 0.8, 0.95), part("town Ulm", None, n_rows=3), part("town Köln", 0.9)
+    for found in ((), (small,), (no_interval,)):
+        result = asked({"slices": [{"column": "town"}]}, slices=found)["slices"]
+        assert result.verdict == "hold"
+        assert result.reason.startswith("no part of town has the rows")
+    two = {"slices": [{"column": "town"}, {"column": "age"}]}
+    result = asked(two, slices=(good, part("age ≤ 30", None, of="age", n_rows=7)))["slices"]
+    assert (result.verdict, result.figure) == ("hold", 0.9)
+    assert result.reason.startswith("no part of age has the rows")
+
+
+def test_a_value_that_the_hold_out_does_not_have_holds():
+    settings = {"slices": [{"column": "town", "values": ["Bonn", "Klön"]}]}
+    good, mistyped = part("town Bonn", 0.9, 0.8, 0.95), part("town Klön", None, n_rows=0)
+    assert asked(settings, slices=(good, mistyped))["slices"].reason == (
+        "the hold-out has no row of town Klön; correct `values` in gate.slices, or widen training.window"
+    )
+    assert asked(settings, slices=(good, part("town Klön", None, n_rows=3)))["slices"].verdict == "pass", "it is there, and small"
+    empty = asked(
+        {"slices": [{"column": "age"}]}, slices=(part("age ≤ 5", 0.9, 0.8, 0.95, of="age"), part("age > 5", None, of="age", n_rows=0))
+    )
+    assert empty["slices"].verdict == "pass", "nobody named that range"
+
+
+def test_of_two_columns_of_groups_one_that_can_not_be_compared_holds():
+    settings = {"fairness": [{"column": "sex"}, {"column": "age"}]}
+    fair = {"impact": (part("f against m", 0.95, 0.9, 1.0, of="sex"),), "opportunity": (part("f against m", 0.02, 0.0, 0.05, of="sex"),)}
+    found = asked(settings, **fair)
+    assert [result.verdict for result in found.values()] == ["hold", "hold"]
+    assert "no two groups of age have the rows" in found["disparate impact"].reason
+    assert {r.verdict for r in asked({"fairness": [{"column": "sex"}]}, **fair).values()} == {"pass"}
 
 
 def test_the_floor_of_a_part_is_a_ceiling_for_losses_and_the_gates_own_when_absent():
