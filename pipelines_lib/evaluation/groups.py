@@ -1,6 +1,6 @@
 """How the model does on parts of the hold-out, and whether it treats groups of people alike."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -8,10 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines_lib.evaluation.compare import draws, interval
+from pipelines_lib.evaluation.compare import MIN_OWNERS, draws, interval
 from pipelines_lib.evaluation.evidence import Measured
 from pipelines_lib.evaluation.holdout import entities_of
-from pipelines_lib.evaluation.metrics import Floats, Truth, prepare
+from pipelines_lib.evaluation.metrics import Truth, prepare
+from pipelines_lib.evaluation.rates import Gap, Rate, ratio, shortfall
 from pipelines_lib.use_case import LIKELY, UseCase
 from pipelines_lib.use_case.gate import Fairness, Slice
 
@@ -33,8 +34,10 @@ def slices(use_case: UseCase, test: pa.Table, truth: Truth, scores: NDArray[np.f
             metric = prepare(gate.metric, truth.of(mine), scores[mine], operating_point)
             own = None if groups is None else np.unique(groups[mine], return_inverse=True)[1]
             drawn = np.concatenate([metric(weights) for weights in draws(n_rows, own, gate.resamples, use_case.training.seed)])
+            lower, upper = interval(drawn, gate.confidence, n_rows if own is None else int(own.max()) + 1)
             figure = float(metric(np.ones((1, n_rows)))[0])
-            found.append(_measured(Measured(of=asked.column, name=name, n_rows=n_rows, figure=figure), drawn, gate.confidence))
+            known = figure if np.isfinite(figure) else None
+            found.append(Measured(of=asked.column, name=name, n_rows=n_rows, figure=known, lower=lower, upper=upper))
     return found
 
 
@@ -67,69 +70,43 @@ def fairness(
 ) -> tuple[list[Measured], list[Measured]]:
     """Disparate impact and the difference of opportunity of each group against the best one, with intervals of `gate.confidence`.
 
-    Which group is best is seen once, on the hold-out: looked for in every resample, chance alone would make a gap.
+    The intervals of a column hold together: of any two of its groups either may look the best by chance, so each pair has its share of the risk (Bonferroni).
+    A group with fewer than `min_rows` rows, or owners than an interval needs, has no figure; of opportunity those rows count that deserve a yes.
     """
     impact: list[Measured] = []
     opportunity: list[Measured] = []
+    owners = entities_of(use_case, test)
     for asked in use_case.gate.fairness:
-        chosen = scores[:, truth.positive] >= (asked.threshold or operating_point or LIKELY)
+        chosen = scores[:, truth.positive] >= _threshold(asked, operating_point)
         deserving = np.asarray(truth.labels == truth.positive, bool)
-        parts = [part for part in parts_of(use_case, test, _groups(asked)) if part[1].sum() >= asked.min_rows]
-        rates = [_Rate(chosen, mine) for _, mine in parts]
-        among = [_Rate(chosen, mine & deserving) for _, mine in parts]
-        impact += _against_best(use_case, test, asked, parts, rates, ratio=True)
-        opportunity += _against_best(use_case, test, asked, parts, among, ratio=False)
+        parts = dict(parts_of(use_case, test, Slice(column=asked.column)))
+        rates = {name: _rate(chosen, mine, owners) for name, mine in parts.items()}
+        among = {name: _rate(chosen, mine & deserving, owners) for name, mine in parts.items()}
+        impact += _against_best(asked, rates, ratio, use_case.gate.confidence)
+        opportunity += _against_best(asked, among, shortfall, use_case.gate.confidence)
     return impact, opportunity
 
 
-def _groups(asked: Fairness) -> Slice:
-    return Slice(column=asked.column, min_rows=asked.min_rows)
+def _threshold(asked: Fairness, operating_point: float | None) -> float:
+    points = (asked.threshold, operating_point, LIKELY)
+    return next(point for point in points if point is not None)
 
 
-class _Rate:
-    """Share of the rows in a group that are chosen, as a function of weights."""
-
-    def __init__(self, chosen: Marks, mine: Marks) -> None:
-        self._mine, self._both = mine.astype(np.float64), (chosen & mine).astype(np.float64)
-        self.n_rows = int(mine.sum())
-        self.value = float(self._both.sum() / self.n_rows) if self.n_rows else float("nan")
-
-    def __call__(self, weights: Floats) -> Floats:
-        below = weights @ self._mine
-        return np.divide(weights @ self._both, below, out=np.full_like(below, np.nan), where=below > 0)
+def _rate(chosen: Marks, mine: Marks, owners: NDArray[np.int64] | None) -> Rate:
+    return Rate.of(chosen[mine], None if owners is None else owners[mine])
 
 
-def _against_best(
-    use_case: UseCase, test: pa.Table, asked: Fairness, parts: list[tuple[str, Marks]], rates: list[_Rate], *, ratio: bool
-) -> list[Measured]:
-    known = [place for place, rate in enumerate(rates) if np.isfinite(rate.value)]
-    if len(known) < 2:
-        return []
-    best = max(known, key=lambda place: rates[place].value)
-    gate = use_case.gate
-
-    def gap(of: Floats, best: Floats) -> Floats:
-        if not ratio:
-            return best - of
-        return np.divide(of, best, out=np.full_like(of, np.nan), where=best > 0)
-
-    drawn: list[list[Floats]] = [[] for _ in rates]
-    for weights in draws(test.num_rows, entities_of(use_case, test), gate.resamples, use_case.training.seed):
-        of_best = rates[best](weights)
-        for place in known:
-            drawn[place].append(gap(rates[place](weights), of_best))
+def _against_best(asked: Fairness, rates: Mapping[str, Rate], gap: Callable[[Rate, Rate, float], Gap], confidence: float) -> list[Measured]:
+    """Each group's gap to the one with the highest rate; groups too small to be compared have none."""
+    known = [name for name, rate in rates.items() if rate.n_rows >= asked.min_rows and rate.n_owners >= MIN_OWNERS]
+    best = max(known, key=lambda name: rates[name].value, default=None)
+    n_pairs = len(known) * (len(known) - 1) // 2
     found = []
-    for place in known:
-        if place == best:
-            continue
-        figure = float(gap(np.array([rates[place].value]), np.array([rates[best].value]))[0])
-        name = f"{parts[place][0]} against {parts[best][0]}"
-        about = Measured(of=asked.column, name=name, n_rows=rates[place].n_rows, figure=figure)
-        found.append(_measured(about, np.concatenate(drawn[place]), gate.confidence))
+    for name, rate in rates.items():
+        if best is None or name not in known:
+            found.append(Measured(of=asked.column, name=name, n_rows=rate.n_rows, figure=None))
+        elif name != best:
+            figure, lower, upper = gap(rate, rates[best], 1 - (1 - confidence) / n_pairs)
+            about = Measured(of=asked.column, name=f"{name} against {best}", n_rows=rate.n_rows, figure=figure, lower=lower, upper=upper)
+            found.append(about)
     return found
-
-
-def _measured(about: Measured, drawn: Floats, confidence: float) -> Measured:
-    lower, upper = interval(drawn, confidence)
-    figure = about.figure if about.figure is not None and np.isfinite(about.figure) else None
-    return about.model_copy(update={"figure": figure, "lower": lower, "upper": upper})

@@ -90,7 +90,8 @@ def of_treatment(
     once = np.ones((1, len(outcome)))
     lower, upper = None, None
     if len(outcome):
-        lower, upper = interval(np.concatenate([ranked.qini(w) for w in draws(len(outcome), groups, resamples, seed)]), confidence)
+        drawn = np.concatenate([ranked.qini(w) for w in draws(len(outcome), groups, resamples, seed)])
+        lower, upper = interval(drawn, confidence, len(outcome) if groups is None else len(np.unique(groups)))
     values: Mapping[str, float] = {
         "qini": float(ranked.qini(once)[0]),
         "auuc": float(ranked.auuc(once)[0]),

@@ -93,7 +93,7 @@ def _interval(
 ) -> tuple[float | None, float | None]:
     """The bootstrap's percentile interval."""
     figure = metrics.prepare(metric, known, scores, operating_point)
-    return interval(np.concatenate([figure(weights) for weights in draws(len(scores), None, _RESAMPLES, seed=0)]), 0.95)
+    return interval(np.concatenate([figure(weights) for weights in draws(len(scores), None, _RESAMPLES, seed=0)]), 0.95, len(scores))
 
 
 def _known(labels: list[Any], classes: Sequence[str], positive: str | None) -> metrics.Truth:

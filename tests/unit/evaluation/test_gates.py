@@ -18,6 +18,7 @@ def against(difference, lower, upper=0.5, **changes):
     comparison = Comparison(
         metric="roc_auc",
         n_rows=100,
+        n_owners=100,
         challenger=0.8,
         champion=0.8 - difference,
         difference=difference,

@@ -6,6 +6,7 @@ import pytest
 
 from pipelines_lib.evaluation.groups import fairness, parts_of, slices
 from pipelines_lib.evaluation.metrics import Truth, value
+from pipelines_lib.evaluation.rates import Rate, ratio, shortfall
 from pipelines_lib.use_case.gate import Slice
 
 
@@ -86,7 +87,56 @@ def test_the_interval_of_an_impact_covers_the_true_one_as_often_as_it_says(made)
 
 def test_a_group_too_small_is_not_compared(made):
     use_case = made(fairness=[{"column": "sex", "min_rows": 2000}])
-    assert fairness(use_case, *people(1000, {"f": 0.3, "m": 0.6}), 0.5) == ([], [])
+    for found in fairness(use_case, *people(1000, {"f": 0.3, "m": 0.6}), 0.5):
+        assert [(group.name, group.figure) for group in found] == [("sex f", None), ("sex m", None)]
+
+
+def test_of_opportunity_those_rows_count_that_deserve_a_yes(made):
+    use_case = made(fairness=[{"column": "sex", "min_rows": 50}])
+    [impact], opportunity = fairness(use_case, *people(100, {"f": 0.3, "m": 0.6}, deserving=0.1), 0.5)
+    assert impact.figure < 0.8
+    assert [(group.figure, group.n_rows < 50) for group in opportunity] == [(None, True), (None, True)]
+
+
+@pytest.mark.parametrize(
+    ("n", "rate", "groups", "bound"),
+    [(60, 0.05, 2, "impact"), (60, 0.3, 8, "impact"), (120, 0.6, 8, "opportunity"), (50, 0.1, 2, "impact")],
+)
+def test_groups_that_are_treated_alike_are_seldom_called_unlike(made, n, rate, groups, bound):
+    use_case, held = made(fairness=[{"column": "sex", "min_rows": 20}]), 0
+    for seed in range(60):
+        found = fairness(use_case, *people(n, dict.fromkeys("abcdefgh"[:groups], rate), seed), 0.5)
+        gate = use_case.gate.fairness[0]
+        held += (
+            any(group.upper is not None and group.upper < gate.impact for group in found[0])
+            if bound == "impact"
+            else any(group.lower is not None and group.lower > gate.opportunity for group in found[1])
+        )
+    assert held <= 4  # 2.5 % of 60 are 1.5, give or take 1.2
+
+
+def test_rows_of_an_owner_are_alike_in_a_rate():
+    random = np.random.default_rng(0)
+    owners = np.repeat(np.arange(100), 5)
+    alike, apart = (random.random(100) < 0.3)[owners], random.random(500) < 0.3
+    assert Rate.of(alike, owners).n_alone == pytest.approx(100, rel=0.05)
+    assert Rate.of(apart, owners).n_alone > 350
+    assert Rate.of(apart, None).n_alone == 500
+    assert Rate.of(np.zeros(500, bool), owners).interval(0.95)[1] == pytest.approx(0.037, abs=0.003), (
+        "of 100 owners, none: not proven to be 0"
+    )
+
+
+def test_ratios_and_differences_of_rates_have_the_intervals_of_the_literature():
+    # Newcombe (1998), table II, example (a): 56 of 70 against 48 of 80.
+    first, second = (Rate(value=r / n, n_rows=n, n_owners=10**9, n_alone=n) for r, n in ((56, 70), (48, 80)))
+    assert shortfall(second, first, 0.95) == pytest.approx((0.2, 0.0524, 0.3339), abs=1e-4)
+    figure, lower, upper = ratio(second, first, 0.95)
+    assert figure == pytest.approx(0.75)
+    assert 0.55 < lower < 0.65 < 0.9 < upper < 1
+    none = Rate(value=0.0, n_rows=60, n_owners=60, n_alone=60)
+    assert ratio(none, first, 0.95)[1] == 0 < ratio(none, first, 0.95)[2] < 0.1
+    assert ratio(first, none, 0.95) == (None, None, None)
 
 
 def test_the_threshold_of_a_group_is_the_operating_point_unless_it_is_given(made):
@@ -95,3 +145,5 @@ def test_the_threshold_of_a_group_is_the_operating_point_unless_it_is_given(made
     assert everybody.figure == 1
     [given], _ = fairness(made(fairness=[{"column": "sex", "threshold": 0.5}]), *data, 0.05)
     assert given.figure < 0.7
+    [everybody], _ = fairness(made(fairness=[{"column": "sex"}]), *data, 0.0)
+    assert everybody.figure == 1, "0 is an operating point, too"
