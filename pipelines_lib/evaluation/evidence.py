@@ -23,6 +23,8 @@ class Evidence(Contract):
 
     n_rows: int
     """Rows of the hold-out."""
+    n_owners: int | None = None
+    """Entities or groups that they belong to; None where each row stands for itself."""
     metric: float | None
     """The challenger's; None where the hold-out leaves it undefined."""
     comparison: Comparison | None

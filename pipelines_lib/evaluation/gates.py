@@ -23,13 +23,15 @@ For `not_worse`:
   asking for the lower end alone would keep that at 2.5 %, and would also hold 97.5 % of the equally good at margin 0, so
   that no retraining on a small hold-out would ever serve.
 - A challenger worse by three S or more passes with chance 0.1 % at margin 0.
+
+Of fewer than `MIN_OWNERS` entities nobody knows S, so neither of the two is told: the gate holds.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from pipelines_lib.contracts import GateResult
-from pipelines_lib.evaluation.compare import Comparison
+from pipelines_lib.evaluation.compare import MIN_OWNERS, Comparison
 from pipelines_lib.evaluation.evidence import Evidence, Measured
 from pipelines_lib.use_case import HIGHER_IS_BETTER, Gate
 
@@ -60,9 +62,9 @@ def held(results: list[GateResult]) -> str | None:
 
 def _enough_rows(settings: Gate, evidence: Evidence) -> GateResult:
     enough = evidence.n_rows >= settings.min_rows
-    return _result(
-        "rows", enough, evidence.n_rows, settings.min_rows, f"{evidence.n_rows} rows in the hold-out, {settings.min_rows} needed"
-    )
+    owners = "" if evidence.n_owners is None else f" of {evidence.n_owners} entities or groups"
+    reason = f"{evidence.n_rows} rows{owners} in the hold-out, {settings.min_rows} rows needed"
+    return _result("rows", enough, evidence.n_rows, settings.min_rows, reason)
 
 
 def _unseen_rows(evidence: Evidence) -> GateResult:
@@ -93,6 +95,13 @@ def _champion(settings: Gate, evidence: Evidence, force: bool) -> GateResult:
     if evidence.comparison is None:
         why = f"version {evidence.champion} can't be compared: {evidence.incomparable}"
         return _result("champion", force, None, bound, f"{why}; {'forced' if force else 'run again with `force` to replace it'}")
+    if evidence.comparison.n_owners < MIN_OWNERS:
+        figures = _figures(settings, evidence, evidence.comparison)
+        why = (
+            f"{figures}: these rows belong to {evidence.comparison.n_owners} entities or groups, and fewer than {MIN_OWNERS} prove nothing"
+        )
+        remedy = "forced" if force else "widen training.window or raise split.test, or run again with `force` to replace it"
+        return _result("champion", force, evidence.comparison.difference, bound, f"{why}; {remedy}")
     verdict = standing(evidence.comparison, settings.margin)
     passes = verdict == "better" or (verdict == "not worse" and settings.promote == "not_worse")
     return _result("champion", passes, evidence.comparison.difference, bound, _compared(settings, evidence, evidence.comparison))
@@ -109,9 +118,7 @@ def standing(comparison: Comparison, margin: float) -> Standing:
 
 def _compared(settings: Gate, evidence: Evidence, comparison: Comparison) -> str:
     size = f"{standing(comparison, settings.margin)}: {abs(comparison.difference):.4f} {'better' if comparison.difference >= 0 else 'worse'} than version {evidence.champion}"
-    figures = f"{settings.metric} {comparison.challenger:.4f} against {comparison.champion:.4f}"
-    if comparison.n_rows < evidence.n_rows:
-        figures += f" on the {comparison.n_rows} rows that it did not learn from"
+    figures = _figures(settings, evidence, comparison)
     if comparison.lower is None or comparison.upper is None:
         return f"{size} ({figures}; too few rows of one class for an interval)"
     interval = f"{comparison.confidence:.0%} interval {comparison.lower:+.4f} … {comparison.upper:+.4f}"
@@ -121,6 +128,11 @@ def _compared(settings: Gate, evidence: Evidence, comparison: Comparison) -> str
         else "only what is proven better is let through"
     )
     return f"{size} ({figures}; {interval}; {asked})"
+
+
+def _figures(settings: Gate, evidence: Evidence, comparison: Comparison) -> str:
+    figures = f"{settings.metric} {comparison.challenger:.4f} against {comparison.champion:.4f}"
+    return figures + (f" on the {comparison.n_rows} rows that it did not learn from" if comparison.n_rows < evidence.n_rows else "")
 
 
 def _old_partition(evidence: Evidence, partition_key: str, force: bool) -> GateResult:

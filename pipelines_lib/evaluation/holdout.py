@@ -121,13 +121,19 @@ def compare_with(
 
 def known_rows(use_case: UseCase, snapshot: Snapshot) -> int:
     """How many rows of the hold-out belong to an owner (entity, group, or the row itself) of training or validation rows: there should be none."""
-    owner = use_case.owner_column or "row_id"
-    judges = snapshot.column(owner, TEST)
-    known = pc.unique(judges.drop_null())
-    for rows in snapshot.batches([owner, "split"]):
-        learned = rows[owner].filter(pc.is_in(rows["split"], pa.array([TRAIN, VALIDATION])))
-        known = known.filter(pc.invert(pc.is_in(known, value_set=pc.unique(learned).drop_null())))
-    return len(judges.drop_null()) - int(pc.sum(pc.is_in(judges.drop_null(), value_set=known)).as_py() or 0)
+    columns = [name for name in ("row_id", use_case.owner_column) if name is not None]
+    judges = _names(use_case, snapshot.select(columns, TEST))
+    unknown = pc.unique(judges)
+    for rows in snapshot.batches([*columns, "split"]):
+        learned = _names(use_case, rows.filter(pc.is_in(rows["split"], pa.array([TRAIN, VALIDATION]))))
+        unknown = unknown.filter(pc.invert(pc.is_in(unknown, value_set=pc.unique(learned))))
+    return len(judges) - int(pc.sum(pc.is_in(judges, value_set=unknown)).as_py() or 0)
+
+
+def _names(use_case: UseCase, rows: pa.Table | pa.RecordBatch) -> pa.Array | pa.ChunkedArray:
+    """Whose each row is, as the split sees it: a row without an owner stands for itself."""
+    owner = use_case.owner_column
+    return rows["row_id"] if owner is None else pc.coalesce(pc.cast(rows[owner], pa.string()), rows["row_id"])
 
 
 def new_to(champion: Manifest, use_case: UseCase, test: pa.Table) -> NDArray[np.bool_]:
@@ -223,7 +229,15 @@ def entities_of(use_case: UseCase, rows: pa.Table) -> NDArray[np.int64] | None:
     owner = use_case.owner_column or use_case.entity
     if owner is None:
         return None
-    return _places(rows, [owner])
+    places, alone = _places(rows, [owner]), np.asarray(pc.is_null(rows[owner]), bool)
+    places[alone] = len(places) + np.arange(alone.sum())  # a row without an owner stands for itself
+    return np.unique(places, return_inverse=True)[1]
+
+
+def n_owners(use_case: UseCase, rows: pa.Table) -> int | None:
+    """How many groups or entities `rows` belong to; None where each row stands for itself."""
+    owners = entities_of(use_case, rows)
+    return None if owners is None else len(np.unique(owners))
 
 
 def _json_value(value: Any) -> Any:

@@ -130,7 +130,7 @@ def _noisy(use_case: UseCase, rows: pa.Table, share: float, random: np.random.Ge
 
 def _with_gaps(use_case: UseCase, rows: pa.Table, share: float, random: np.random.Generator) -> pa.Table:
     for name in use_case.features():
-        if name != use_case.treatment:
+        if name != use_case.treatment and use_case.columns[name].nullable:  # else the service refuses a row with a gap
             gone = pa.array(random.random(rows.num_rows) < share)
             rows = _replaced(rows, name, pc.if_else(gone, pa.scalar(None, rows[name].type), rows[name]))
     return rows

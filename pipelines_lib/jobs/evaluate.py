@@ -26,7 +26,17 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation import groups, metrics, probes, uplift
 from pipelines_lib.evaluation.compare import Comparison, standard_error
 from pipelines_lib.evaluation.evidence import Evidence
-from pipelines_lib.evaluation.holdout import compare_with, entities_of, items_of, known_rows, known_split, sample, scores_of, truth_of
+from pipelines_lib.evaluation.holdout import (
+    compare_with,
+    entities_of,
+    items_of,
+    known_rows,
+    known_split,
+    n_owners,
+    sample,
+    scores_of,
+    truth_of,
+)
 from pipelines_lib.evaluation.metrics import Truth
 from pipelines_lib.evaluation.page import evaluation_page
 from pipelines_lib.evaluation.pictures import bars, losses, parts
@@ -152,6 +162,7 @@ def _evidence(stage: Stage, challenger: Challenger, champion: ModelRef | None) -
             incomparable = str(error)
     return Evidence(
         n_rows=challenger.test.num_rows,
+        n_owners=n_owners(stage.use_case, challenger.test),
         metric=metric,
         comparison=comparison,
         champion=champion.version if champion else None,

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from pipelines_lib.evaluation import compare as module
-from pipelines_lib.evaluation.compare import compare, standard_error
+from pipelines_lib.evaluation.compare import compare, standard_error, t_quantile
 from pipelines_lib.evaluation.metrics import Truth
 
 SETTINGS = {"confidence": 0.95, "resamples": 400, "seed": 0}
@@ -93,6 +94,33 @@ def test_the_standard_error_is_that_of_the_mean_of_so_many_entities():
     assert standard_error("mae", Truth(np.zeros(0), ()), forecasts[:0]) is None
     one_class = Truth(np.zeros(400, np.int64), ("no", "yes"), 1)
     assert standard_error("roc_auc", one_class, scores_of(random.normal(size=400))) is None
+
+
+def test_few_entities_seldom_prove_what_is_not_so():
+    # Twenty entities, some of them far harder for one of two models that are equally good on the whole.
+    better = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        groups = np.repeat(np.arange(20), 10)
+        labels = random.normal(size=200)
+        noise = np.exp(0.8 * random.normal(size=(2, 20)))[:, groups] * random.normal(size=(2, 200))
+        found = compare("mae", Truth(labels, ()), *((labels + n).astype(np.float32)[:, None] for n in noise), **SETTINGS, groups=groups)
+        better += found.lower > 0
+    assert better <= 5
+
+
+def test_fewer_than_twenty_owners_have_no_interval():
+    random, truth, signal = binary(190, 5)
+    pair = [scores_of(signal + random.normal(size=190)) for _ in range(2)]
+    of_many, of_few = (compare("roc_auc", truth, *pair, **SETTINGS, groups=np.arange(190) // size) for size in (9, 10))
+    assert (of_few.n_owners, of_few.lower, of_few.upper) == (19, None, None)
+    assert of_many.n_owners == 22
+    assert of_many.lower is not None
+
+
+@pytest.mark.parametrize(("share", "freedom"), [(0.975, 19), (0.995, 19), (0.975, 100), (0.9995, 49)])
+def test_students_quantile_is_that_of_scipy(share, freedom):
+    assert t_quantile(share, freedom) == pytest.approx(stats.t.ppf(share, freedom), rel=2e-3)
 
 
 def test_too_few_rows_of_a_class_give_no_interval():

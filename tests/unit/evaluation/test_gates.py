@@ -139,6 +139,18 @@ def test_a_champion_that_can_not_be_compared_holds_unless_it_is_forced():
     assert reason(broken, force=True) is None
 
 
+def test_too_few_owners_prove_nothing_unless_it_is_forced():
+    close = against(0.05, None, None, n_owners=12)
+    few = close.model_copy(update={"comparison": close.comparison.model_copy(update={"n_owners": 12})})
+    assert reason(few) == (
+        "champion: roc_auc 0.8000 against 0.7500: these rows belong to 12 entities or groups, and fewer than 20 prove nothing; "
+        "widen training.window or raise split.test, or run again with `force` to replace it"
+    )
+    assert reason(few, force=True) is None
+    [rows] = [result for result in judge(GATE, few, partition_key="2026-01-14", force=False) if result.gate == "rows"]
+    assert rows.reason == "100 rows of 12 entities or groups in the hold-out, 50 rows needed"
+
+
 def test_a_champion_whose_package_does_not_open_is_not_taken_for_none():
     broken = FIRST.model_copy(update={"champion": 3, "incomparable": "model.onnx was changed"})
     assert verdicts(broken)["old partition"] == "hold"

@@ -86,6 +86,19 @@ def test_what_is_not_asked_for_or_not_there_is_not_tried(make_credit, rows):
     assert [kind.of for kind in robustness(probe(numbers, rows), Robustness(loss=0.1))] == ["noise", "missing values"]
 
 
+def test_no_gap_is_tried_that_the_service_would_refuse(make_credit, rows):
+    columns = {
+        "income": {"type": "number", "nullable": False},
+        "age": {"type": "integer"},
+        "outcome": {"type": "string", "role": "label"},
+    }
+    scorer = ByIncome()
+    robustness(probe(make_credit(columns=columns, split={"by": "row"}), rows, scorer), Robustness(loss=0.1, noise=0, missing=0.5))
+    clean, with_gaps = scorer.asked
+    assert np.array_equal(with_gaps["income"], clean["income"])
+    assert np.isnan(np.asarray(with_gaps["age"], float)).any()
+
+
 def test_the_input_that_decides_is_the_important_one(make_credit, rows):
     found = importance(probe(make_credit(), rows))
     assert next(iter(found)) == "income"

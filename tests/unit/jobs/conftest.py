@@ -98,7 +98,7 @@ def write_labelled(
     random = np.random.default_rng(int(day[-2:]))
     income = random.normal(size=n_rows)
     bad = income * sharp + random.normal(size=n_rows) < 0
-    who = random.integers(0, 60, n_rows)
+    who = random.integers(0, 300, n_rows)
     outcome = [only or ("bad" if b else "good") for b in bad]
     rows = {
         "row_id": [f"{day}:{line:09d}" for line in range(1, n_rows + 1)],
