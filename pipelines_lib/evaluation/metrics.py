@@ -222,17 +222,38 @@ def _calibration_error(truth: Truth, scores: Floats) -> Weighted:
     return lambda weights: _ratio(np.abs(weights @ gaps).sum(axis=1), weights.sum(axis=1))
 
 
-def calibration_by_chance(truth: Truth, scores: NDArray[np.float32], seed: int = 0) -> float | None:
+def calibration_by_chance(
+    truth: Truth, scores: NDArray[np.float32], owners: NDArray[np.int64] | None = None, seed: int = 0
+) -> float | None:
     """The calibration error that a perfectly calibrated model with these scores stays below in 19 of 20 hold-outs; None without rows.
 
-    Of a bin's n rows with chances p, the frequency differs from their mean by a normal amount of variance Σ p (1 - p) / n².
+    Of a bin's rows with chances p, the sum of what comes differs from theirs by a normal amount of variance Σ p (1 - p). Where rows of one of the
+    `owners` [n] come out alike, sums vary more, and those of different bins together.
     """
-    chances, _ = confidence(truth, scores.astype(np.float64))
+    chances, came = confidence(truth, scores.astype(np.float64))
     if not len(chances):
         return None
-    deviation = np.sqrt(np.bincount(equal_bins(chances), weights=np.clip(chances * (1 - chances), 0, None))) / len(chances)
-    gaps = np.abs(np.random.default_rng(seed).normal(size=(2000, len(deviation)))) @ deviation
-    return float(np.quantile(gaps, 0.95))
+    bins = equal_bins(chances)
+    variance = np.bincount(bins, np.clip(chances * (1 - chances), 0, None)).astype(np.float64)
+    covariance = np.diag(variance) if owners is None else _covariance(chances - came, bins, owners, variance)
+    drawn = np.random.default_rng(seed).multivariate_normal(np.zeros(len(variance)), covariance, size=2000, method="eigh")
+    return float(np.quantile(np.abs(drawn).sum(axis=1), 0.95)) / len(chances)
+
+
+def _covariance(missed: Floats, bins: NDArray[np.int64], owners: NDArray[np.int64], variance: Floats) -> Floats:
+    """Of the bins' sums of what was `missed` [n], where the `variance` [bins] is that of rows that have nothing to do with one another.
+
+    How much more sums vary is one figure for all bins (design effect): each has few owners. It is measured from 0, which a calibrated model misses by on average.
+    """
+    _, owner = np.unique(owners, return_inverse=True)
+    n_owners, n_bins = int(owner.max()) + 1, len(variance)
+    sums = np.bincount(owner * n_bins + bins, missed, minlength=n_owners * n_bins).reshape(n_owners, n_bins)
+    seen = sums.T @ sums
+    deviation = np.sqrt(np.maximum(np.diag(seen), SMALLEST))
+    effect = max(1.0, float(np.trace(seen) / max(variance.sum(), SMALLEST)))
+    scaled: Floats = seen / np.outer(deviation, deviation) * effect * np.sqrt(np.outer(variance, variance))
+    np.fill_diagonal(scaled, effect * variance)
+    return scaled
 
 
 def confidence(truth: Truth, scores: Floats) -> tuple[Floats, Floats]:

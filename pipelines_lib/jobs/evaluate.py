@@ -186,7 +186,7 @@ def _asked(use_case: UseCase, challenger: Challenger) -> dict[str, Any]:
     return {
         "slices": groups.slices(use_case, test, truth, scores, point),
         "calibration": error,
-        "calibration_by_chance": None if error is None else metrics.calibration_by_chance(truth, scores),
+        "calibration_by_chance": None if error is None else metrics.calibration_by_chance(truth, scores, entities_of(use_case, test)),
         "robustness": worse,
         "impact": impact,
         "opportunity": opportunity,

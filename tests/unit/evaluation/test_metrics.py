@@ -152,6 +152,27 @@ def test_what_chance_makes_of_a_calibrated_model_is_passed_once_in_twenty():
     assert 2 <= beyond <= 19  # 10, give or take 3.1
 
 
+def test_rows_of_one_owner_that_come_out_alike_are_less_proof_against_a_calibrated_model():
+    owners, beyond, blind = np.repeat(np.arange(100), 10), 0, 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        chance = random.beta(2, 2, 100)
+        truth = Truth((random.random(100) < chance).astype(int)[owners], ("no", "yes"), 1)
+        scores = chances_of(chance[owners])
+        found = value("calibration_error", truth, scores)
+        beyond += found > calibration_by_chance(truth, scores, owners)
+        blind += found > calibration_by_chance(truth, scores)
+    assert beyond <= 11  # 5, give or take 2.2
+    assert blind > 50
+
+
+def test_owners_do_not_excuse_a_model_that_is_wrong_everywhere():
+    random = np.random.default_rng(0)
+    owners, chance = np.repeat(np.arange(200), 5), random.random(1000)
+    truth = Truth((random.random(1000) < chance**2).astype(int), ("no", "yes"), 1)
+    assert value("calibration_error", truth, chances_of(chance)) > 2 * calibration_by_chance(truth, chances_of(chance), owners)
+
+
 def test_a_calibration_error_of_several_classes_is_of_the_likeliest():
     truth = Truth(np.array([0] * 60 + [1] * 40), ("a", "b", "c"))
     assert value("calibration_error", truth, np.tile(np.array([0.6, 0.3, 0.1], np.float32), (100, 1))) == pytest.approx(0, abs=1e-6)
