@@ -1,9 +1,9 @@
 """Profile and compare a day of 1,000,000 rows x 30 columns, against Evidently's `DataDriftPreset`; and day 365 against day 1.
 
 Both read the day from a Parquet file. Evidently reads the reference's million rows too, ours its profile, made once, when the model was. Seconds count from
-the first byte read to the last verdict, without imports; memory is the largest resident set of a fresh process, imports included. Evidently
-runs in an environment of its own, since it does not work with this project's pandas. Day 365 and day 1 are the stages `profile` and `measure` on
-tables with 1 and with 365 partitions.
+the first byte read to the last verdict, without imports; ours computes on one core, Evidently on as many as its libraries take. Memory is the largest
+resident set of a fresh process, imports included. Evidently runs in an environment of its own, since it does not work with this project's pandas.
+Day 365 and day 1 are the stages `profile` and `measure` on tables with 1 and with 365 partitions, with the commits of what they find.
 
     python benchmarks/bench_drift.py [python of an environment with evidently 0.7.23 and pandas < 3.1]
 """

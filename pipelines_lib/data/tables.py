@@ -62,7 +62,7 @@ _OF_APPENDED = {
     "delta.enableExpiredLogCleanup": "false",
     # Of what is added to all day nobody reads an old version.
     "delta.logRetentionDuration": "interval 1 days",
-    "delta.deletedFileRetentionDuration": "interval 2 days",
+    "delta.deletedFileRetentionDuration": "interval 3 days",  # so that each file meets the vacuum of a next day
     # Least and largest value of each column of each file, which nobody asks for; every commit went through those of all files.
     "delta.dataSkippingNumIndexedCols": "0",
 }
