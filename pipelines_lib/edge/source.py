@@ -56,8 +56,10 @@ def fetch(source: str, name: str, most: int) -> bytes:
 
 def _opened(address: str) -> Any:
     _require_private(address, BadInput)
-    opener = urllib.request.build_opener(urllib.request.HTTPSHandler(context=ssl.create_default_context()), _Redirects)
-    return opener.open(address, timeout=SILENCE)
+    handlers: list[Any] = [urllib.request.HTTPSHandler(context=ssl.create_default_context()), _Redirects]
+    if urlsplit(address).hostname in _LOOPBACK:
+        handlers.append(urllib.request.ProxyHandler({}))  # the network's proxy can't reach what is on this machine
+    return urllib.request.build_opener(*handlers).open(address, timeout=SILENCE)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):

@@ -150,9 +150,8 @@ def serve(certificates, store):
 
 @pytest.fixture
 def trusted(certificates, monkeypatch):
-    """The device knows the CA, and is not patient."""
+    """The device knows the CA."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates / "ca.pem"))
-    monkeypatch.setattr(source, "SILENCE", 0.5)
 
 
 @pytest.mark.usefixtures("trusted")
@@ -177,7 +176,9 @@ WRONG = {
 
 @pytest.mark.usefixtures("trusted")
 @pytest.mark.parametrize("way", WRONG)
-def test_what_a_server_does_wrong_is_said_and_the_bundle_in_use_stays(serve, folder, store, way):
+def test_what_a_server_does_wrong_is_said_and_the_bundle_in_use_stays(serve, folder, store, monkeypatch, way):
+    if way == "silent":
+        monkeypatch.setattr(source, "SILENCE", 0.2)
     before = device.pull(str(store / "good"), folder, "d1", PUBLIC)
     with pytest.raises(Unavailable, match=WRONG[way]):
         device.pull(f"{serve('good')}/{way}", folder, "d1", PUBLIC)
@@ -201,7 +202,8 @@ def test_a_certificate_that_is_not_accepted_tells_of_clock_and_ca(serve, folder,
     assert re.search(r"set this device's clock if it is wrong \(it says 20\d\d-.* UTC\), or name .* in SSL_CERT_FILE", str(refused.value))
 
 
-def test_a_proxy_on_this_very_machine_may_speak_http(folder, store):
+def test_a_proxy_on_this_very_machine_may_speak_http_and_no_other_is_asked_for_it(folder, store, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.folder = store
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
