@@ -233,23 +233,28 @@ def _in_vain(facts: Facts) -> list[Fired]:
 def _why(evidence: _Evidence, settings: Monitoring) -> str:
     """Why a retraining is fired."""
     if evidence.is_lost:
-        lost = ", ".join(f"{w.partition_key} {w.loss.share:.1%}" for w in evidence.lost if w.loss is not None)
-        which, what = f"{len(evidence.labelled)} newest partitions with labels", f"have lost {_metric(evidence.labelled)} ({lost})"
-    else:
-        loses = any(window.lost(settings) for window in evidence.drifted)
-        keys = ", ".join(window.partition_key for window in evidence.drifted)
-        which, what = f"last {settings.of} partitions", f"have {'lost performance or drifted' if loses else 'drifted'} ({keys})"
-    return f"{len(evidence.speaking)} of the {which} {what}; {settings.need} are enough{'' if evidence.is_lost else _labels(evidence, settings)}"
+        lost = _some([f"{w.partition_key} {w.loss.share:.1%}" for w in evidence.lost if w.loss is not None])
+        labelled = f"{len(evidence.labelled)} newest partitions with labels have lost {_metric(evidence.labelled)}"
+        return f"{len(evidence.lost)} of the {labelled} ({lost}); {settings.need} are enough"
+    what = "lost performance or drifted" if any(window.lost(settings) for window in evidence.drifted) else "drifted"
+    drifted = ", ".join(window.partition_key for window in evidence.drifted)
+    told = f"{len(evidence.drifted)} of the last {settings.of} partitions have {what} ({drifted}); {settings.need} are enough"
+    return told + _labels(evidence, settings)
 
 
 def _labels(evidence: _Evidence, settings: Monitoring) -> str:
     """Which labels were gone by, where the partition's own have not come."""
-    labelled = evidence.labelled
-    if settings.loss is None or not labelled or (evidence.here is not None and labelled[-1].partition_key == evidence.here.partition_key):
+    labelled = [window.partition_key for window in evidence.labelled]
+    if settings.loss is None or not labelled or (evidence.here is not None and labelled[-1] == evidence.here.partition_key):
         return ""
-    n_lost = sum(window.lost(settings) for window in labelled)
-    told = f"; {n_lost} of the {len(labelled)} newest partitions with labels ({', '.join(w.partition_key for w in labelled)}) have lost {_metric(labelled)}"
+    n_lost = sum(window.lost(settings) for window in evidence.labelled)
+    told = f"; {n_lost} of the {len(labelled)} newest partitions with labels ({_some(labelled)}) have lost {_metric(evidence.labelled)}"
     return told if n_lost == len(evidence.lost) else f"{told}, {n_lost - len(evidence.lost)} of which a retraining was fired for already"
+
+
+def _some(names: Sequence[str]) -> str:
+    """All of a few; of many the first and the last."""
+    return ", ".join(names) if len(names) <= 5 else f"{names[0]}, …, {names[-1]}"
 
 
 def _metric(labelled: Sequence[Window]) -> str:

@@ -196,6 +196,8 @@ def test_the_same_labels_fire_once():
     seen = facts(39, labelled=told)
     assert decide(quiet, SETTINGS, seen).action == "retrain"
     assert decide(quiet, SETTINGS, seen).labels_until == key(9)
+    ten = decide(quiet, SETTINGS.model_copy(update={"of": 10}), seen).reason
+    assert ten == "10 of the 10 newest partitions with labels have lost roc_auc (2026-01-01 20.0%, …, 2026-01-10 20.0%); 2 are enough"
     assert refusal(quiet, facts(39, labelled=told, fired=[10], of=1, until=9)) == (
         "quiet",
         "0 of 10 input columns have drifted in 2026-02-09, 0% of what all are worth to the model and less than 25% (monitoring.share), and the predictions have not; 3 of the 3 newest partitions with labels (2026-01-08, 2026-01-09, 2026-01-10) have lost roc_auc, 3 of which a retraining was fired for already",
