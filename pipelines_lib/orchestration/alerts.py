@@ -12,7 +12,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowSkipException
 from pydantic import JsonValue
 
 from pipelines_lib.config import Alert, Profile, Project
-from pipelines_lib.contracts import LEDGER, Ledger, Pipeline
+from pipelines_lib.contracts import Pipeline
 from pipelines_lib.orchestration.earlier import Earlier, earlier
 from pipelines_lib.orchestration.links import page_url
 from pipelines_lib.orchestration.operators import RETRIES
@@ -87,7 +87,7 @@ class TellOperator(BaseOperator):
         """Tell, or skip with the reason."""
         decided = earlier(context, self.use_case_name, Pipeline.MONITORING, "decide")
         action, reason = decided.result.outputs["action"], str(decided.result.outputs["reason"])
-        if because := _no_news(decided, str(action)):
+        if because := _no_news(decided, str(action), context["ti"]):
             raise AirflowSkipException(because)
         key = decided.partition_key
         text = f"{decided.use_case.title}, {key}: {action}. {reason}"
@@ -100,13 +100,13 @@ def deadline(use_case: UseCase, profile: Profile) -> DeadlineAlert:
     return DeadlineAlert(reference=DeadlineReference.DAGRUN_QUEUED_AT, interval=profile.monitoring_late, callback=callback)
 
 
-def _no_news(decided: Earlier, action: str) -> str:
+def _no_news(decided: Earlier, action: str, task_instance: Any) -> str:
     """Why there is nothing to tell; empty where there is."""
     root, key = decided.store / decided.use_case.name, decided.partition_key
     if action == "retrain":
-        path = root / LEDGER
-        fired = path.exists() and Ledger.model_validate(read_json(path)).of(key) is not None
-        return "" if fired else "nothing is told: no retraining was fired for this partition"
+        # Left where the training was started, and not where it was found: by a rerun, or by another run for the partition.
+        fired = task_instance.xcom_pull(task_ids="retrain", key="trigger_run_id")
+        return "" if fired else "nothing is told: this run fired no retraining"
     if action != "alert":
         return "nothing is told of a hold"
     before = root / "decisions" / f"{decided.use_case.shift(key, -1)}.json"
