@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import secrets
-import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,7 +31,7 @@ from pipelines_lib.pods.template import CONTAINER, CONTAINER_SECURITY, POD_SECUR
 from pipelines_lib.registry import tracking
 from pipelines_lib.serving.objects import name_of
 from pipelines_lib.store import read_json, remove_tree, store_of, write_json
-from tests.e2e.machine import ROOT
+from tests.e2e.machine import ROOT, write_project, write_yaml
 
 _MOUNT = "/etc/sluice"
 """Where the pods find this project's `include/`, in place of the image's own."""
@@ -248,20 +247,15 @@ class Cluster:
 
     def _write_project(self, use_cases: Path) -> None:
         """`dags/` and `plugins/` of the checkout, and an `include/` of the tests' own."""
-        self.project.mkdir()
-        for name in ("dags", "plugins", "pipelines_lib"):
-            (self.project / name).symlink_to(ROOT / name)
-        include = self.project / "include"
-        shutil.copytree(use_cases, include / "use_cases")
+        include = write_project(self.project, use_cases)
         described = include / "use_cases" / "recommendation" / "use_case.yaml"
         text = described.read_text(encoding="utf-8")
         assert text.count("  workers: 2\n") == 1
         described.write_text(text.replace("  workers: 2\n", f"  workers: 1\n  nodes: {self.machines}\n"), encoding="utf-8")
-        (include / "profiles").mkdir()
         (include / "pod_templates").mkdir()
-        _write_yaml(include / "profiles" / f"{_OWN}.yaml", self._profile(self._given.mlflow_here))
+        write_yaml(include / "profiles" / f"{_OWN}.yaml", self._profile(self._given.mlflow_here))
         way = {"conn_id": "cluster", "conn_type": "kubernetes", "conn_extra": {"kube_config_path": str(self._folder / "kubeconfig")}}
-        _write_yaml(self.project / "airflow_settings.yaml", {"airflow": {"connections": [way]}})
+        write_yaml(self.project / "airflow_settings.yaml", {"airflow": {"connections": [way]}})
 
     def _profile(self, mlflow: str) -> dict[str, Any]:
         """Where things run; `mlflow` is its address for whoever reads this."""
@@ -348,7 +342,7 @@ class Cluster:
             "contexts": [{"name": "airflow", "context": {"cluster": "cluster", "user": "airflow", "namespace": self._namespace}}],
             "current-context": "airflow",
         }
-        _write_yaml(path, document)
+        write_yaml(path, document)
 
     def _mount_project(self) -> None:
         """Give the pods `include/` as it is here, but with the addresses that they see."""
@@ -373,7 +367,7 @@ class Cluster:
             },
         }
         for name in ("cpu", "gpu", "serving"):
-            _write_yaml(include / "pod_templates" / f"{name}.yaml", template)
+            write_yaml(include / "pod_templates" / f"{name}.yaml", template)
         data = {key: (self.project / name).read_text(encoding="utf-8") for name, key in keys.items()}
         data[keys[f"include/profiles/{_OWN}.yaml"]] = yaml.safe_dump(self._profile(self._given.mlflow))
         self._core.create_namespaced_config_map(self._namespace, {"metadata": {"name": _OWN}, "data": data})
@@ -448,10 +442,6 @@ def _code() -> str:
 
 def _said(error: Exception) -> str:
     return f"{error.status} {error.body or error.reason}" if isinstance(error, ApiException) else str(error)
-
-
-def _write_yaml(path: Path, document: Any) -> None:
-    path.write_text(yaml.safe_dump(document, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _base64(data: bytes) -> str:

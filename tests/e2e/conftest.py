@@ -5,8 +5,12 @@ import json
 import os
 import shutil
 import socket
+import threading
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +18,8 @@ from pipelines_lib.config import Project
 from pipelines_lib.local.airflow_api import AirflowApi
 from pipelines_lib.local.demo import Demo
 from pipelines_lib.local.progress import Progress
-from pipelines_lib.local.services import down
+from pipelines_lib.local.services import down, up
+from pipelines_lib.local.settings_file import load_settings
 from tests.e2e.cluster import Cluster, missing
 from tests.e2e.machine import ROOT, Machine
 
@@ -43,33 +48,91 @@ def land(partition_key, path, params):
     path.write_text("amount,outcome\\n" + "".join(f"{i},{i % 2}\\n" for i in range(20)), encoding="utf-8")
 """
 
+# Daily monitoring of answers that the tests log themselves, without an end to retrainings but what is to be proven.
+STORM = """\
+name: storm
+title: Storm
+owner: test@example.com
+task: binary
+start: 2026-01-01
+end: 2026-06-30
+schedule: {data: null, training: null, monitoring: "0 2 * * *"}
+source: {path: "{home}/landing/storm/{partition}.csv"}
+columns:
+  amount: {type: number}
+  age: {type: integer}
+  member: {type: boolean}
+  country: {type: string}
+  customer: {type: integer, role: key}
+  action: {type: string, role: label}
+label: {column: action, positive: "yes"}
+split: {by: row}
+monitoring: {min_rows: 50, loss: null, cooldown: 0, max_retrainings: 100}
+gate: {metric: roc_auc, floor: 0.6}
+"""
 
 Place = Machine | Cluster
 
 _PLACE = pytest.StashKey[Place]()
 
 
+@dataclass(frozen=True)
+class Webhook:
+    """Whom the profile's alerts reach."""
+
+    url: str
+    told: list[dict[str, Any]] = field(default_factory=list)
+    """The messages, in the order in which they came."""
+
+    def events(self, use_case: str, event: str) -> list[str]:
+        """The text of each message of a kind."""
+        return [message["text"] for message in self.told if (message["use_case"], message["event"]) == (use_case, event)]
+
+
+@pytest.fixture(scope="session")
+def webhook() -> Iterator[Webhook]:
+    """A server on this machine."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            made.told.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        made = Webhook(f"http://127.0.0.1:{server.server_port}")
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield made
+        server.shutdown()
+        thread.join()
+
+
 @pytest.fixture(scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.cluster)])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, webhook: Webhook) -> Place:
     """Where stages and services run: the launcher of the profile."""
     if request.param == "kubernetes":
         if (why := missing()) is not None:
             pytest.skip(why)
         made: Place = Cluster(tmp_path_factory.mktemp("cluster"))
     else:
-        made = Machine()
+        made = Machine(tmp_path_factory.mktemp("machine"), webhook.url)
     request.session.stash[_PLACE] = made
     return made
 
 
 @pytest.fixture(scope="session")
-def project(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """The project after the demo; its services run until the last test has ended."""
+def installation(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """The project with its services, which run until the last test has ended."""
     folder = tmp_path_factory.mktemp("e2e")
     use_cases = folder / "use_cases"
     for name in ("recommendation", "diagnosis"):
         shutil.copytree(ROOT / "include" / "use_cases" / name, use_cases / name, ignore=shutil.ignore_patterns("__pycache__"))
     _write(use_cases / "clockwork", {"use_case.yaml": CLOCKWORK, "hooks.py": LAND})
+    _write(use_cases / "storm", {"use_case.yaml": STORM})
     _write(use_cases / "broken", {"use_case.yaml": "name: broken\ntitel: Broken\n"})
     with pytest.MonkeyPatch.context() as patch, contextlib.ExitStack() as ends:
         project = None
@@ -78,7 +141,7 @@ def project(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         environment = place.environment | {
             "SLUICE_PROJECT": str(place.project),
             "SLUICE_HOME": str(folder / "home"),
-            "SLUICE_USE_CASES": str(use_cases if place.project == ROOT else place.project / "include" / "use_cases"),
+            "SLUICE_USE_CASES": str(place.project / "include" / "use_cases"),
             "SLUICE_AIRFLOW_URL": f"http://127.0.0.1:{_free_port()}",
             # The key decides which patient judges; always the same one, so that a run can be told from the next by the code alone.
             "SLUICE_CONN_SLUICE_PRIVACY": json.dumps({"conn_type": "generic", "password": "the key of the tests, no secret of anyone"}),
@@ -90,8 +153,16 @@ def project(place: Place, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         project = Project.from_environment()
         place.settle(project)
         ends.callback(down, project, print)
-        Demo(project, Progress(), place.replay).run()
+        up(project, print)
+        load_settings(project.folder / "airflow_settings.yaml", AirflowApi(os.environ["SLUICE_AIRFLOW_URL"]))
         yield project
+
+
+@pytest.fixture(scope="session")
+def project(installation: Project, place: Place) -> Project:
+    """The project after the demo."""
+    Demo(installation, Progress(), place.replay).run()
+    return installation
 
 
 @pytest.hookimpl(wrapper=True)
@@ -105,7 +176,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture(scope="session")
-def api(project: Project) -> AirflowApi:
+def api(installation: Project) -> AirflowApi:
     """Airflow's REST API."""
     return AirflowApi(os.environ["SLUICE_AIRFLOW_URL"])
 

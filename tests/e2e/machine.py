@@ -1,36 +1,65 @@
 """This machine, as a place where the end-to-end suite runs: stages and services are its processes."""
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any, ClassVar
 
 import httpx
 import psutil
+import yaml
 
 from pipelines_lib.config import Project
 from pipelines_lib.local.demo import replay_here
 from pipelines_lib.store import read_json, store_of
 
 ROOT = Path(__file__).parents[2]
+LATE_SECONDS = 15
+"""A monitoring run that has not ended by then is late. It tells so and goes on, so the demo's may be."""
+
+
+def write_project(folder: Path, use_cases: Path) -> Path:
+    """A project with the checkout's `dags/` and `plugins/`. Returns its own `include/`, in which those use cases are."""
+    folder.mkdir()
+    for name in ("dags", "plugins", "pipelines_lib"):
+        (folder / name).symlink_to(ROOT / name)
+    shutil.copytree(use_cases, folder / "include" / "use_cases")
+    (folder / "include" / "profiles").mkdir()
+    return folder / "include"
+
+
+def write_yaml(path: Path, document: Any) -> None:
+    """Write settings."""
+    path.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
 
 
 class Machine:
-    """Nothing is asked of it but Python."""
+    """Nothing is asked of it but Python; whom its profile tells of alerts is a webhook."""
 
     name = "local"
     patience = 1.0
     """How much longer things may take here than with the local launcher."""
     machines = 1
     """On how many the training of `recommendation` runs."""
-    project = ROOT
-    """SLUICE_PROJECT."""
     environment: ClassVar = {"SLUICE_PROFILE": "local"}
     """What else is set for whoever works on the project."""
     replay = staticmethod(replay_here)
 
+    def __init__(self, folder: Path, webhook: str) -> None:
+        self.project = folder / "project"
+        """SLUICE_PROJECT."""
+        self._webhook = webhook
+
     def prepare(self, use_cases: Path) -> None:
         """Make the place ready for the use cases of a folder."""
+        include = write_project(self.project, use_cases)
+        profile = yaml.safe_load((ROOT / "include" / "profiles" / "local.yaml").read_text(encoding="utf-8"))
+        told = {"alerts": [{"to": "webhook", "connection": "ops"}], "monitoring_late": f"{LATE_SECONDS}s"}
+        write_yaml(include / "profiles" / "local.yaml", profile | told)
+        settings = yaml.safe_load((ROOT / "airflow_settings.yaml").read_text(encoding="utf-8"))
+        settings["airflow"]["connections"].append({"conn_id": "ops", "conn_type": "http", "conn_host": self._webhook})
+        write_yaml(self.project / "airflow_settings.yaml", settings)
 
     def settle(self, project: Project) -> None:
         """What has to wait until the project's settings are in force."""
