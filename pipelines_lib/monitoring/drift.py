@@ -11,7 +11,7 @@ than those of values that a row has one of: their divergence is divided by how m
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -292,9 +292,12 @@ def _binned(reference: Quantiles, now: Quantiles) -> tuple[Floats, Floats]:
 
 
 def _pooled(reference: Categories, now: Categories) -> tuple[Floats, Floats]:
-    """Counts of the categories frequent enough to be compared, and, last, of all others together."""
+    """Counts of the categories frequent enough to be compared, and, last, of all others together.
+
+    A category that one side did not keep may be among its others: it is compared only where it is far more frequent here than that allows.
+    """
     total, smaller = reference.n + now.n, min(reference.n, now.n)
-    names = sorted({*reference.counts, *now.counts})
+    names = sorted({*reference.counts, *now.counts} - _hidden(reference, now) - _hidden(now, reference))
     both = [(reference.counts.get(name, 0), now.counts.get(name, 0)) for name in names]
     kept = [pair for pair in both if total and sum(pair) / total * smaller >= MIN_POOLED]
     counts = np.array(kept, dtype=np.float64).reshape(-1, 2)
@@ -303,17 +306,28 @@ def _pooled(reference: Categories, now: Categories) -> tuple[Floats, Floats]:
     return counts[:, 0], counts[:, 1]
 
 
+def _hidden(side: Categories, other: Categories) -> set[str]:
+    """Categories of `other` that may be among what `side` did not keep, about as often as `other` has them."""
+    if not side.n_other:
+        return set()
+    most = _at_most(_at_most(min(side.counts.values())) / side.n * other.n)
+    return {name for name, count in other.counts.items() if name not in side.counts and count <= most}
+
+
 def _novelty(reference: Categories, now: Categories) -> tuple[tuple[str, ...], tuple[str, ...], float | None]:
     """New and lost categories, and the share of the rows with a new one (None where the reference could not keep them all)."""
-    new = _most_frequent(now, [name for name in now.counts if name not in reference.counts])
-    lost = _most_frequent(reference, [name for name in reference.counts if name not in now.counts])
-    if reference.n_other or not now.n:
-        return (), () if now.n_other else lost, None
-    n_new = sum(count for name, count in now.counts.items() if name not in reference.counts)
-    return new, () if now.n_other else lost, n_new / now.n
+    new = now.counts.keys() - reference.counts.keys() - _hidden(reference, now)
+    lost = reference.counts.keys() - now.counts.keys() - _hidden(now, reference)
+    share = None if reference.n_other or not now.n else sum(now.counts[name] for name in new) / now.n
+    return _most_frequent(now, new), _most_frequent(reference, lost), share
 
 
-def _most_frequent(categories: Categories, names: Sequence[str]) -> tuple[str, ...]:
+def _at_most(count: float) -> float:
+    """Beyond four deviations of a Poisson count, which no chance reaches among a few thousand."""
+    return count + 4 * math.sqrt(count) + 4
+
+
+def _most_frequent(categories: Categories, names: Set[str]) -> tuple[str, ...]:
     return tuple(sorted(names, key=lambda name: (-categories.counts[name], name))[:5])
 
 

@@ -177,6 +177,15 @@ def test_a_column_of_identifiers_is_not_drift():
     assert (drift.drifted, drift.new_share) == (False, 1.0)
 
 
+@pytest.mark.parametrize("n_categories", [1500, 5000])
+def test_what_fell_out_of_the_most_frequent_categories_is_not_drift_and_a_frequent_new_one_is(n_categories):
+    random = np.random.default_rng(n_categories)
+    then, now = ([f"c{place}" for place in random.integers(0, n_categories, n)] for n in (60_000, 20_000))
+    assert not compare(category(then), category(now), 0.2)[0].drifted
+    [drift] = compare(category(then), category([*now, *["new"] * 8_000]), 0.2)
+    assert (drift.drifted, drift.new_categories) == (True, ("new",))
+
+
 def test_text_drifts_with_its_length_and_an_empty_day_says_nothing():
     reference = profile_columns({"x": ["so it goes"] * 150 + ["no"] * 150}, {"x": "text"})
     longer = profile_columns({"x": ["so it goes on and on"] * 150 + ["好好好好"] * 50}, {"x": "text"})
