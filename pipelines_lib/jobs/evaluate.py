@@ -46,7 +46,7 @@ from pipelines_lib.jobs.snapshot import snapshot_of
 from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring import joint
 from pipelines_lib.monitoring.encoding import MAX_CODES, Encoder
-from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, Estimator, LossModel
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, Estimator, LabelCalibration, LossModel
 from pipelines_lib.monitoring.reference import Reference, Sample, inputs_by_importance
 from pipelines_lib.monitoring.sketch import DataProfile, profile_columns
 from pipelines_lib.registry import tracking
@@ -377,12 +377,12 @@ def _estimator(
     all_scores: NDArray[np.float32],
 ) -> Estimator | None:
     """How performance will be told where the truth has not come; None where it can't be."""
-    if use_case.label.separator is not None or unseen.num_rows < _MIN_TO_ESTIMATE:
+    several = use_case.label.separator is not None
+    if unseen.num_rows < _MIN_TO_ESTIMATE or (several and not manifest.decision.keeps_scores):
         return None
     if manifest.decision.keeps_scores:
-        return ClassCalibration.fit(
-            all_scores.astype(np.float64), np.asarray(truth_of(use_case, unseen, manifest.classes).labels, np.int64)
-        )
+        chances, labels = all_scores.astype(np.float64), truth_of(use_case, unseen, manifest.classes).labels
+        return LabelCalibration.fit(chances, labels.astype(bool)) if several else ClassCalibration.fit(chances, labels.astype(np.int64))
     predictions, scores = predicted(manifest, all_scores)
     if use_case.task == "regression":
         read = feature_columns(unseen, use_case.feature_types) | {"score": scores}

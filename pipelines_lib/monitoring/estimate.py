@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipelines_lib.evaluation import metrics
+from pipelines_lib.use_case import LIKELY
 
 Floats = npt.NDArray[np.float64]
 
@@ -214,21 +215,22 @@ class ClassCalibration:
 
     def estimate(self, names: Sequence[str], scores: Floats) -> dict[str, Estimated]:
         """The metrics of a model by its chances [n, C], of at least one row."""
-        n_rows, n_classes = scores.shape
-        random = np.random.default_rng(0)
-        places = np.unique(np.linspace(0, n_rows - 1, min(n_rows, _DRAWN_ROWS, _DRAWN_CHANCES // n_classes)).astype(np.int64))
-        some = scores[places]
+        random, some = np.random.default_rng(0), _some(scores)
         ends = self.chances(some).cumsum(axis=1)
-        came = np.eye(n_classes)[np.minimum((random.random((_DRAWS, len(some), 1)) > ends).sum(axis=2), n_classes - 1)]
+        came = np.eye(self.n_classes)[np.minimum((random.random((_DRAWS, len(some), 1)) > ends).sum(axis=2), self.n_classes - 1)]
         drawn = random.multivariate_normal(self.coefficients.ravel(), self.covariance, _DRAWS, method="eigh")
-        others = np.stack([self.chances(some, one.reshape(2, n_classes)) for one in drawn])
-        now, found = self.chances(scores)[None], {}
-        for name in names:
-            figure = _of_classes(name, some)
-            error = float(np.sqrt(_variance(figure(came)) * len(some) / n_rows + _variance(figure(others))))
-            most = 2.0 if name == "brier" else _MOST.get(name, 1.0)
-            found[name] = _between(float(_of_classes(name, scores)(now)[0]), error, most)
-        return found
+        others = np.stack([self.chances(some, one.reshape(2, -1)) for one in drawn])
+        now = self.chances(scores)
+        most = {**_MOST, "brier": 2.0}
+        return {
+            name: _by_draws(_of_classes(name, some), _of_classes(name, scores), now, came=came, others=others, most=most.get(name, 1.0))
+            for name in names
+        }
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return int(self.coefficients.shape[1])
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
@@ -246,7 +248,48 @@ class ClassCalibration:
         return cls(_decoded(document["coefficients"]).reshape(2, n), _decoded(document["covariance"]).reshape(2 * n, 2 * n))
 
 
-Estimator = Calibration | ClassCalibration | LossModel
+@dataclass(frozen=True, eq=False)
+class LabelCalibration:
+    """The same for rows that may have several classes: a calibration for each. A row's classes count as independent, given their chances."""
+
+    each: tuple[Calibration, ...]
+
+    @classmethod
+    def fit(cls, scores: Floats, labels: npt.NDArray[np.bool_]) -> Self:
+        """By chances and whether rows have the classes, both [n, C]."""
+        found = [Calibration.fit(*pair) for pair in zip(scores.T, labels.T.astype(np.float64), strict=True)]
+        return cls(tuple(Calibration(_kept(one.coefficients), _kept(one.covariance)) for one in found))
+
+    def estimate(self, names: Sequence[str], scores: Floats) -> dict[str, Estimated]:
+        """The metrics of a model by its chances [n, C], of at least one row."""
+        random, some = np.random.default_rng(0), _some(scores)
+        came = (random.random((_DRAWS, *some.shape)) < self._chances(some)).astype(np.float64)
+        drawn = zip(*(one.draws(_DRAWS, random) for one in self.each), strict=True)
+        others = np.stack([self._chances(some, coefficients) for coefficients in drawn])
+        now = self._chances(scores)
+        return {name: _by_draws(_of_labels(name, some), _of_labels(name, scores), now, came=came, others=others) for name in names}
+
+    def _chances(self, scores: Floats, coefficients: Sequence[Floats | None] | None = None) -> Floats:
+        """Calibrated chances [n, C]."""
+        given = coefficients or [None] * self.n_classes
+        return np.stack([one.chances(*pair) for one, *pair in zip(self.each, scores.T, given, strict=True)], axis=1)
+
+    @property
+    def n_classes(self) -> int:
+        """C."""
+        return len(self.each)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {"kind": "label calibration", "each": [one.to_dict() for one in self.each]}
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Self:
+        """The reverse of `to_dict`."""
+        return cls(tuple(Calibration.from_dict(one) for one in document["each"]))
+
+
+Estimator = Calibration | ClassCalibration | LabelCalibration | LossModel
 
 
 def _kept(array: Floats) -> Floats:
@@ -292,19 +335,61 @@ def _of_classes(metric: str, scores: Floats) -> Callable[[Floats], Floats]:
         return lambda chances: metrics.mean_of_defined(np.stack([figure(chances[:, :, place]) for place, figure in enumerate(of_each)]))
     said = np.eye(scores.shape[1])[scores.argmax(axis=1)]
     if metric == "macro_f1":
-
-        def macro_f1(chances: Floats) -> Floats:
-            total = chances.sum(axis=1) + said.sum(axis=0)
-            f1 = np.divide(2 * np.einsum("bnc,nc->bc", chances, said), total, out=np.zeros_like(total), where=total > 0)
-            return np.asarray(f1.sum(axis=1) / (total > 0).sum(axis=1), np.float64)
-
-        return macro_f1
+        return _macro_f1(said)
     of_row = {
         "accuracy": said,
         "log_loss": -np.log(np.clip(scores / scores.sum(axis=1, keepdims=True), metrics.SMALLEST, 1)),
         "brier": (scores**2).sum(axis=1, keepdims=True) - 2 * scores + 1,
     }[metric]
     return lambda chances: np.einsum("bnc,nc->b", chances, of_row) / len(of_row)
+
+
+def _of_labels(metric: str, scores: Floats) -> Callable[[Floats], Floats]:
+    """The same where a row may have several classes."""
+    if metric == "average_precision":
+        of_each = [_twice(metric, of_class, None) for of_class in scores.T]
+        return lambda chances: metrics.mean_of_defined(np.stack([figure(chances[:, :, place]) for place, figure in enumerate(of_each)]))
+    said = (scores >= LIKELY).astype(np.float64)
+    if metric == "macro_f1":
+        return _macro_f1(said)
+
+    def micro_f1(chances: Floats) -> Floats:
+        total = chances.sum(axis=(1, 2)) + said.sum()
+        found: Floats = np.divide(2 * np.einsum("bnc,nc->b", chances, said), total, out=np.full_like(total, np.nan), where=total > 0)
+        return found
+
+    return micro_f1
+
+
+def _macro_f1(said: Floats) -> Callable[[Floats], Floats]:
+    """By which classes were predicted, 1 and 0 [n, C]: over those that occur."""
+
+    def macro_f1(chances: Floats) -> Floats:
+        total = chances.sum(axis=1) + said.sum(axis=0)
+        f1 = np.divide(2 * np.einsum("bnc,nc->bc", chances, said), total, out=np.full_like(total, np.nan), where=total > 0)
+        return metrics.mean_of_defined(f1.T)
+
+    return macro_f1
+
+
+def _some(scores: Floats) -> Floats:
+    """Rows of [n, C] from all over them, as many as draws are made of."""
+    n_rows = min(len(scores), _DRAWN_ROWS, _DRAWN_CHANCES // scores.shape[1])
+    return scores[np.unique(np.linspace(0, len(scores) - 1, n_rows).astype(np.int64))]
+
+
+def _by_draws(
+    of_some: Callable[[Floats], Floats],
+    of_all: Callable[[Floats], Floats],
+    chances: Floats,
+    *,
+    came: Floats,
+    others: Floats,
+    most: float = 1.0,
+) -> Estimated:
+    """A figure by the `chances` of all rows [n, C], with the spread that draws of some rows have [b, m, C]: of what `came`, and of `others`' calibrations."""
+    by_chance = _variance(of_some(came)) * came.shape[1] / len(chances)
+    return _between(float(of_all(chances[None])[0]), float(np.sqrt(by_chance + _variance(of_some(others)))), most)
 
 
 def _logs(scores: Floats) -> Floats:

@@ -12,7 +12,7 @@ from pipelines_lib.data.typed import cast
 from pipelines_lib.evaluation import metrics
 from pipelines_lib.evaluation.compare import draws, interval
 from pipelines_lib.monitoring.answers import answer_keys, columns_of
-from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimated, LossModel
+from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimated, LabelCalibration, LossModel
 from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
 from pipelines_lib.use_case import METRICS, Task, UseCase, classes_in
 
@@ -76,8 +76,8 @@ def estimated(answers: pa.Table, use_case: UseCase, reference: Reference, operat
         codes = encoder.encode({**columns_of(answers, reference), "score": scores}, len(scores))
         return reference.estimator.estimate(encoder.spread(codes))
     names = [name for name in METRICS[use_case.task] if name != "calibration_error"]  # which calibration takes for 0
-    if isinstance(reference.estimator, ClassCalibration):
-        of_classes = _all_scores(answers, reference.estimator.coefficients.shape[1])
+    if isinstance(reference.estimator, ClassCalibration | LabelCalibration):
+        of_classes = _all_scores(answers, reference.estimator.n_classes)
         found = {} if of_classes is None else reference.estimator.estimate(names, of_classes.astype(np.float64))
     elif not isinstance(reference.estimator, Calibration):
         return {}

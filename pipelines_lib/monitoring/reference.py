@@ -14,7 +14,7 @@ import numpy as np
 
 from pipelines_lib.errors import DataError
 from pipelines_lib.monitoring.encoding import Codes, Encoder
-from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimator, LossModel
+from pipelines_lib.monitoring.estimate import Calibration, ClassCalibration, Estimator, LabelCalibration, LossModel
 from pipelines_lib.monitoring.sketch import DataProfile
 
 
@@ -37,7 +37,7 @@ class Reference:
     """Input → what the gate's metric loses without it."""
     sample: Sample | None = None
     estimator: Estimator | None = None
-    """None where nothing can be estimated: of several labels, or of a regression with too few rows."""
+    """None where nothing can be estimated: of too few rows, or of several labels whose scores are not kept."""
     holdout_error: float | None = None
     """Standard error of the gate's metric on the hold-out: how far off the figure is that later ones are held against."""
 
@@ -85,9 +85,10 @@ def inputs_by_importance(reference: Reference) -> tuple[str, ...]:
     return tuple(sorted(inputs, key=lambda name: -reference.importance.get(name, 0.0)))
 
 
-_ESTIMATORS: Mapping[str, type[Calibration] | type[ClassCalibration] | type[LossModel]] = {
+_ESTIMATORS: Mapping[str, type[Calibration] | type[ClassCalibration] | type[LabelCalibration] | type[LossModel]] = {
     "calibration": Calibration,
     "class calibration": ClassCalibration,
+    "label calibration": LabelCalibration,
     "losses": LossModel,
 }
 

@@ -10,7 +10,8 @@ from pipelines_lib.data.labelling.values import labels_of
 from pipelines_lib.data.splitting import with_split
 from pipelines_lib.data.tables import Tables
 from pipelines_lib.errors import DataError
-from pipelines_lib.monitoring.performance import realised
+from pipelines_lib.monitoring.performance import estimated, realised
+from pipelines_lib.monitoring.reference import Reference
 from pipelines_lib.registry.package import Manifest, Scorer, predicted
 
 DAY = "2026-01-04"
@@ -75,6 +76,10 @@ def test_it_goes_through_the_stages(trained, tickets):
     assert found.metrics["micro_f1"] > 0.9
     kept = answers.append_column("scores", pa.array(everything.tolist(), pa.list_(pa.float32())))
     found = realised(kept, table, tickets, manifest.classes, None)
+    reference = Reference.from_json((folder / "evaluate" / "profile.json").read_text())
+    told = estimated(kept, tickets, reference, None)
+    assert set(told) == set(tickets.metrics)
+    assert told["micro_f1"].value == pytest.approx(found.metrics["micro_f1"], abs=0.05)
     assert found.metrics["average_precision"] > 0.9, "where every score was kept"
 
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from pipelines_lib.errors import DataError
 from pipelines_lib.evaluation.metrics import Truth, value
 from pipelines_lib.monitoring.encoding import Encoder
-from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, LossModel, _of_classes
+from pipelines_lib.monitoring.estimate import LOSSES, Calibration, ClassCalibration, LabelCalibration, LossModel, _of_classes, _of_labels
 from pipelines_lib.monitoring.reference import Reference, Sample
 from pipelines_lib.monitoring.sketch import profile_columns
 
@@ -54,6 +54,7 @@ def test_of_many_classes_accuracy_is_told():
     assert found.high - found.low < 0.08
 
 
+OF_LABELS = ["micro_f1", "macro_f1", "average_precision"]
 OF_CLASSES = ["accuracy", "macro_f1", "roc_auc", "log_loss", "brier"]
 
 
@@ -79,12 +80,33 @@ def test_intervals_of_many_classes_hold_what_is_realised(n_known, n_now, shift):
     assert min(inside.values()) >= 20, inside  # of 25 at 95 %: fewer than 20 has chance 0.1 %
 
 
+def test_intervals_of_several_labels_hold_what_is_realised():
+    rng = np.random.default_rng(8)
+    inside = dict.fromkeys(OF_LABELS, 0)
+
+    def world(n, shift=0.0):
+        pairs = [overconfident(rng, n, shift + place - 1) for place in range(3)]
+        return np.stack([scores for scores, _ in pairs], axis=1), np.stack([came for _, came in pairs], axis=1) > 0
+
+    for _ in range(25):
+        known = LabelCalibration.fit(*world(300))
+        scores, came = world(200, -0.5)
+        for name, found in known.estimate(OF_LABELS, scores).items():
+            realised = value(name, Truth(came, ("a", "b", "c")), scores.astype(np.float32))
+            inside[name] += found.low <= realised <= found.high
+    assert min(inside.values()) >= 20, inside
+
+
 @given(n=st.integers(1, 40), n_classes=st.integers(2, 5), seed=st.integers(0, 10**6))
 def test_where_it_is_certain_what_came_an_estimate_is_the_metric(n, n_classes, seed):
     rng = np.random.default_rng(seed)
     scores = rng.dirichlet(np.ones(n_classes), n).astype(np.float32)
     came = rng.integers(0, n_classes, n)
     truth = Truth(came, tuple("abcde"[:n_classes]))
+    marks = rng.random((n, n_classes)) < 0.5
+    for name in OF_LABELS:
+        found = _of_labels(name, scores.astype(np.float64))(marks[None].astype(float))[0]
+        assert found == pytest.approx(value(name, Truth(marks, truth.classes), scores), nan_ok=True, abs=1e-6), name
     for name in OF_CLASSES:
         found = _of_classes(name, scores.astype(np.float64))(np.eye(n_classes)[came][None])[0]
         assert found == pytest.approx(value(name, truth, scores), nan_ok=True, abs=1e-6), name
@@ -136,7 +158,13 @@ def test_a_reference_is_a_profile_with_more_in_it():
     encoder = Encoder(profile, ("x",))
     codes = encoder.encode(columns, 200)
     of_classes = ClassCalibration.fit(*sure_of_four(rng, 100))
-    for estimator in (Calibration.fit(*overconfident(rng, 100)), of_classes, LossModel.fit(["mae"], encoder.spread(codes), missing)):
+    of_labels = LabelCalibration.fit(rng.random((100, 2)), rng.random((100, 2)) < 0.5)
+    for estimator in (
+        Calibration.fit(*overconfident(rng, 100)),
+        of_classes,
+        of_labels,
+        LossModel.fit(["mae"], encoder.spread(codes), missing),
+    ):
         there = Reference(profile=profile, importance={"x": 0.5}, sample=Sample(columns=("x",), codes=codes), estimator=estimator)
         back = Reference.from_json(there.to_json())
         assert back.to_json() == there.to_json()
