@@ -21,6 +21,9 @@ from governed import NEVER, Champion, Measured, Watch, use_case_of
 from scipy.stats import beta
 from streams import FIRST, MADE, N_DAYS, NO_RETRAINING, QUIET, SHOP_START, numbers, shop
 
+from pipelines_lib.monitoring.drift import compare
+from pipelines_lib.monitoring.sketch import profile_columns
+
 MEMORY = 10
 """Days that a training learns from."""
 LABELS = {"governor": 0, "labels a week late": 7, "without labels": NEVER}
@@ -183,7 +186,7 @@ def incidents(path: Path, trained_on: int = 13) -> None:
     weeks, events = shop(path)
     case = use_case_of(weeks[-1], min_rows=100)
     champion, watch = Champion(case, trained_on - 1, weeks[:trained_on]), Watch(case)
-    known = {name for week in events[:trained_on] for name in week}
+    known = profile_columns({"event": [name for week in events[:trained_on] for name in week]}, {"event": "string"})
     print(f"{case.gate.metric} of the hold-out: {champion.figure:.3f}")
     print("| week from | sessions | buyers | drifted (effect) | lost (95 %) | new events | decision |", f"|{'---|' * 7}", sep="\n")
     for week in range(trained_on, len(weeks)):
@@ -192,7 +195,8 @@ def incidents(path: Path, trained_on: int = 13) -> None:
         window, decision = watch.window(week, week), watch.decide(week, champion.version)
         assert window.loss is not None
         drifted = [f"{drift.column} ({drift.effect:.2f})" for drift in watch.drifts(week) if drift.drifted]
-        new = [f"{name} ({events[week].count(name)})" for name in sorted({*events[week]} - known)]
+        [of_events] = compare(known, profile_columns({"event": events[week]}, {"event": "string"}), case.monitoring.psi)
+        new = [f"{name} ({events[week].count(name)})" for name in of_events.new_categories]
         cells = [
             f"{SHOP_START + dt.timedelta(weeks=week)}", f"{len(rows)}", f"{pc.sum(pc.equal(rows['label'], '1')).as_py()}", ", ".join(drifted),
             f"{window.loss.share:.1%} ({window.loss.low:.1%} to {window.loss.high:.1%})", ", ".join(new),
