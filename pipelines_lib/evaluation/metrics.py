@@ -139,11 +139,12 @@ def _average_precision(truth: Truth, scores: Floats) -> Weighted:
     ranked = _Ranked(truth, scores)
 
     def average_precision(weights: Floats) -> Floats:
-        positive = weights[:, ranked.positives]
-        true = _sums(positive)[:, ranked.positives_not_below]
-        false = _sums(weights[:, ranked.negatives])[:, ranked.negatives_not_below]
+        positive = weights.take(ranked.positives, axis=1)
+        true = _sums(positive).take(ranked.positives_not_below, axis=1)
+        # Added up between one positive row and the next, in the table's order: fewer sums to go on with, and no weight is moved.
+        between = np.stack([np.bincount(ranked.next_positive, of_row, len(ranked.positives) + 1) for of_row in weights])
         # Where nothing was drawn down to here, what stands here was not drawn either: its precision counts 0 times.
-        precision = true / np.maximum(true + false, 1e-300)
+        precision = true / np.maximum(np.cumsum(between[:, :-1], axis=1), 1e-300)
         return _ratio(np.einsum("bn,bn->b", positive, precision), positive.sum(axis=1))
 
     return average_precision
@@ -177,6 +178,8 @@ class _Ranked:
         self.negatives_above = np.searchsorted(low, high, side="left")
         self.negatives_not_below = np.searchsorted(low, high, side="right")
         self.positives_not_below = np.searchsorted(high, high, side="right")
+        self.next_positive = np.searchsorted(high, column, side="left")
+        """Of every row [n], how many positive rows stand above it."""
 
     @property
     def has_ties(self) -> bool:
@@ -279,9 +282,10 @@ def _f1(truth: Truth, predicted: NDArray[np.int64]) -> Weighted:
 def _macro_f1(truth: Truth, scores: Floats) -> Weighted:
     """Mean over the classes that occur in labels or predictions; a class never found right counts 0."""
     said, true = _said_and_true(truth, scores)
+    of_right, of_said, of_true = _sums_by_class(said & true), _sums_by_class(said), _sums_by_class(true)
 
     def macro_f1(weights: Floats) -> Floats:
-        right, total = weights @ (said * true), weights @ (said + true)
+        right, total = of_right(weights), of_said(weights) + of_true(weights)
         occurs = total > 0
         f1 = np.divide(2 * right, total, out=np.zeros_like(total), where=occurs)
         return _ratio(f1.sum(axis=1), occurs.sum(axis=1).astype(np.float64))
@@ -292,18 +296,32 @@ def _macro_f1(truth: Truth, scores: Floats) -> Weighted:
 def _micro_f1(truth: Truth, scores: Floats) -> Weighted:
     """F1 of all classes' yeses together."""
     said, true = _said_and_true(truth, scores)
-    right, total = (said * true).sum(axis=1), (said + true).sum(axis=1)
+    right, total = (some.astype(np.float64) for some in ((said & true).sum(axis=1), said.sum(axis=1) + true.sum(axis=1)))
     return lambda weights: _ratio(2 * (weights @ right), weights @ total)
 
 
-def _said_and_true(truth: Truth, scores: Floats) -> tuple[Floats, Floats]:
-    """Which classes were predicted, and which are true: 1 and 0 [n, classes]."""
+def _sums_by_class(marks: NDArray[np.bool_]) -> Weighted:
+    """Weights [b, n] → their sums over the rows of each class [b, C], which `marks` [n, C] tells. What is not marked costs nothing."""
+    place, row = np.nonzero(marks.T)
+    present, starts = np.unique(place, return_index=True)
+
+    def sums(weights: Floats) -> Floats:
+        out = np.zeros((len(weights), marks.shape[1]))
+        if len(starts):
+            out[:, present] = np.add.reduceat(weights.take(row, axis=1), starts, axis=1)
+        return out
+
+    return sums
+
+
+def _said_and_true(truth: Truth, scores: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which classes were predicted, and which are true [n, classes]."""
     if truth.has_several:
-        return (scores >= LIKELY).astype(np.float64), truth.labels.astype(np.float64)
+        return scores >= LIKELY, truth.labels.astype(bool)
     predicted = scores.argmax(axis=1)
     places = sorted(set(predicted.tolist()) | set(truth.labels.tolist()))
     said, true = (np.stack([found == place for place in places], axis=1) for found in (predicted, truth.labels))
-    return said.astype(np.float64), true.astype(np.float64)
+    return said, true
 
 
 def _rmse(truth: Truth, scores: Floats) -> Weighted:
