@@ -19,7 +19,7 @@ from pipelines_lib.jobs.stage import Stage, run_stage
 from pipelines_lib.monitoring.answers import answer_keys, answered, main_version, with_answers_of
 from pipelines_lib.monitoring.estimate import LossModel
 from pipelines_lib.monitoring.health import health
-from pipelines_lib.monitoring.history import LOOK_BACK, PERFORMANCE, drift_rows, performance_row, window
+from pipelines_lib.monitoring.history import PERFORMANCE, drift_rows, look_back, performance_row, window
 from pipelines_lib.monitoring.joint import drift_of_answers
 from pipelines_lib.monitoring.performance import estimated, realised
 from pipelines_lib.monitoring.reference import Reference, inputs_by_importance
@@ -162,10 +162,12 @@ def _performance(
 
 
 def _newly_labelled(stage: Stage, tables: Tables) -> Iterator[_Answered]:
-    """Measured partitions of the last `LOOK_BACK` whose labels have come, or changed, since they were measured, oldest first."""
+    """Measured partitions of the last `look_back` whose labels have come, or changed, since they were measured, oldest first."""
     key, use_case = stage.spec.partition_key, stage.use_case
     _, labels = tables.contents("labelled")
-    recent = sorted({use_case.shift(key, -back) for back in range(1, LOOK_BACK + 1)} & labels.keys() & set(tables.partitions("drift")))
+    recent = sorted(
+        {use_case.shift(key, -back) for back in range(1, look_back(use_case) + 1)} & labels.keys() & set(tables.partitions("drift"))
+    )
     if not recent:
         return
     figures = tables.read("performance", recent).to_pylist() if tables.partitions("performance") else []

@@ -24,8 +24,8 @@ from pipelines_lib.monitoring.governor import Action, Fired, Loss, Window
 from pipelines_lib.store import StorePath, read_json
 from pipelines_lib.use_case import HIGHER_IS_BETTER, SHOWN_ALONE, UseCase
 
-LOOK_BACK = 60
-"""Partitions whose late labels are waited for."""
+_LOOK_BACK = 60
+"""Partitions whose late labels are waited for, at least."""
 _Z995 = 2.576
 """Of the hold-out's figure 99 % are allowed for, and 95 % of a partition's: all partitions of a champion are held against the same one."""
 
@@ -277,14 +277,19 @@ def _is_broken(drift: ColumnDrift) -> bool:
     return drift.missing_now == 1 and usual < 0.5 and usual**drift.n_now < _BY_CHANCE
 
 
+def look_back(use_case: UseCase) -> int:
+    """Partitions whose late labels are waited for: as many as the use case lets pass until nothing changes a label any more."""
+    return max(_LOOK_BACK, use_case.reach)
+
+
 def labelled_windows(tables: Tables, use_case: UseCase, partition_key: str, model_version: int) -> list[Window]:
-    """The newest `monitoring.of` partitions up to `partition_key`, of the last `LOOK_BACK`, whose labels have come, the newest first.
+    """The newest `monitoring.of` partitions up to `partition_key`, of the last `look_back`, whose labels have come, the newest first.
 
     None before the time of the version: labels of another one's answers end the search.
     """
     of, found = use_case.monitoring.of, list[Window]()
     _, labels = tables.contents("labelled")
-    recent = {use_case.shift(partition_key, -back) for back in range(LOOK_BACK + 1)} & labels.keys()
+    recent = {use_case.shift(partition_key, -back) for back in range(look_back(use_case) + 1)} & labels.keys()
     keys = sorted(recent & set(tables.partitions("drift")), reverse=True) if recent else []
     while keys and len(found) < of:
         newest, keys = keys[:of], keys[of:]

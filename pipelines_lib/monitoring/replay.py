@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pipelines_lib.monitoring.governor import Decision, Facts, Fired, Window, decide
-from pipelines_lib.monitoring.history import LOOK_BACK, Recorded
+from pipelines_lib.monitoring.history import Recorded, look_back
 from pipelines_lib.use_case import Monitoring, UseCase
 
 
@@ -40,7 +40,7 @@ def replay(
             trainings_in_flight=0,
             fired=tuple(_seen_from(use_case, key, earlier) for earlier in fired),
             next_cost=cost,
-            labelled=tuple(by_key[one] for back in range(LOOK_BACK + 1) if (one := use_case.shift(key, -back)) in by_key),
+            labelled=tuple(by_key[one] for back in range(look_back(use_case) + 1) if (one := use_case.shift(key, -back)) in by_key),
         )
         last = [use_case.shift(key, -back) for back in range(settings.of)]
         decision = decide([by_key[one] for one in last if one in by_key], settings, facts)

@@ -7,6 +7,7 @@ from pipelines_lib.errors import DataError
 from pipelines_lib.jobs import measure, profile
 from pipelines_lib.monitoring.encoding import Encoder
 from pipelines_lib.monitoring.estimate import Calibration
+from pipelines_lib.monitoring.history import look_back
 from pipelines_lib.monitoring.reference import Reference, Sample
 from pipelines_lib.registry.package import Package
 from pipelines_lib.use_case import Deployment
@@ -174,3 +175,8 @@ def test_labels_of_rows_that_another_version_has_scored_since_change_nothing(san
     for module, name in ((profile, "profile"), (measure, "measure")):
         found = sandbox.run(module.main, name, batch, "2026-01-06")
     assert found.figures["labels_came"] == []
+
+
+def test_labels_are_waited_for_as_long_as_the_use_case_lets_them_come(shop):
+    assert look_back(shop) == 60
+    assert look_back(shop.model_copy(update={"label": shop.label.model_copy(update={"horizon": 90})})) == 90
