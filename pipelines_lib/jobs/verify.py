@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import JsonValue
 
 from pipelines_lib.contracts import JobResult, ModelRef
-from pipelines_lib.errors import Held
+from pipelines_lib.errors import Held, Unavailable
 from pipelines_lib.jobs import recommended
 from pipelines_lib.jobs.deploy import place_of_stage, put_up, refuse, roll_back
 from pipelines_lib.jobs.rollout import roll_out
@@ -230,10 +230,15 @@ def _hold_if_overtaken(stage: Stage, model: ModelRef) -> None:
 
 
 def _promote(stage: Stage, model: ModelRef) -> None:
-    ModelRegistry(connect(stage.profile.tracking_uri), model.name).promote(model.version)
+    """In the registry, then for the users. Raises `Unavailable` where another run has put its own version up meanwhile: a champion that nobody is answered by."""
     current = read_pointer(stage.root)
-    if current is not None and current.model == model:
-        write_pointer(stage.root, current.verified())
+    if current is None or current.model != model:
+        now = "nothing" if current is None else f"version {current.model.version}"
+        raise Unavailable(
+            f"{now} was put up while version {model.version} was verified; once that has ended a retry puts this one up again"
+        )
+    ModelRegistry(connect(stage.profile.tracking_uri), model.name).promote(model.version)
+    write_pointer(stage.root, current.verified())
 
 
 def _hand_over(stage: Stage, model: ModelRef) -> None:

@@ -226,6 +226,26 @@ def test_a_version_that_loses_against_a_champion_that_came_meanwhile_is_rolled_b
     assert read_pointer(stage.root).model.version == 1
 
 
+def test_no_version_becomes_champion_while_another_is_put_up_and_a_retry_goes_on(outside, put_up, monkeypatch):
+    stage = put_up(True)
+    overtaken = verify._hold_if_overtaken
+
+    def another(stage, model):
+        overtaken(stage, model)
+        write_pointer(stage.root, Deployment.candidate(MODEL.model_copy(update={"version": 3}), stage.use_case, read_pointer(stage.root)))
+
+    monkeypatch.setattr(verify, "_hold_if_overtaken", another)
+    with pytest.raises(Unavailable, match="version 3 was put up while version 2 was verified"):
+        verify.main(stage)
+    assert outside.promoted == []
+    assert read_pointer(stage.root).model.version == 3
+
+    write_pointer(stage.root, read_pointer(stage.root).rolled_back())
+    monkeypatch.setattr(verify, "_hold_if_overtaken", overtaken)
+    verify.main(stage)
+    assert outside.promoted == [2]
+
+
 def test_champions_that_keep_coming_hold_it_at_last(outside, put_up, monkeypatch):
     stage = put_up(False)
     outside.champion = FIRST
