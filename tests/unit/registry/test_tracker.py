@@ -131,7 +131,7 @@ def test_without_a_server_it_warns_once_and_event_files_are_written_all_the_same
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 0
     [line] = [line for line in said.splitlines() if "MLflow" in line]
-    assert line.startswith("[tracker] WARNING MLflow can't be written now (MlflowException")
+    assert line.startswith("[tracker] WARNING MLflow can't be written now (Unavailable, MlflowException")
     assert "hush" not in said
     [file] = (tmp_path / "tb").glob("events.out.tfevents.*")
     points = [(event.step, value.tag) for event in EventFileLoader(str(file)).Load() for value in event.summary.value]
