@@ -39,6 +39,8 @@ class Deployment(Contract):
     """Columns that identify a row, and the item of it where items are recommended; a request may carry them, and the prediction log keeps them."""
     required: tuple[str, ...] = ()
     """Columns that no row may lack; the quality gate let none through without."""
+    refuse_unknown: bool = False
+    """Whether requests with a category that the model does not know are refused."""
     key_format: str = "%Y-%m-%d"
     """`strftime` format of a partition key."""
     title: str = ""
@@ -61,6 +63,7 @@ class Deployment(Contract):
             previous=current.served if current else None,
             keys={name: use_case.columns[name].type for name in keys},
             required=tuple(name for name, column in use_case.columns.items() if not column.nullable),
+            refuse_unknown=use_case.deployment.unknown_categories == "refuse",
             key_format=use_case.key_format,
             title=use_case.title,
             private=private,

@@ -6,7 +6,7 @@ What breaks a rule is refused with what was found, where, the rule and the remed
 import datetime as dt
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from typing import Any, NoReturn
@@ -40,6 +40,8 @@ class Shape:
     key_format: str
     private: frozenset[str] = frozenset()
     """Columns about a person: what was found there is in no message."""
+    words: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """The categories that a column may have, as the model knows them once they are cleaned; of columns that are not named, any."""
 
     @cached_property
     def known(self) -> dict[str, ColumnType]:

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 
 from anyio import CapacityLimiter
 
+from pipelines_lib.features.values import as_strings
 from pipelines_lib.serving.metrics import Metrics
 from pipelines_lib.serving.prediction_log import Answers, PredictionLog
 from pipelines_lib.serving.recommend import choose, read_recommendation
 from pipelines_lib.serving.requests import DATATYPES, read_body, read_invocation, read_v2
-from pipelines_lib.serving.rows import RequestError, Rows, refuse
+from pipelines_lib.serving.rows import RequestError, Rows, refuse, short
 from pipelines_lib.serving.slot import Served, Slot
 from pipelines_lib.store import StorePath
 
@@ -96,7 +97,7 @@ class Service:
         )
 
     def _infer(self, served: Served, document: Document, log: Log) -> Document:
-        rows = _cleaned(served, read_v2(document, served.shape))
+        rows = _known(served, _cleaned(served, read_v2(document, served.shape)))
         scores, predictions, single = self._predict(served, rows)
         classes = isinstance(predictions[0], str)
         outputs = [
@@ -119,7 +120,7 @@ class Service:
         return answer if rows.options.id is None else {**answer, "id": rows.options.id}
 
     def _invoke(self, served: Served, document: Document, log: Log) -> Document:
-        rows = _cleaned(served, read_invocation(document, served.shape))
+        rows = _known(served, _cleaned(served, read_invocation(document, served.shape)))
         scores, predictions, single = self._predict(served, rows)
         self._log(served, rows, (scores, predictions, single), log)
         return {
@@ -265,3 +266,14 @@ def _cleaned(served: Served, rows: Rows) -> Rows:
     if not served.package.transform.rows:
         return rows
     return replace(rows, columns={name: list(column) for name, column in served.package.transform.cleaned(rows.columns).items()})
+
+
+def _known(served: Served, rows: Rows) -> Rows:
+    """The rows, if the model knows every category of the columns where others are refused. Raises `RequestError`."""
+    for name, words in served.shape.words.items():
+        for row, value in enumerate(as_strings(rows.columns[name])):
+            if value is not None and value not in words:
+                found = "another value" if name in served.shape.private else short(value)
+                rule = f"the model knows {len(words)} categories of it, and the use case refuses others (deployment.unknown_categories)"
+                refuse(f"found {found}", f"column {name!r}, row {row}", rule, "Send one of them, or null; or train on rows that have it")
+    return rows

@@ -6,7 +6,7 @@ A package that can't be opened, or does not answer, never gets there: the old on
 import logging
 import threading
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -164,7 +164,12 @@ class Slot:
         guard = Guard.of(deployment, self._root, self._home)
         if guard.problem is not None:
             log.error("columns %s are not logged: %s", ", ".join(guard.unlogged), guard.problem)
-        return Served(deployment, package, _shape(deployment, package), guard)
+        shape = _shape(deployment, package)
+        if (
+            deployment.refuse_unknown and not self._candidate
+        ):  # a candidate is asked recorded rows, which were answered when it was evaluated
+            shape = replace(shape, words={part.name: frozenset(part.words) for part in package.transform.categorical})
+        return Served(deployment, package, shape, guard)
 
     def _report(self, error: Exception) -> None:
         if str(error) == self.error:

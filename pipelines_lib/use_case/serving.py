@@ -102,6 +102,8 @@ class Deployment(Settings):
     """Which devices get each new champion; none when absent."""
     tolerance: float = Field(default=1e-3, gt=0)
     """Largest difference between a score of the evaluation and the service's answer to the same row."""
+    unknown_categories: Literal["answer", "refuse"] = "answer"
+    """Whether a request with a category that the model does not know is answered, as for any rare one, or refused."""
 
     rollout: Rollout | None = None
     """How a version meets the users' requests before it is promoted; when absent, not before its answers to recorded rows have been found right."""

@@ -181,6 +181,24 @@ def test_what_is_wrong_beside_the_rows_is_refused_too(client):
     assert "lacks ['amount', 'member', 'country']" in missing.json()["error"]
 
 
+def test_an_unknown_category_is_refused_where_the_use_case_says_so(root, deploy):
+    deploy(root, 3, refuse_unknown=True)
+    with TestClient(create_app(root)) as client:
+        assert (
+            client.post(
+                "/invocations", json={"dataframe_records": [RECORD, RECORD | {"country": " de "}, RECORD | {"country": None}]}
+            ).status_code
+            == 200
+        )
+        refused = client.post("/invocations", json={"dataframe_records": [RECORD, RECORD | {"country": "atlantis"}]})
+        assert refused.status_code == 400
+        assert (refused.json()["what"], refused.json()["where"]) == ("found 'atlantis'", "column 'country', row 1")
+        assert "deployment.unknown_categories" in refused.json()["rule"]
+    deploy(root, 3)
+    with TestClient(create_app(root)) as client:
+        assert client.post("/invocations", json={"dataframe_records": [RECORD | {"country": "atlantis"}]}).status_code == 200
+
+
 def test_a_path_may_name_the_version_that_serves(client):
     body = {"inputs": GOOD}
     assert client.post("/v2/models/credit/versions/3/infer", json=body).json() == v2(client).json()
