@@ -54,6 +54,7 @@ def _report(stage: Stage, tables: Tables, record: Recorded, known: Ledger) -> Re
     performance: Any = measured.get("performance")
     guess: Any = measured.get("estimated")
     fared: Any = measured.get("health")
+    private = stage.use_case.private()
     return Report(
         title=stage.use_case.title,
         partition_key=key,
@@ -72,7 +73,7 @@ def _report(stage: Stage, tables: Tables, record: Recorded, known: Ledger) -> Re
         health=fared,
         reference=None if model_version is None else reference_profile(stage, model_of(stage, model_version)),
         now=DataProfile.from_json(row["profile_json"]),
-        private=stage.use_case.private(),
+        private=[*private, *(["prediction"] if stage.use_case.label.column in private else [])],
     )
 
 

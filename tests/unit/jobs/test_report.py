@@ -120,6 +120,10 @@ def test_of_a_column_about_a_person_no_value_is_shown(sandbox, answer, shop, roo
     assert re.findall(r"<title>up to (no\. \d+):", pages["masked"])
     figures = pages["masked"].partition("<b>age</b>")[2].partition("</figure>")[0]
     assert not set(re.findall(r"<title>up to ([^:]*):", figures)) & set(edges)
+    answers = {told: page.partition("<b>prediction</b>")[2].partition("</figure>")[0] for told, page in pages.items()}
+    assert ">yes<" in answers["named"]
+    assert "no. 1" in answers["masked"]
+    assert not re.search(r">(yes|no)<", answers["masked"])
 
 
 def test_an_older_partition_leaves_the_status_alone(answer, monitor, root):
