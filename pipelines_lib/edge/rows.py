@@ -72,8 +72,11 @@ def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
         header = next(reader, [])
         for row in reader:
             if len(row) != len(header):
-                yield reader.line_num, f"{len(row)} values under a header of {len(header)}"
+                yield (
+                    reader.line_num,
+                    f"{len(row)} values under a header of {len(header)}; give each column one, and quote those that hold a comma",
+                )
             else:
                 yield reader.line_num, {name: value or None for name, value in zip(header, row, strict=True)}
     except csv.Error as error:
-        yield reader.line_num, f"not CSV ({error}); what follows was not read"
+        yield reader.line_num, f"not CSV ({error}); what follows was not read. Mend the quotes there, and predict again"

@@ -165,9 +165,8 @@ class Slot:
         if guard.problem is not None:
             log.error("columns %s are not logged: %s", ", ".join(guard.unlogged), guard.problem)
         shape = _shape(deployment, package)
-        if (
-            deployment.refuse_unknown and not self._candidate
-        ):  # a candidate is asked recorded rows, which were answered when it was evaluated
+        # A candidate is asked recorded rows, which were answered when it was evaluated.
+        if deployment.refuse_unknown and not self._candidate:
             shape = replace(shape, words={part.name: frozenset(part.words) for part in package.transform.categorical})
         return Served(deployment, package, shape, guard)
 
